@@ -1,0 +1,34 @@
+"""MobileNet on the embedded dataset: the size of a recipe that 2 CPU cores train in a minute or two.
+
+    python -m mobilenet_jax.main --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/fabrics_0.5_48
+
+RMSprop as in the paper, but with what a short run wants: small batches, a batch norm that forgets within ten
+steps, no weight decay.
+"""
+
+from mobilenet_jax import config as config_lib
+
+
+def get_config(arg=None):
+  arg = config_lib.parse_arg(arg, alpha=1.0, res=56)
+  config = config_lib.base()
+
+  config.data.name = 'fabrics'
+  config.data.image_size = config_lib.square(arg.res)
+  config.data.crop_min_area = 0.6
+  config.batch_size = 16
+  config.eval_batch_size = 200
+
+  config.model.width_multiplier = arg.alpha
+  config.model.batch_norm_decay = 0.9
+
+  config.train_for = '5 epochs'
+  config.eval_every = '1 epoch'
+  config.checkpoint_every = '1 epoch'
+  config.optim.learning_rate = 0.005
+  config.optim.epsilon = 1e-3
+  config.optim.warmup = '100 steps'
+  config.optim.decay_rate = 0.5
+  config.optim.decay_every = '1 epoch'
+  config.optim.weight_decay = 0.0
+  return config

@@ -1,0 +1,29 @@
+"""MobileNet on a small dataset of one's own: any TFDS name with images and labels, or a folder of images.
+
+    python -m mobilenet_jax.main --config=configs/small_images.py:data=cifar10,res=56 --workdir=runs/cifar10
+    python -m mobilenet_jax.main --config=configs/small_images.py:data=folder:/my/images --workdir=runs/mine
+"""
+
+from mobilenet_jax import config as config_lib
+
+
+def get_config(arg=None):
+  arg = config_lib.parse_arg(arg, data='cifar10', alpha=1.0, res=56)
+  config = config_lib.base()
+
+  config.data.name = arg.data
+  config.data.eval_split = 'validation' if arg.data.startswith('imagenette') else 'test'
+  config.data.image_size = config_lib.square(arg.res)
+  config.data.crop_min_area = 0.5
+  config.batch_size = 64
+  config.eval_batch_size = 200
+
+  config.model.width_multiplier = arg.alpha
+  config.model.batch_norm_decay = 0.99
+
+  config.train_for = '60 epochs'
+  config.optim.learning_rate = 0.01
+  config.optim.epsilon = 1e-3
+  config.optim.warmup = '500 steps'
+  config.optim.decay_every = '1 epoch'
+  return config

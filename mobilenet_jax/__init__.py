@@ -1,0 +1,1 @@
+"""MobileNets (Howard et al., 2017) in JAX: models, training, sweeps, figures."""

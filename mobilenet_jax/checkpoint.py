@@ -1,0 +1,77 @@
+"""Checkpoints of a run: the newest and the best. The only file that knows Orbax."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from mobilenet_jax.errors import UserError
+
+
+class Checkpoints:
+  """The checkpoints in one folder, written in the background; whole or not at all."""
+
+  def __init__(self, folder: Path, metric: str):
+    """Opens the folder, or makes it; `metric` is the evaluation metric whose highest value is best."""
+    policy = preservation_policy.AnyPreservationPolicy([
+        preservation_policy.LatestN(1),
+        preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics[metric], n=1, keep_checkpoints_without_metrics=False),
+    ])
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+    self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+  def save(self, step: int, state, metrics: dict[str, float], notes: dict) -> None:
+    """Writes a tree of arrays, with JSON-able `notes` beside it. A step already there is left as it is.
+
+    Raises:
+      UserError: where the disk is full. What was written before stays.
+    """
+    if step in self._manager.all_steps():
+      return
+    # Through the host, so that a checkpoint does not remember how many devices there were.
+    args = ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state)), notes=ocp.args.JsonSave(notes))
+    with _disk_full_is_an_error_of_the_user():
+      self._manager.save(step, args=args, metrics=metrics)
+
+  def restore(self, like, step: int | None = None):
+    """(step, state, notes) of the newest checkpoint, or of `step`; None where there is none.
+
+    Args:
+      like: a tree with the shapes and types that are expected.
+      step: a step that has a checkpoint.
+    """
+    step = self._manager.latest_step() if step is None else step
+    if step is None:
+      return None
+    restored = self._manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))),
+        notes=ocp.args.JsonRestore()))
+    return step, restored.state, restored.notes
+
+  def steps(self) -> list[int]:
+    return sorted(self._manager.all_steps())
+
+  def best_step(self, metric: str) -> int | None:
+    """The step with the highest value of `metric`, among those kept."""
+    scores = {step: self._manager.metrics(step) for step in self.steps()}
+    return max(scores, key=lambda step: (scores[step] or {}).get(metric, float('-inf')), default=None)
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    with _disk_full_is_an_error_of_the_user():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+
+class _disk_full_is_an_error_of_the_user:  # named as what it does, used as `with`
+  """TensorStore reports a full disk as a ValueError with the system's words in it."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, _, error, __):
+    if error is not None and 'No space left on device' in str(error):
+      raise UserError('the disk is full: the checkpoint was not written, older ones are intact; free some space '
+                      'and start the same command again') from error

@@ -1,0 +1,72 @@
+"""What every command line here shares: flags in, one call, one-line errors, quiet libraries."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+# Before any library reads them: TensorFlow's and XLA's start-up notes bury our own lines.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from mobilenet_jax.errors import UserError
+
+
+def define_config() -> None:
+  """Defines --config=FILE.py[:key=value,...], whose fields are flags too: --config.batch_size=64."""
+  config_flags.DEFINE_config_file('config', help_string='A recipe: configs/NAME.py[:key=value,...].')
+
+
+def run(main: Callable[[flags.FlagValues], None]) -> None:
+  """Parses the command line, calls `main(flags)`, and turns errors of the user into one line, status 1."""
+  quiet()
+  try:
+    main(_parse(flags.FLAGS, sys.argv))
+  except (UserError, OSError) as error:
+    if not isinstance(error, UserError) and error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+      raise
+    sys.exit(f'error: {describe(error)}')
+  except KeyboardInterrupt:
+    sys.exit('interrupted: the same command continues from the last checkpoint')
+
+
+def describe(error: Exception) -> str:
+  """One line for a person."""
+  if isinstance(error, OSError):
+    advice = 'free some space' if error.errno == errno.ENOSPC else 'choose a folder you may write to'
+    return f'{error.filename or "writing"}: {os.strerror(error.errno)}; {advice} and start the same command again'
+  return ' '.join(str(error).split())
+
+
+def quiet() -> None:
+  """Leaves errors of the libraries visible, and nothing below."""
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  for name in ('jax', 'tensorflow', 'orbax'):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _parse(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
+  try:
+    rest = values(argv)
+  except UserError:
+    raise
+  except flags.Error as error:
+    raise UserError(f'{error}; --help lists the flags') from error
+  except FileNotFoundError as error:
+    raise UserError(f'--config: there is no file {error.filename!r}; the recipes are in configs/') from error
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    message = ' '.join(str(error).strip('"\'').split())
+    raise UserError(f'--config: {message}') from error
+  if len(rest) > 1:
+    raise UserError(f'{rest[1]!r} is no flag of this command; flags look like --workdir=runs/mine')
+  if 'help' in values and values.help:  # absl prints it only under app.run
+    print(values.main_module_help())
+    sys.exit(0)
+  if 'config' in values and values.config is None:
+    raise UserError('--config is missing; give a recipe such as --config=configs/fabrics.py')
+  return values

@@ -1,0 +1,154 @@
+"""The schema of a config, with every field and its default, and the small language recipes are written in."""
+
+import difflib
+import json
+import math
+import re
+
+import ml_collections
+
+from mobilenet_jax.errors import UserError
+
+RESOLUTION_MULTIPLIERS = (1, 6 / 7, 5 / 7, 4 / 7)  # 224, 192, 160, 128 (section 3.4 of the paper)
+WIDTH_MULTIPLIERS = (1.0, 0.75, 0.5, 0.25)
+MIN_SIZE = 32  # five strides of two
+
+
+def base() -> ml_collections.ConfigDict:
+  """Every field there is, with defaults as in the TF-slim release where it has one."""
+  return ml_collections.ConfigDict(dict(
+      task='classification',
+      seed=0,
+      model=dict(
+          name='mobilenet',  # or conv_mobilenet (Table 4), shallow_mobilenet (Table 5)
+          num_classes=0,  # 0: as many as the dataset has
+          width_multiplier=1.0,
+          activation='relu6',  # or relu, as the paper writes it
+          dropout_rate=0.001,
+          batch_norm_decay=0.9997,
+          batch_norm_epsilon=1e-3,
+          sync_batch_norm=False,  # batch statistics over all devices rather than each its own
+          dtype='float32',  # of the computation; parameters are always float32
+          lowering='auto',  # of the depthwise convolution: grouped, shifted; auto: shifted on CPU
+      ),
+      data=dict(
+          name='fabrics',  # fabrics (embedded), any TFDS name, folder:/path or npz:/path
+          data_dir='',  # where TFDS data is; '' for TFDS's own default
+          train_split='train',
+          eval_split='test',
+          image_size=(224, 224),  # height, width
+          crop_min_area=0.35,  # of the image, in training: "limiting the size of small crops" (section 3.2)
+          crop_max_aspect=4 / 3,
+          flip=True,
+          color_distortion=0.0,  # strength; 0 is off, 1 is Inception's
+          eval_crop=0.875,
+          shuffle_buffer=16384,  # examples, for sources read as a stream
+          bad_images='error',  # or skip: named, counted and left out
+      ),
+      batch_size=64,  # over all devices
+      eval_batch_size=250,
+      accumulate_steps=1,  # parts a batch is worked through in, where it does not fit
+      train_for='90 epochs',  # durations: 'N steps', 'N epochs' or 'N examples'
+      log_every='50 steps',
+      eval_every='1 epoch',
+      checkpoint_every='1 epoch',
+      label_smoothing=0.0,
+      ema_decay=0.0,  # 0 is off; 0.9999 in the release
+      optim=dict(
+          learning_rate=0.045,
+          warmup='0 steps',
+          decay_rate=0.94,
+          decay_every='2 epochs',  # staircase
+          rms_decay=0.9,
+          momentum=0.9,
+          epsilon=1.0,
+          weight_decay=4e-5,  # L2 on convolution and classifier weights
+          depthwise_weight_decay=0.0,  # "very little or no weight decay" (section 3.2)
+      ),
+  ))
+
+
+def parse_arg(arg: str | None, **defaults):
+  """Reads the part of --config behind the colon, `key=value,...`, over defaults that also give the types."""
+  values = dict(defaults)
+  for item in filter(None, (arg or '').split(',')):
+    key, sep, value = item.partition('=')
+    if not sep or key not in defaults:
+      raise UserError(f'--config: {item!r} is not one of ' + ', '.join(f'{k}={v}' for k, v in defaults.items()))
+    kind = type(defaults[key])
+    try:
+      values[key] = kind(value)
+    except ValueError:
+      raise UserError(f'--config: {key}={value}: expected {kind.__name__}, such as {defaults[key]}') from None
+  return ml_collections.ConfigDict(values)
+
+
+def square(size: int) -> tuple[int, int]:
+  return (size, size)
+
+
+def steps(duration: str, field: str, steps_per_epoch: int, batch_size: int) -> int:
+  """Turns '3 epochs', '500 steps' or '64000 examples' into optimiser steps; at least 1, or 0 for zero.
+
+  Raises:
+    UserError: on anything else, naming `field`.
+  """
+  match = re.fullmatch(r'\s*([0-9.]+)\s*(step|epoch|example)s?\s*', str(duration))
+  try:
+    amount = float(match[1])
+  except (TypeError, ValueError):
+    raise UserError(
+        f"{field}={duration!r}: expected a number and one unit: 'N steps', 'N epochs' or 'N examples'") from None
+  count = {'step': amount, 'epoch': amount * steps_per_epoch, 'example': amount / batch_size}[match[2]]
+  return max(round(count), 1) if count > 0 else 0
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks what can be checked before anything is built.
+
+  Raises:
+    UserError: naming the field, what was given and what is expected.
+  """
+  def expect(ok, field, given, expected):
+    if not ok:
+      raise UserError(f'{field}={given}: expected {expected}')
+
+  model, data = config.model, config.data
+  alpha = model.width_multiplier
+  expect(math.isfinite(alpha) and alpha > 0, 'model.width_multiplier', alpha, 'a number above 0, such as 0.75')
+  size = tuple(data.image_size)
+  expect(len(size) == 2 and min(size) >= MIN_SIZE, 'data.image_size', size,
+         f'(height, width), each at least {MIN_SIZE}')
+  choices = {
+      'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet')),
+      'model.activation': (model.activation, ('relu', 'relu6')),
+      'model.dtype': (model.dtype, ('float32', 'bfloat16')),
+      'model.lowering': (model.lowering, ('auto', 'grouped', 'shifted')),
+      'data.bad_images': (data.bad_images, ('error', 'skip')),
+  }
+  for field, (given, known) in choices.items():
+    expect(given in known, field, repr(given), 'one of ' + ', '.join(known))
+  for field in ('dropout_rate', 'batch_norm_decay'):
+    expect(0 <= model[field] < 1, f'model.{field}', model[field], 'a number in [0, 1)')
+  expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
+  for field in ('crop_min_area', 'eval_crop'):
+    expect(0 < data[field] <= 1, f'data.{field}', data[field], 'a part of the image in (0, 1]')
+  for field in ('batch_size', 'eval_batch_size', 'accumulate_steps'):
+    expect(config[field] >= 1, field, config[field], 'at least 1')
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def difference(old: str, new: str) -> str:
+  """What changed between two configs as JSON, on one line; '' where they say the same."""
+  lines = difflib.ndiff(old.splitlines(), new.splitlines())
+  return ', '.join(' '.join(line.rstrip(',').split()) for line in lines if line[0] in '+-')
+
+
+def model_name(config: ml_collections.ConfigDict) -> str:
+  """The paper's way of naming: mobilenet_0.75_192; height and width where they differ."""
+  height, width = config.data.image_size
+  size = f'{height}' if height == width else f'{height}x{width}'
+  return f'{config.model.name}_{config.model.width_multiplier:g}_{size}'.replace('_1_', '_1.0_')

@@ -1,0 +1,217 @@
+"""Batches of NumPy arrays, the same whatever the source.
+
+A batch is {'image': uint8 (b, h, w, 3), 'label': int32 (b,), 'mask': float32 (b,)}. Everything follows from the
+seed and the step: an iterator started at step s yields what the one started at 0 yields from s on.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import ml_collections
+import numpy as np
+
+from mobilenet_jax.data import preprocessing
+from mobilenet_jax.data.sources import ArraySource, Source, StreamSource
+from mobilenet_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+  """Whole batches in an epoch; the rest of an epoch's order is dropped.
+
+  Raises:
+    UserError: where there is not even one.
+  """
+  if source.num_examples < batch_size:
+    raise UserError(f'batch_size={batch_size} is more than the {source.num_examples} training examples there are')
+  return source.num_examples // batch_size
+
+
+def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
+                  on_bad_image: Callable[[str], None]) -> Iterator[Batch]:
+  """Endless training batches from `start_step` on, each epoch in an order of its own.
+
+  Args:
+    source: from sources.load.
+    config: the part `data` of a config.
+    batch_size: examples a batch.
+    seed: of order and crops.
+    start_step: the first batch's step, counted from 0.
+    on_bad_image: called with the name of each image that cannot be decoded, under bad_images='skip'; another
+      image of the same batch takes its place.
+
+  Raises:
+    UserError: under bad_images='error', naming the image.
+  """
+  per_epoch = steps_per_epoch(source, batch_size)
+  if isinstance(source, ArraySource):
+    return prefetch(_array_train_batches(source, config, batch_size, seed, start_step, per_epoch))
+  return _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image)
+
+
+def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
+                 on_bad_image: Callable[[str], None]) -> Iterator[Batch]:
+  """Every example once, in order; the last batch is filled up with examples of mask 0.
+
+  Under bad_images='skip' an image that cannot be decoded has mask 0 too.
+  """
+  if isinstance(source, ArraySource):
+    return prefetch(_array_eval_batches(source, config, batch_size))
+  return _stream_eval_batches(source, config, batch_size, on_bad_image)
+
+
+def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+  """Makes batches in a thread, `depth` ahead. Order and errors are those of `batches`."""
+  ready: queue.Queue = queue.Queue(depth)
+  stop = threading.Event()
+
+  def put(item) -> bool:
+    while not stop.is_set():
+      try:
+        ready.put(item, timeout=0.1)
+        return True
+      except queue.Full:
+        pass
+    return False
+
+  def work():
+    try:
+      for batch in batches:
+        if not put((batch, None)):
+          return
+      put((None, StopIteration()))
+    except Exception as error:  # handed to the thread that asked
+      put((None, error))
+
+  threading.Thread(target=work, daemon=True).start()
+  try:
+    while True:
+      batch, error = ready.get()
+      if isinstance(error, StopIteration):
+        return
+      if error is not None:
+        raise error
+      yield batch
+  finally:
+    stop.set()
+
+
+def _batch(images, labels, mask=None) -> Batch:
+  labels = np.asarray(labels, np.int32)
+  mask = np.ones(len(labels), np.float32) if mask is None else np.asarray(mask, np.float32)
+  return {'image': np.asarray(images), 'label': labels, 'mask': mask}
+
+
+def _pad(batch: Batch, batch_size: int) -> Batch:
+  missing = batch_size - len(batch['label'])
+  return {k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
+
+
+# Arrays in memory: NumPy and Pillow.
+
+
+def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch):
+  step = start_step
+  height, width = (float(n) for n in source.images.shape[1:3])
+  size = tuple(config.image_size)
+  while True:
+    epoch, first = step // per_epoch, step % per_epoch
+    # Two streams of one counter-based generator: the order by epoch, the crops by step.
+    order = np.random.Generator(np.random.Philox(key=[seed, 2 * epoch])).permutation(source.num_examples)
+    for k in range(first, per_epoch):
+      indices = order[k * batch_size:(k + 1) * batch_size]
+      rng = np.random.Generator(np.random.Philox(key=[seed, 2 * step + 1]))
+      draws = rng.random((batch_size, preprocessing.DRAWS))
+      images = [
+          preprocessing.crop_array(
+              source.images[i], preprocessing.random_window(height, width, draw, config, np),
+              config.flip and draw[4] < 0.5, size)
+          for i, draw in zip(indices, draws)]
+      yield _batch(images, source.labels[indices])
+      step += 1
+
+
+def _array_eval_batches(source, config, batch_size):
+  height, width = (float(n) for n in source.images.shape[1:3])
+  window = preprocessing.central_window(height, width, config, np)
+  for first in range(0, source.num_examples, batch_size):
+    images = source.images[first:first + batch_size]
+    images = [preprocessing.crop_array(image, window, False, tuple(config.image_size)) for image in images]
+    yield _pad(_batch(images, source.labels[first:first + batch_size]), batch_size)
+
+
+# Streams: tf.data. An image that cannot be decoded fails its whole batch, without a name; that batch is then
+# decoded again, one example at a time, and the stream started anew behind it. So the usual case costs nothing.
+
+
+def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image):
+  step = start_step
+  while True:
+    epoch, first = step // per_epoch, step % per_epoch
+    order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    encoded = source.examples(order_seed, config.shuffle_buffer)
+    for batch, bad in _decoded(encoded, config, batch_size, first, per_epoch, seed=order_seed, train=True):
+      good = np.flatnonzero(batch['mask'])
+      for name in bad:
+        _report(name, config, on_bad_image)
+      if not len(good):
+        raise UserError(f'data.name={config.name}: none of the {batch_size} images of step {step} can be decoded')
+      if bad:
+        batch = {k: v[np.resize(good, batch_size)] for k, v in batch.items()}
+      yield batch
+      step += 1
+
+
+def _stream_eval_batches(source, config, batch_size, on_bad_image):
+  batches = -(-source.num_examples // batch_size)
+  encoded = source.examples(None, config.shuffle_buffer)
+  for batch, bad in _decoded(encoded, config, batch_size, 0, batches, seed=0, train=False):
+    for name in bad:
+      _report(name, config, on_bad_image)
+    yield _pad(batch, batch_size)
+
+
+def _report(name, config, on_bad_image):
+  if config.bad_images == 'error':
+    raise UserError(f'{name}: not an image that can be decoded (JPEG, PNG, GIF or BMP); mend or remove it, '
+                    'or skip such images with --config.data.bad_images=skip')
+  on_bad_image(name)
+
+
+def _decoded(encoded, config, batch_size, first, last, seed, train):
+  """Batches `first` to `last` of an epoch, each with the names of its images that could not be decoded."""
+  import tensorflow as tf
+
+  def decode(position, example):
+    draws = None
+    if train:
+      draws = tf.unstack(tf.random.stateless_uniform([preprocessing.DRAWS], seed=[seed, position]))
+    return preprocessing.crop_encoded(example['image'], draws, config), example['label']
+
+  numbered = encoded.enumerate()
+
+  def batches_from(k):
+    rest = numbered.skip(k * batch_size)
+    decoded = rest.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return decoded.batch(batch_size).prefetch(2).as_numpy_iterator()
+
+  iterator = batches_from(first)
+  for k in range(first, last):
+    try:
+      images, labels = next(iterator)
+      yield _batch(images, labels), []
+    except tf.errors.InvalidArgumentError:
+      images, labels, mask, bad = [], [], [], []
+      for position, example in numbered.skip(k * batch_size).take(batch_size):
+        try:
+          image, ok = decode(position, example)[0].numpy(), True
+        except tf.errors.InvalidArgumentError:
+          image, ok = np.zeros((*config.image_size, 3), np.uint8), False
+          bad.append(example['id'].numpy().decode())
+        images.append(image)
+        labels.append(int(example['label']))
+        mask.append(ok)
+      yield _batch(images, labels, mask), bad
+      iterator = batches_from(k + 1)

@@ -1,0 +1,123 @@
+"""What happens to one image between the disk and the network.
+
+Training (section 3.2: "less ... distortions", "limiting the size of small crops"): a random crop of limited
+smallest area and aspect, resized; a horizontal flip; optionally colours distorted. Evaluation: the central
+part (87.5 % of each side in TF-slim), resized. Bilinear without antialiasing, aspect not kept, as in TF-slim.
+
+There are two implementations of crop and resize, with one formula for the window: TensorFlow's, on encoded
+images in a tf.data map, and Pillow's, on arrays where TensorFlow may not be installed.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+DRAWS = 5  # uniform random numbers that one training example takes: area, aspect, top, left, flip
+
+
+def random_window(height, width, draws, config: ml_collections.ConfigDict, xp):
+  """A random crop (top, left, height, width) in whole pixels, as floats.
+
+  Its area is uniform in [crop_min_area, 1] of the image's and the logarithm of its aspect uniform up to
+  crop_max_aspect either way, then clipped to the image: Inception's crop, which redraws instead of clipping.
+
+  Args:
+    height, width: of the image in pixels, floats.
+    draws: DRAWS uniform random numbers in [0, 1).
+    config: the part `data` of a config.
+    xp: numpy or tensorflow: whoever computes.
+  """
+  area = height * width * (config.crop_min_area + (1 - config.crop_min_area) * draws[0])
+  aspect = config.crop_max_aspect ** (2 * draws[1] - 1)
+  crop_height = xp.maximum(xp.minimum(xp.round(xp.sqrt(area / aspect)), height), 1.0)
+  crop_width = xp.maximum(xp.minimum(xp.round(xp.sqrt(area * aspect)), width), 1.0)
+  top = xp.floor(draws[2] * (height - crop_height + 1))
+  left = xp.floor(draws[3] * (width - crop_width + 1))
+  return top, left, crop_height, crop_width
+
+
+def central_window(height, width, config: ml_collections.ConfigDict, xp):
+  """The central crop as tf.image.central_crop has it, in the form of random_window."""
+  top = xp.floor(height * (1 - config.eval_crop) / 2)
+  left = xp.floor(width * (1 - config.eval_crop) / 2)
+  return top, left, height - 2 * top, width - 2 * left
+
+
+def crop_array(image: np.ndarray, window, flip: bool, size: tuple[int, int]) -> np.ndarray:
+  """Crops and resizes uint8 (h, w, 3) -> (*size, 3)."""
+  top, left, height, width = (int(x) for x in window)
+  crop = Image.fromarray(image[top:top + height, left:left + width])
+  # EXTENT samples bilinearly at pixel centres without antialiasing, as tf.image.resize does; resize would blur.
+  resized = crop.transform(size[::-1], Image.Transform.EXTENT, (0, 0, width, height), Image.Resampling.BILINEAR)
+  resized = np.asarray(resized)
+  return resized[:, ::-1] if flip else resized
+
+
+def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
+  """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes -> uint8 (*image_size, 3).
+
+  Of a JPEG only the crop is decoded.
+
+  Args:
+    encoded: a scalar string tensor.
+    draws: DRAWS uniform random numbers for training, or None for evaluation.
+    config: the part `data` of a config.
+  """
+  import tensorflow as tf
+
+  def window(shape):
+    height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+    if draws is None:
+      crop = central_window(height, width, config, tf)
+    else:
+      crop = random_window(height, width, draws, config, tf)
+    return tf.cast(tf.stack(crop), tf.int32)
+
+  def crop_jpeg():
+    return tf.image.decode_and_crop_jpeg(encoded, window(tf.image.extract_jpeg_shape(encoded)), channels=3)
+
+  def crop_other():
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    top, left, height, width = tf.unstack(window(tf.shape(image)))
+    return image[top:top + height, left:left + width]
+
+  image = tf.cond(tf.io.is_jpeg(encoded), crop_jpeg, crop_other)
+  image = tf.image.resize(image, config.image_size, 'bilinear')
+  if draws is not None and config.flip:
+    image = tf.cond(draws[4] < 0.5, lambda: image[:, ::-1], lambda: image)
+  image = tf.cast(tf.round(image), tf.uint8)
+  return tf.ensure_shape(image, (*config.image_size, 3))
+
+
+def normalize(images: jax.Array) -> jax.Array:
+  """uint8 -> float32 in [-1, 1], on the device."""
+  return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def distort_colors(images: jax.Array, rng: jax.Array, strength: float) -> jax.Array:
+  """Random brightness, saturation and contrast, an image its own, on the device.
+
+  At strength 1 the ranges of Inception's training: brightness +-32/255 of the range, saturation and contrast
+  x 0.5 to 1.5. No hue.
+
+  Args:
+    images: float (b, h, w, 3) in [-1, 1]; so is the result.
+    rng: a key.
+    strength: scales the ranges; 0 changes nothing.
+  """
+  shape = (3, images.shape[0], 1, 1, 1)
+  brightness, saturation, contrast = jax.random.uniform(rng, shape, minval=-strength, maxval=strength)
+  images = images + brightness * (2 * 32 / 255)  # [-1, 1] is twice the range of [0, 1]
+  gray = (images * jnp.array([0.299, 0.587, 0.114])).sum(-1, keepdims=True)
+  images = gray + (images - gray) * (1 + 0.5 * saturation)
+  mean = images.mean((1, 2), keepdims=True)
+  images = mean + (images - mean) * (1 + 0.5 * contrast)
+  return jnp.clip(images, -1.0, 1.0)
+
+
+def description(config: ml_collections.ConfigDict) -> dict:
+  """What a model's user must do to an image; kept with every checkpoint."""
+  return {'image_size': list(config.image_size), 'central_crop': config.eval_crop, 'resize': 'bilinear, no antialias',
+          'range': [-1.0, 1.0], 'channels': 'RGB'}

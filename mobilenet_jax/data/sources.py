@@ -1,0 +1,187 @@
+"""Where examples are: arrays in memory, or anything that TFDS reads. The only file that knows TFDS.
+
+    fabrics         the embedded dataset (data/fabrics.py), drawn on first use
+    <name>          any TFDS name that has an image and a label, prepared before
+    folder:/path    /path/<class>/<image>, of which a tenth is held out, or /path/<split>/<class>/<image>
+    npz:/path.npz   arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
+"""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from mobilenet_jax.errors import UserError
+
+IMAGE_FILES = ('.jpg', '.jpeg', '.png')  # what tfds.ImageFolder reads
+HELD_OUT = 0.1  # of a folder without splits
+MAX_BYTES_IN_MEMORY = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+  """Examples in memory: images uint8 (n, h, w, 3), labels int32 (n,) in [0, num_classes)."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  num_classes: int
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSource:
+  """Encoded examples that TFDS reads one after another; `first` to `last` of `split`."""
+
+  builder: object  # tfds.core.DatasetBuilder
+  split: str
+  first: int
+  last: int
+
+  @property
+  def num_examples(self) -> int:
+    return self.last - self.first
+
+  @property
+  def num_classes(self) -> int:
+    return self.builder.info.features['label'].num_classes
+
+  def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
+    """A tf.data.Dataset of {'image': encoded bytes, 'label': int64, 'id': str}; the order follows from the seed."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    is_folder = isinstance(self.builder, tfds.folder_dataset.ImageFolder)
+    dataset = self.builder.as_dataset(
+        split=self.split, shuffle_files=shuffle_seed is not None and not is_folder,
+        decoders={'image': tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, add_tfds_id=True, try_autocache=False))
+    if is_folder:  # in an order of its own, always the same, so that a range of it is a fair sample
+      dataset = dataset.skip(self.first).take(self.num_examples)
+    if shuffle_seed is not None:
+      buffer = min(shuffle_buffer, self.num_examples)
+      dataset = dataset.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+    name = 'image/filename' if is_folder else 'tfds_id'
+    return dataset.map(
+        lambda x: {'image': x['image'], 'label': x['label'], 'id': x[name]},
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+Source = ArraySource | StreamSource
+
+
+def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
+  """The training and the evaluation source that `config` (the part `data` of a whole config) names.
+
+  Raises:
+    UserError: where there is no such dataset, split or folder, or it holds no images, or is not prepared.
+  """
+  kind, _, path = config.name.partition(':')
+  if kind == 'npz':
+    return tuple(_from_npz(path, split) for split in (config.train_split, config.eval_split))
+  if kind == 'folder':
+    return _from_folder(path, config)
+  builder = _tfds_builder(config)
+  return tuple(_from_tfds(builder, split) for split in (config.train_split, config.eval_split))
+
+
+def num_classes(config: ml_collections.ConfigDict) -> int:
+  return load(config)[0].num_classes
+
+
+def _from_npz(path: str, split: str) -> ArraySource:
+  try:
+    with np.load(path) as arrays:
+      images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
+      all_labels = [arrays[name] for name in arrays.files if name.endswith('_labels')]
+  except (OSError, ValueError) as error:
+    raise UserError(f'data.name=npz:{path}: no readable .npz file there ({error})') from error
+  except KeyError as error:
+    raise UserError(f'data.name=npz:{path}: {error}; expected the arrays {split}_images (n, h, w, 3) uint8 '
+                    f'and {split}_labels (n,)') from error
+  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+    raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '
+                    f'{labels.shape}; expected uint8 (n, h, w, 3) and (n,)')
+  return ArraySource(images, labels.astype(np.int32), max(int(part.max()) for part in all_labels) + 1)
+
+
+def _from_folder(path: str, config: ml_collections.ConfigDict) -> tuple[StreamSource, StreamSource]:
+  root = Path(path).expanduser().resolve()
+  if not root.is_dir():
+    raise UserError(f'data.name=folder:{path}: there is no such folder')
+  splits = (config.train_split, config.eval_split)
+  has_splits = all((root / split).is_dir() for split in splits)
+  for parent in [root / split for split in splits] if has_splits else [root]:
+    _check_classes(parent)
+
+  import tensorflow_datasets as tfds
+  if has_splits:
+    builder = tfds.folder_dataset.ImageFolder(str(root))
+    counts = [builder.info.splits[split].num_examples for split in splits]
+    return tuple(StreamSource(builder, split, 0, count) for split, count in zip(splits, counts))
+  parent = Path(tempfile.mkdtemp())  # ImageFolder wants a folder of splits: one that holds just this one
+  (parent / 'all').symlink_to(root)
+  builder = tfds.folder_dataset.ImageFolder(str(parent))
+  count = builder.info.splits['all'].num_examples
+  held_out = round(count * HELD_OUT)
+  return StreamSource(builder, 'all', held_out, count), StreamSource(builder, 'all', 0, held_out)
+
+
+def _check_classes(folder: Path) -> None:
+  classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+  if len(classes) < 2:
+    raise UserError(f'{folder}: {len(classes)} sub-folders; expected one a class, at least two')
+  for entry in classes:
+    if not any(name.lower().endswith(IMAGE_FILES) for name in os.listdir(entry)):
+      raise UserError(f'{entry}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove it')
+
+
+def _tfds_builder(config: ml_collections.ConfigDict):
+  import tensorflow_datasets as tfds
+  tfds.disable_progress_bar()
+  data_dir = os.path.expanduser(config.data_dir) or None
+  if config.name == 'fabrics':
+    from mobilenet_jax.data import fabrics
+    builder = fabrics.Fabrics(data_dir=data_dir, file_format='array_record')  # read without TensorFlow
+    builder.download_and_prepare()
+    return builder
+  try:
+    builder = tfds.builder(config.name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    raise UserError(f'data.name={config.name}: TFDS has no such dataset; expected fabrics, a TFDS name such as '
+                    'cifar10, folder:/path or npz:/path') from error
+  except (ValueError, AssertionError) as error:  # a name TFDS cannot parse, or an unknown configuration of it
+    raise UserError(f'data.name={config.name}: {str(error).splitlines()[0]}') from error
+  if not builder.is_prepared():
+    where = f' --data_dir={config.data_dir}' if config.data_dir else ''
+    raise UserError(f'data.name={config.name}: not prepared in {builder.data_path.parent}; prepare it once with: '
+                    f'tfds build {config.name}{where}')
+  if not {'image', 'label'} <= set(builder.info.features):
+    raise UserError(f'data.name={config.name} has the features {sorted(builder.info.features)}; '
+                    'expected an image and a label among them')
+  return builder
+
+
+def _from_tfds(builder, split: str) -> Source:
+  """In memory where every image has the same shape and they are not many, else as a stream."""
+  try:
+    count = builder.info.splits[split].num_examples
+  except (KeyError, ValueError) as error:
+    raise UserError(f'{builder.name} has no split {split!r}; it has {", ".join(builder.info.splits)}') from error
+  features = builder.info.features
+  shape = features['image'].shape
+  if None in shape or shape[-1] != 3 or count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
+    return StreamSource(builder, split, 0, count)
+  if builder.info.file_format.value == 'array_record':  # random access, and no TensorFlow
+    examples = builder.as_data_source(split)
+  else:
+    import tensorflow_datasets as tfds
+    examples = tfds.as_numpy(builder.as_dataset(split=split))
+  images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+  for i, example in enumerate(examples):
+    images[i], labels[i] = example['image'], example['label']
+  return ArraySource(images, labels, features['label'].num_classes)

@@ -1,0 +1,25 @@
+"""One run, from a config to its result:
+
+    python -m mobilenet_jax.main --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/mine
+"""
+
+from mobilenet_jax import cli  # first: it quietens what the others import
+
+from absl import flags
+
+from mobilenet_jax.errors import UserError
+
+
+def main(values: flags.FlagValues) -> None:
+  if not values.workdir:
+    raise UserError('--workdir is missing; give a folder for this run, such as --workdir=runs/mine')
+  from mobilenet_jax.train import train
+  row = train(values.config, values.workdir)
+  print(f'{row["name"]}: top-1 {row["top1"]:.2%}, top-5 {row["top5"]:.2%}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
+        f'{row["params"] / 1e6:.2f} M parameters; all of it in {values.workdir}')
+
+
+if __name__ == '__main__':
+  cli.define_config()
+  flags.DEFINE_string('workdir', None, 'Folder of the run; started again in it, the run continues.')
+  cli.run(main)

@@ -1,0 +1,91 @@
+"""MobileNet, and the two networks the paper compares it with in Tables 4 and 5."""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mobilenet_jax.models.layers import DepthwiseConv, PointwiseConv, conv_init
+
+# Table 1 after the first convolution: (stride, output channels) of each depthwise separable block.
+# The paper prints stride 2 for the last one, with a 7x7 input and a 7x7 output: a misprint for 1.
+BODY = (
+    (1, 64),
+    (2, 128), (1, 128),
+    (2, 256), (1, 256),
+    (2, 512), (1, 512), (1, 512), (1, 512), (1, 512), (1, 512),
+    (2, 1024), (1, 1024),
+)
+SHALLOW_BODY = BODY[:6] + BODY[11:]  # Table 5: "the 5 layers of separable filters" at 14x14x512 removed
+
+
+def scale_channels(channels: int, width_multiplier: float) -> int:
+  """Channels under a width multiplier, as the published models round them: down, and at least 8."""
+  return max(int(channels * width_multiplier), 8)
+
+
+class MobileNet(nn.Module):
+  """MobileNet (Table 1).
+
+  Attributes:
+    num_classes: width of the classifier; 0 leaves it out and returns the pooled features.
+    width_multiplier: alpha of section 3.3, above 0.
+    body: (stride, channels) of each block.
+    separable: False replaces every depthwise separable block by a full 3x3 convolution (Table 4).
+    batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
+  """
+
+  num_classes: int
+  width_multiplier: float = 1.0
+  body: Sequence[tuple[int, int]] = BODY
+  separable: bool = True
+  activation: str = 'relu6'
+  dropout_rate: float = 0.001
+  batch_norm_decay: float = 0.9997
+  batch_norm_epsilon: float = 1e-3
+  batch_norm_axis: str | None = None
+  dtype: jnp.dtype = jnp.float32
+  lowering: str = 'auto'
+
+  @nn.compact
+  def __call__(self, images, *, train: bool, features: dict | None = None):
+    """Runs the network.
+
+    Args:
+      images: (b, h, w, 3) in [-1, 1]; h and w at least 32.
+      train: use and update batch statistics, and drop out (needs an rng named 'dropout').
+      features: a dict that, where given, is filled with every block's output by name: 'conv', then
+        'block_1' to 'block_13', then 'pooled'.
+
+    Returns:
+      Logits, float32 (b, num_classes).
+    """
+    width = functools.partial(scale_channels, width_multiplier=self.width_multiplier)
+    norm = functools.partial(
+        nn.BatchNorm, use_running_average=not train, momentum=self.batch_norm_decay,
+        epsilon=self.batch_norm_epsilon, axis_name=self.batch_norm_axis, dtype=self.dtype)
+    conv = functools.partial(
+        nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=conv_init, dtype=self.dtype)
+    activation = {'relu': nn.relu, 'relu6': nn.relu6}[self.activation]
+    features = {} if features is None else features
+
+    x = conv(width(32), strides=2, name='conv')(images)  # (b, h/2, w/2, 32a)
+    x = features['conv'] = activation(norm(name='conv_bn')(x))
+    for i, (stride, channels) in enumerate(self.body, start=1):
+      if self.separable:
+        x = DepthwiseConv(stride, self.lowering, self.dtype, name=f'conv_dw_{i}')(x)
+        x = activation(norm(name=f'conv_dw_{i}_bn')(x))
+        x = PointwiseConv(width(channels), self.dtype, name=f'conv_pw_{i}')(x)
+        x = activation(norm(name=f'conv_pw_{i}_bn')(x))
+      else:
+        x = conv(width(channels), strides=stride, name=f'conv_{i}')(x)
+        x = activation(norm(name=f'conv_{i}_bn')(x))
+      features[f'block_{i}'] = x
+
+    x = features['pooled'] = x.mean(axis=(1, 2))  # (b, 1024a)
+    if not self.num_classes:
+      return x.astype(jnp.float32)
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    x = nn.Dense(self.num_classes, kernel_init=conv_init, dtype=self.dtype, name='classifier')(x)
+    return x.astype(jnp.float32)

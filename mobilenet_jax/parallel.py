@@ -1,0 +1,52 @@
+"""The only place that knows pmap and devices.
+
+A step is written for one device, with collectives over the axis `AXIS` only. State and rng go to every device
+as they are (in_axes None), batches are split along their first axis, and what comes back is the same on every
+device (out_axes None): no array carries a device axis outside of here.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from mobilenet_jax.errors import UserError
+
+AXIS = 'batch'
+
+
+def device_count() -> int:
+  return jax.local_device_count()
+
+
+def pmap_step(step: Callable) -> Callable:
+  """Maps step(state, batch, rng) -> (state, metrics) over all local devices, consuming the state."""
+  mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0)
+  return lambda state, batch, rng: mapped(state, shard(batch), rng)
+
+
+def pmap_evaluation(step: Callable) -> Callable:
+  """Maps step(variables, batch) -> metrics over all local devices."""
+  mapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None)
+  return lambda variables, batch: mapped(variables, shard(batch))
+
+
+def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """(b, ...) -> (devices, b / devices, ...)."""
+  count = device_count()
+  return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+
+def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:
+  """Raises UserError where a batch cannot be split over the devices, and each share into `parts`."""
+  count = device_count() * parts
+  if batch_size % count:
+    near = max(batch_size // count, 1) * count
+    split = f'{device_count()} devices' + (f' x {parts} parts (accumulate_steps)' if parts > 1 else '')
+    raise UserError(f'{field}={batch_size} is not divisible by {split}; {field}={near} would be')
+
+
+def device_name() -> str:
+  """What the first device calls itself, and how many there are: '8 x TPU v4'."""
+  kind = jax.local_devices()[0].device_kind
+  return f'{device_count()} x {kind}' if device_count() > 1 else kind

@@ -1,0 +1,75 @@
+"""What a person sees of a run: a progress line, metrics.jsonl and TensorBoard event files."""
+
+import json
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class Report:
+  """Writes one row a logging step. A run continued at a step forgets the rows after it."""
+
+  def __init__(self, folder: Path, start_step: int, total_steps: int, batch_size: int):
+    self._path = folder / METRICS_FILE
+    self._total_steps, self._batch_size = total_steps, batch_size
+    rows = [row for row in read(folder) if row['step'] <= start_step]
+    temporary = self._path.with_suffix('.tmp')
+    temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    temporary.replace(self._path)
+    self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
+    self._last_step, self._last_time = start_step, time.monotonic()
+
+  def train(self, step: int, values: dict[str, float]) -> None:
+    """Reports means since the last call, with the speed since then."""
+    now = time.monotonic()
+    seconds_per_step = (now - self._last_time) / max(step - self._last_step, 1)
+    self._last_step, self._last_time = step, now
+    self._write(step, 'train', values)
+    speed = self._batch_size / seconds_per_step
+    self._writer.add_scalar('images_per_second', speed, step)
+    left = duration((self._total_steps - step) * seconds_per_step)
+    print(f'step {step}/{self._total_steps}  {_words(values)}  {speed:.0f} images/s  {left} left', flush=True)
+
+  def evaluation(self, step: int, values: dict[str, float]) -> None:
+    """Reports an evaluation; its time does not count as training."""
+    self._write(step, 'eval', values)
+    print(f'step {step}/{self._total_steps}  evaluated on {values["examples"]}: {_words(values)}', flush=True)
+    self._last_time = time.monotonic()
+
+  def note(self, text: str) -> None:
+    print(text, flush=True)
+
+  def close(self) -> None:
+    self._writer.close()
+
+  def _write(self, step, split, values):
+    with self._path.open('a') as file:
+      file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+    for name, value in values.items():
+      self._writer.add_scalar(f'{split}/{name}', value, step)
+
+
+def read(folder: Path) -> list[dict]:
+  """The rows of a run's metrics.jsonl; none where it has none, and without a last line cut short."""
+  path = folder / METRICS_FILE
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      pass  # the process was killed while it wrote this line
+  return rows
+
+
+def duration(seconds: float) -> str:
+  """Like 4:05, or 1:02:03."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def _words(values: dict[str, float]) -> str:
+  return '  '.join(f'{name} {value:.3f}' for name, value in values.items() if name in ('loss', 'top1', 'top5'))
