@@ -154,6 +154,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
   if restored := checkpoints.restore(state):
     start_step, state, notes = restored
     seconds_before = notes['seconds']
+  state = parallel.replicate(state)
   report = Report(workdir, start_step, total_steps, config.batch_size)
   if start_step:
     report.note(f'continuing at step {start_step}')

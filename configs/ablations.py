@@ -1,0 +1,21 @@
+"""Tables 4 and 5: full convolutions against separable ones, and a shallow network against a thin one.
+
+    python -m mobilenet_jax.sweep --config=configs/ablations.py:data=fabrics --workdir=runs/fabrics_ablations
+
+Takes the same arguments as configs/grid.py.
+"""
+
+from configs import grid
+
+get_config = grid.get_config
+
+
+def sweep(config):
+  """What each of the four changes in `config`."""
+  del config  # the same four, whatever the recipe
+  return [
+      {'model.name': 'conv_mobilenet'},  # Table 4
+      {'model.name': 'mobilenet'},  # Table 4
+      {'model.name': 'mobilenet', 'model.width_multiplier': 0.75},  # Table 5
+      {'model.name': 'shallow_mobilenet'},  # Table 5
+  ]

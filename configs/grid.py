@@ -1,0 +1,33 @@
+"""The 16 models of Figures 4 and 5: width multipliers 1, 0.75, 0.5, 0.25 x four resolutions.
+
+    python -m mobilenet_jax.sweep --config=configs/grid.py:data=cifar10,res=56 --workdir=runs/cifar10
+
+`data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. `res` is the
+largest resolution (0: the recipe's own); the others are 6/7, 5/7 and 4/7 of it, as 192, 160 and 128 are of 224.
+"As in the paper, all models train with the same parameters" (section 3.2): whatever is set on the command line,
+such as --config.train_for='10 epochs', holds for all 16.
+"""
+
+from configs import fabrics, imagenet, small_images
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.errors import UserError
+
+
+def get_config(arg=None):
+  arg = config_lib.parse_arg(arg, data='fabrics', res=0)
+  size = f'res={arg.res}' if arg.res else ''
+  if arg.data == 'fabrics':
+    return fabrics.get_config(size)
+  if arg.data == 'imagenet2012':
+    return imagenet.get_config(size)
+  return small_images.get_config(f'data={arg.data},{size}')
+
+
+def sweep(config):
+  """What each of the 16 changes in `config`."""
+  largest = max(config.data.image_size)
+  sizes = [round(largest * rho) for rho in config_lib.RESOLUTION_MULTIPLIERS]
+  if min(sizes) < config_lib.MIN_SIZE:
+    raise UserError(f'res={largest}: the smallest of {sizes} is below {config_lib.MIN_SIZE}; expected res=56 or more')
+  return [{'model.width_multiplier': alpha, 'data.image_size': config_lib.square(size)}
+          for alpha in config_lib.WIDTH_MULTIPLIERS for size in sizes]

@@ -1,0 +1,143 @@
+"""Figures 4 and 5 of the paper from a table of results; imports no JAX.
+
+    python -m experiments.figures --results=runs/fabrics/results.csv --out=runs/fabrics
+
+writes figure4 and figure5 as PNG and SVG, with results.csv beside them.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+
+REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'
+
+# One look a resolution, largest first: told apart by shape and by brightness as well as by colour.
+LOOKS = (('#08306b', 'o'), ('#2171b5', 's'), ('#d94801', '^'), ('#fdae6b', 'D'))
+REFERENCE_LOOKS = {'paper': ('+', '0.25', 'the paper'), 'published': ('x', '0.55', 'published models (TF-slim)')}
+
+
+def read(path: Path) -> list[dict]:
+  """The rows of a CSV file, with numbers as numbers where they are drawn."""
+  with path.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  for row in rows:
+    row.update({key: float(row[key]) for key in ('width_multiplier', 'height', 'mult_adds', 'params', 'top1')})
+  return [row for row in rows if row['model'] == 'mobilenet']
+
+
+def log_linear_fit(mult_adds, accuracy) -> tuple[float, float, float]:
+  """Least squares of accuracy = a + b log10(mult_adds): (a, b, R^2); R^2 is NaN where all accuracies are equal."""
+  x, y = np.log10(mult_adds), np.asarray(accuracy, float)
+  slope, intercept = np.polyfit(x, y, 1)
+  total = ((y - y.mean()) ** 2).sum()
+  r_squared = 1 - ((y - intercept - slope * x) ** 2).sum() / total if total else float('nan')
+  return intercept, slope, r_squared
+
+
+def figure4(rows: list[dict], references: list[dict] = ()):
+  """Accuracy against Mult-Adds: logarithmic axis, a mark a resolution, alpha beside it, the log-linear fit."""
+  figure, axes = _axes('Mult-Adds (millions)')
+  _points(axes, rows, 'mult_adds')
+  _references(axes, references, 'mult_adds')
+  if len({row['mult_adds'] for row in rows}) > 2:
+    mult_adds = np.array([row['mult_adds'] for row in rows])
+    intercept, slope, r_squared = log_linear_fit(mult_adds, [100 * row['top1'] for row in rows])
+    ends = np.array([mult_adds.min() * 0.85, mult_adds.max() * 1.15])
+    axes.plot(ends / 1e6, intercept + slope * np.log10(ends), color='0.4', linewidth=1, linestyle='--', zorder=1,
+              label=f'log-linear fit, $R^2$ = {r_squared:.2f}')
+  return _finish(figure, axes)
+
+
+def figure5(rows: list[dict], references: list[dict] = ()):
+  """Accuracy against parameters: a mark a resolution, the resolutions of one alpha above each other."""
+  figure, axes = _axes('parameters (millions)')
+  _points(axes, rows, 'params')
+  _references(axes, references, 'params')
+  return _finish(figure, axes)
+
+
+def _axes(xlabel):
+  figure, axes = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
+  axes.set_xscale('log')
+  axes.set_xlabel(xlabel)
+  axes.set_ylabel('top-1 accuracy (%)')
+  return figure, axes
+
+
+def _points(axes, rows, column):
+  sizes = sorted({row['height'] for row in rows}, reverse=True)
+  for i, size in enumerate(sizes):
+    color, marker = LOOKS[i % len(LOOKS)]
+    members = [row for row in rows if row['height'] == size]
+    axes.plot([row[column] / 1e6 for row in members], [100 * row['top1'] for row in members], marker, color=color,
+              markeredgecolor='black', markeredgewidth=0.6, markersize=7, zorder=3, label=f'{size:.0f} x {size:.0f}')
+  for alpha in sorted({row['width_multiplier'] for row in rows}):
+    members = [row for row in rows if row['width_multiplier'] == alpha]
+    # Against parameters the points of one alpha stand above each other: one label serves them all.
+    for row in members if column == 'mult_adds' else [max(members, key=lambda row: row['top1'])]:
+      axes.annotate(f'{alpha:g}', (row[column] / 1e6, 100 * row['top1']), textcoords='offset points',
+                    xytext=(6, -9) if column == 'mult_adds' else (0, 7), fontsize=7,
+                    ha='left' if column == 'mult_adds' else 'center', zorder=4)
+
+
+def _references(axes, rows, column):
+  for source, (marker, color, label) in REFERENCE_LOOKS.items():
+    members = [row for row in rows if row['source'] == source]
+    if members:
+      axes.plot([row[column] / 1e6 for row in members], [100 * row['top1'] for row in members], marker, color=color,
+                markersize=7, zorder=2, label=label)
+
+
+def _finish(figure, axes):
+  axes.xaxis.set_major_formatter('{x:g}')
+  axes.grid(True, which='major', color='0.88', linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.legend(title='input; labels are α', fontsize=8, title_fontsize=8, frameon=True, loc='best')
+  return figure
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--results', type=Path, required=True, help='CSV file of a sweep')
+  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
+  parser.add_argument('--name', default='', help='put before the names of the files, such as cifar10_')
+  parser.add_argument('--reference', default='', help='laid under ours, for ImageNet: paper, published or both, '
+                      'with a comma between')
+  args = parser.parse_args()
+
+  unknown = set(filter(None, args.reference.split(','))) - set(REFERENCE_LOOKS)
+  if unknown:
+    sys.exit(f'error: --reference={args.reference}: expected {" or ".join(REFERENCE_LOOKS)}')
+  try:
+    rows = read(args.results)
+  except OSError as error:
+    sys.exit(f'error: --results={args.results}: {error.strerror}; expected the results.csv of a sweep')
+  except (KeyError, ValueError) as error:
+    sys.exit(f'error: --results={args.results}: not a table of results ({error})')
+  if not rows:
+    sys.exit(f'error: --results={args.results}: no row of a MobileNet in it; let a run of the sweep finish first')
+  references = [row for row in read(REFERENCE) if row['source'] in args.reference.split(',')]
+
+  args.out.mkdir(parents=True, exist_ok=True)
+  copy = args.out / f'{args.name}results.csv'
+  if copy.resolve() != args.results.resolve():
+    copy.write_text(args.results.read_text())
+  print(f'table    {copy}')
+  for number, draw in ((4, figure4), (5, figure5)):
+    figure = draw(rows, references)
+    path = args.out / f'{args.name}figure{number}'
+    figure.savefig(path.with_suffix('.png'), dpi=160)
+    figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+    plt.close(figure)
+    print(f'figure {number} {path.with_suffix(".png")} and .svg')
+
+
+if __name__ == '__main__':
+  main()
