@@ -36,21 +36,14 @@ class TrainState:
     return self.ema or {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def init_state(model, tx, config: ml_collections.ConfigDict) -> TrainState:
-  """A state from config.seed, the same for any image size and any device."""
-
-  def init(rng):
-    image = jnp.zeros((1, *config.data.image_size, 3))
-    variables = model.init(rng, image, train=False)
-    params, batch_stats = variables['params'], variables['batch_stats']
-    # A copy: a step consumes its state, which may not hold one buffer twice.
-    ema = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if config.ema_decay else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
-
-  # Runs once: XLA's CPU backend takes 10 s to optimise it, 3 s without.
-  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
-  rng = jax.random.key(config.seed)
-  return jax.jit(init).lower(rng).compile(options)(rng)
+def init_state(rng: jax.Array, model, tx, config: ml_collections.ConfigDict) -> TrainState:
+  """A state before the first step; the parameters do not depend on the image size."""
+  image = jnp.zeros((1, *config.data.image_size, 3))
+  variables = model.init(rng, image, train=False)
+  params, batch_stats = variables['params'], variables['batch_stats']
+  # A copy: a step consumes its state, which may not hold one buffer twice.
+  ema = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if config.ema_decay else {}
+  return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
 
 
 def make_train_step(model, task, tx, config: ml_collections.ConfigDict):
@@ -144,7 +137,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
   schedule = optim.learning_rate(config.optim, steps(config.optim.warmup, 'optim.warmup'),
                                  steps(config.optim.decay_every, 'optim.decay_every'))
   tx = optim.create(config.optim, schedule)
-  state = init_state(model, tx, config)
+  state = parallel.run_once(lambda rng: init_state(rng, model, tx, config), jax.random.key(config.seed))
   train_step = parallel.pmap_step(make_train_step(model, task, tx, config))
   eval_step = parallel.pmap_evaluation(make_eval_step(model, task))
 

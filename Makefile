@@ -1,0 +1,25 @@
+# make figures [DATA=fabrics] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
+# make test                                the test suite
+# Both set up .venv from requirements.txt first, once.
+
+PYTHON ?= python3
+DATA ?= fabrics
+NAME ?= $(notdir $(subst :,/,$(DATA)))
+OUT ?= runs/$(NAME)
+VENV := .venv/bin/python
+
+.PHONY: figures test
+
+figures: .venv/ready
+	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA) --workdir=$(OUT) $(ARGS)
+	@$(VENV) -m experiments.figures --results=$(OUT)/results.csv --out=$(OUT)
+
+test: .venv/ready
+	@$(VENV) -m pytest -q -n 2 tests
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name it with make PYTHON=...")'
+	@echo "setting up .venv from requirements.txt: a minute or two, once"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
+	@touch .venv/ready

@@ -1,0 +1,89 @@
+"""Every recipe in configs/ builds and traces one training step; nothing is computed."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import optim, parallel, tasks
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.train import init_state, make_train_step
+
+RECIPES = sorted(path.stem for path in (Path(__file__).parent.parent / 'configs').glob('*.py'))
+
+
+def trace_one_step(config):
+  config_lib.validate(config)
+  task = tasks.create(config, config.model.num_classes or 10)
+  model = task.model(parallel.AXIS)
+  tx = optim.create(config.optim, optim.learning_rate(config.optim, 10, 100))
+  size = config.batch_size
+  batch = {'image': jnp.zeros((size, *config.data.image_size, 3), jnp.uint8), 'label': jnp.zeros(size, jnp.int32),
+           'mask': jnp.ones(size)}
+  step = make_train_step(model, task, tx, config)
+
+  state = jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
+  # vmap stands in for pmap: it knows the axis, and eval_shape goes through it without a device.
+  mapped = jax.vmap(step, (None, 0, None), axis_name=parallel.AXIS)
+  new_state, sums = jax.eval_shape(mapped, state, jax.tree.map(lambda x: x[None], batch), jax.random.key(0))
+  expected = jax.tree.map(lambda x: ((1, *x.shape), x.dtype), state)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == expected
+  assert {'loss', 'top1', 'top5', 'count'} == set(sums)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_traces_one_step(name):
+  trace_one_step(importlib.import_module(f'configs.{name}').get_config())
+
+
+@pytest.mark.parametrize('name', [name for name in RECIPES if hasattr(importlib.import_module(f'configs.{name}'), 'sweep')])
+def test_every_run_of_every_sweep_traces_one_step(name):
+  recipe = importlib.import_module(f'configs.{name}')
+  config = recipe.get_config()
+  names = set()
+  for change in recipe.sweep(config):
+    member = ml_collections.ConfigDict(config.to_dict())
+    member.update_from_flattened_dict(change)
+    trace_one_step(member)
+    names.add(config_lib.model_name(member))
+  assert len(names) == {'grid': 16, 'ablations': 4}[name]
+
+
+def test_options_trace_too():
+  config = importlib.import_module('configs.fabrics').get_config('alpha=0.25,res=32')
+  config.update_from_flattened_dict({
+      'accumulate_steps': 4, 'ema_decay': 0.99, 'data.color_distortion': 1.0, 'label_smoothing': 0.1,
+      'model.dtype': 'bfloat16', 'model.sync_batch_norm': True, 'model.activation': 'relu'})
+  trace_one_step(config)
+
+
+def test_grid_scales_the_resolutions_of_the_paper():
+  grid = importlib.import_module('configs.grid')
+  sizes = lambda arg: sorted({change['data.image_size'][0] for change in grid.sweep(grid.get_config(arg))})
+  assert sizes('data=imagenet2012') == [128, 160, 192, 224]
+  assert sizes('data=fabrics') == [32, 40, 48, 56]
+  with pytest.raises(UserError, match='res=40'):
+    sizes('data=cifar10,res=40')
+
+
+@pytest.mark.parametrize('duration, steps', (
+    ('100 steps', 100), ('1 step', 1), ('2 epochs', 20), ('0.5 epochs', 5), ('640 examples', 10), ('0 steps', 0)))
+def test_durations(duration, steps):
+  assert config_lib.steps(duration, 'train_for', steps_per_epoch=10, batch_size=64) == steps
+
+
+@pytest.mark.parametrize('duration', ('10', 'ten epochs', '3 weeks', '1 epoch 5 steps', '', '-1 steps', '1.2.3 steps'))
+def test_bad_durations_name_the_units(duration):
+  with pytest.raises(UserError, match="train_for=.*'N steps', 'N epochs' or 'N examples'"):
+    config_lib.steps(duration, 'train_for', 10, 64)
+
+
+def test_difference_names_what_changed():
+  old, new = config_lib.base(), config_lib.base()
+  new.optim.learning_rate = 0.1
+  text = config_lib.difference(config_lib.to_json(old), config_lib.to_json(new))
+  assert text == '- "learning_rate": 0.045, + "learning_rate": 0.1'

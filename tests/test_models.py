@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models
+from mobilenet_jax.models.layers import DepthwiseConv, PointwiseConv
+from mobilenet_jax.models.mobilenet import BODY, MobileNet, scale_channels
+
+
+@pytest.mark.parametrize('stride', (1, 2))
+@pytest.mark.parametrize('height, width', ((8, 8), (7, 7), (5, 8), (1, 1), (2, 3)))
+def test_lowerings_agree(stride, height, width):
+  """Outputs and both gradients of the shifted lowering equal those of feature_group_count."""
+  x = jax.random.normal(jax.random.key(0), (3, height, width, 6))
+  layers = {name: DepthwiseConv(stride, name) for name in ('grouped', 'shifted')}
+  params = layers['grouped'].init(jax.random.key(1), x)
+
+  def outputs(layer):
+    y, vjp = jax.vjp(layer.apply, params, x)
+    return y, vjp(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+  grouped, shifted = (outputs(layer) for layer in layers.values())
+  for a, b in zip(jax.tree.leaves(grouped), jax.tree.leaves(shifted)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_depthwise_is_a_convolution_a_channel():
+  """Against SciPy, one channel at a time."""
+  from scipy.signal import correlate2d
+  x = np.random.default_rng(0).normal(size=(1, 6, 5, 3)).astype(np.float32)
+  layer = DepthwiseConv(1, 'shifted')
+  params = layer.init(jax.random.key(0), x)
+  kernel = np.asarray(params['params']['kernel'])
+  expected = np.stack([correlate2d(x[0, :, :, c], kernel[:, :, 0, c], 'same') for c in range(3)], -1)
+  np.testing.assert_allclose(layer.apply(params, x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_pointwise_is_a_1x1_convolution():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 5, 6))
+  layer = PointwiseConv(7)
+  params = layer.init(jax.random.key(1), x)
+  kernel = params['params']['kernel']
+  expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('channels, alpha, expected', (
+    (32, 0.25, 8), (32, 0.1, 8), (32, 0.75, 24), (1024, 0.33, 337), (64, 1.5, 96)))
+def test_channels_are_rounded_as_in_the_published_models(channels, alpha, expected):
+  assert scale_channels(channels, alpha) == expected
+
+
+def test_features_are_available_by_name_at_any_size():
+  model = MobileNet(5, width_multiplier=0.25)
+  image = jax.ShapeDtypeStruct((2, 75, 41, 3), jnp.float32)
+
+  def forward(image):
+    features = {}
+    logits, _ = model.init_with_output(jax.random.key(0), image, train=False, features=features)
+    return logits, features
+
+  logits, features = jax.eval_shape(forward, image)
+  assert logits.shape == (2, 5)
+  assert len(features) == 2 + len(BODY)
+  assert features['conv'].shape == (2, 38, 21, 8)
+  assert features['block_11'].shape == (2, 5, 3, 128)
+  assert features['block_13'].shape == (2, 3, 2, 256)
+  assert features['pooled'].shape == (2, 256)
+
+
+def test_bfloat16_keeps_float32_parameters():
+  config = config_lib.base().model
+  config.dtype = 'bfloat16'
+  model = models.create(config, 3)
+  image = jnp.zeros((1, 32, 32, 3))
+  logits, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), image, train=False))
+  assert logits.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  half = jax.eval_shape(lambda: model.init_with_output(
+      jax.random.key(0), image, train=False, mutable=True, capture_intermediates=True)[1])['intermediates']
+  assert half['conv_pw_1']['__call__'][0].dtype == jnp.bfloat16
+
+
+def test_logits_equal_those_of_keras():
+  """The whole network, with random weights and batch statistics, against keras.applications.MobileNet."""
+  keras = pytest.importorskip('keras')
+  if keras.backend.backend() != 'tensorflow':
+    pytest.skip('Keras runs on another backend here')
+  theirs = keras.applications.MobileNet((64, 64, 3), alpha=0.5, weights=None, classes=7, classifier_activation=None)
+  rng = np.random.default_rng(0)
+  for variable in theirs.weights:
+    low, high = (0.5, 1.5) if 'variance' in variable.path or 'gamma' in variable.path else (-0.3, 0.3)
+    variable.assign(rng.uniform(low, high, variable.shape))
+
+  params, batch_stats = {}, {}
+  for layer in theirs.layers:
+    name = {'conv1': 'conv', 'conv1_bn': 'conv_bn', 'conv_preds': 'classifier'}.get(layer.name, layer.name)
+    values = [np.asarray(w) for w in layer.get_weights()]
+    if name.endswith('_bn'):
+      params[name] = {'scale': values[0], 'bias': values[1]}
+      batch_stats[name] = {'mean': values[2], 'var': values[3]}
+    elif name == 'classifier':
+      params[name] = {'kernel': values[0][0, 0], 'bias': values[1]}
+    elif 'dw' in name and values:
+      params[name] = {'kernel': values[0].transpose(0, 1, 3, 2)}  # (3, 3, c, 1) -> (3, 3, 1, c)
+    elif values:
+      params[name] = {'kernel': values[0]}
+
+  images = rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+  expected = np.asarray(theirs(images, training=False)).reshape(2, 7)
+  for lowering in ('grouped', 'shifted'):
+    ours = MobileNet(7, width_multiplier=0.5, lowering=lowering)
+    logits = jax.jit(lambda v, x: ours.apply(v, x, train=False))({'params': params, 'batch_stats': batch_stats}, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
