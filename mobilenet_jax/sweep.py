@@ -180,7 +180,7 @@ def _collect(runs, workdir: Path) -> list[dict]:
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise UserError('--workdir is missing; give a folder for the sweep, such as --workdir=runs/fabrics')
-  path = config_flags.get_config_filename(values['config'])
+  path = config_flags.get_config_filename(values['config']).partition(':')[0]  # it may hold the argument too
   list_changes = runpy.run_path(path).get('sweep')
   if list_changes is None:
     raise UserError(f'{path} has no sweep(config); a single run is python -m mobilenet_jax.main')
