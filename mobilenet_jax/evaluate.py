@@ -19,7 +19,8 @@ def make_eval_step(model, task) -> Callable:
   return eval_step
 
 
-def evaluate(eval_step: Callable, variables, source: Source, config: ml_collections.ConfigDict) -> dict[str, float]:
+def evaluate(eval_step: Callable, variables, source: Source, config: ml_collections.ConfigDict,
+             on_bad_image: Callable[[str], None]) -> dict[str, float]:
   """The task's metrics over all of `source`.
 
   Args:
@@ -27,14 +28,20 @@ def evaluate(eval_step: Callable, variables, source: Source, config: ml_collecti
     variables: {'params', 'batch_stats'}.
     source: what to evaluate on.
     config: a whole config.
+    on_bad_image: see pipeline.eval_batches.
 
   Returns:
     The means, and 'examples': how many were counted: all, but for images that could not be decoded where
     data.bad_images is 'skip'.
   """
   skipped = []
+
+  def skip(name):
+    skipped.append(name)
+    on_bad_image(name)
+
   mean = metrics.Mean()
-  for batch in pipeline.eval_batches(source, config.data, config.eval_batch_size, skipped.append):
+  for batch in pipeline.eval_batches(source, config.data, config.eval_batch_size, skip):
     mean.add(eval_step(variables, batch))
   assert mean.count + len(skipped) == source.num_examples, (mean.count, len(skipped), source.num_examples)
   return {**mean.compute(), 'examples': mean.count}

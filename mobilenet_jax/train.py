@@ -1,6 +1,6 @@
 """The only training loop."""
 
-import collections
+import contextlib
 import math
 import subprocess
 import time
@@ -142,49 +142,47 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
   eval_step = parallel.pmap_evaluation(make_eval_step(model, task))
 
   # ── Checkpoints ─────────────────────────────────────────────────────────────────────────────────────────
-  checkpoints = Checkpoints(workdir / 'checkpoints', task.main_metric)
-  start_step, seconds_before = 0, 0.0
-  if restored := checkpoints.restore(state):
-    start_step, state, notes = restored
-    seconds_before = notes['seconds']
-  state = parallel.replicate(state)
-  report = Report(workdir, start_step, total_steps, config.batch_size)
-  if start_step:
-    report.note(f'continuing at step {start_step}')
+  with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
+    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', task.main_metric)))
+    start_step, seconds_before = 0, 0.0
+    if restored := checkpoints.restore(state):
+      start_step, state, notes = restored
+      seconds_before = notes['seconds']
+    state = parallel.replicate(state)
+    report = stack.enter_context(contextlib.closing(Report(workdir, start_step, total_steps, config.batch_size)))
+    if start_step:
+      report.note(f'continuing at step {start_step}')
 
-  # ── The loop ────────────────────────────────────────────────────────────────────────────────────────────
-  started = time.monotonic()
-  rng = jax.random.key(config.seed + 1)
-  seed = config.seed
-  skipped = collections.Counter()
+    # ── The loop ──────────────────────────────────────────────────────────────────────────────────────────
+    started = time.monotonic()
+    rng = jax.random.key(config.seed + 1)
+    skipped = set()
 
-  def on_bad_image(name):
-    skipped[name] += 1
-    if skipped[name] == 1:
-      report.note(f'skipping {name}: it cannot be decoded ({len(skipped)} skipped so far)')
+    def on_bad_image(name):
+      if name not in skipped:
+        skipped.add(name)
+        report.note(f'skipping {name}: it cannot be decoded ({len(skipped)} skipped so far)')
 
-  batches = pipeline.train_batches(train_source, config.data, config.batch_size, seed, start_step, on_bad_image)
-  window = []  # sums on the device since the last log: reading one would wait for its step
-  evaluation = {}
-  for step in range(start_step + 1, total_steps + 1):
-    state, sums = train_step(state, next(batches), rng)
-    window.append(sums)
-    due = {name: step == total_steps or (interval and step % interval == 0) for name, interval in every.items()}
-    if any(due.values()):
-      report.train(step, {**_mean(window, step), 'learning_rate': float(schedule(step - 1))})
-      window = []
-    if due['eval'] or due['checkpoint']:
-      evaluation = evaluate(eval_step, state.variables(), eval_source, config)
-      report.evaluation(step, evaluation)
-    if due['checkpoint']:
-      notes = {'seconds': seconds_before + time.monotonic() - started, 'config': config.to_dict(),
-               'preprocessing': preprocessing.description(config.data)}
-      checkpoints.save(step, state, evaluation, notes)
-  batches.close()
-  checkpoints.close()
-  report.close()
-  if not evaluation:  # the run had ended, but for its row
-    evaluation = evaluate(eval_step, state.variables(), eval_source, config)
+    batches = stack.enter_context(contextlib.closing(pipeline.train_batches(
+        train_source, config.data, config.batch_size, config.seed, start_step, on_bad_image)))
+    window = []  # sums on the device since the last log: reading one would wait for its step
+    evaluation = {}
+    for step in range(start_step + 1, total_steps + 1):
+      state, sums = train_step(state, next(batches), rng)
+      window.append(sums)
+      due = {name: step == total_steps or (interval and step % interval == 0) for name, interval in every.items()}
+      if any(due.values()):
+        report.train(step, {**_mean(window, step), 'learning_rate': float(schedule(step - 1))})
+        window = []
+      if due['eval'] or due['checkpoint']:
+        evaluation = evaluate(eval_step, state.variables(), eval_source, config, on_bad_image)
+        report.evaluation(step, evaluation)
+      if due['checkpoint']:
+        notes = {'seconds': seconds_before + time.monotonic() - started, 'config': config.to_dict(),
+                 'preprocessing': preprocessing.description(config.data)}
+        checkpoints.save(step, state, evaluation, notes)
+    if not evaluation:  # the run had ended, but for its row
+      evaluation = evaluate(eval_step, state.variables(), eval_source, config, on_bad_image)
 
   # ── The result ──────────────────────────────────────────────────────────────────────────────────────────
   cost = complexity.measure(model, (*config.data.image_size, 3), train=False)

@@ -100,7 +100,7 @@ def test_evaluation_counts_every_example_once(count):
     wrong = (batch['label'] != 0).astype(np.float32)
     return {k: np.asarray(v) for k, v in metrics.sums({'wrong': wrong}, batch['mask']).items()}
 
-  result = evaluate(step, None, source, tiny_config())
+  result = evaluate(step, None, source, tiny_config(), NEVER)
   assert labels == list(source.labels)
   assert result['examples'] == count
   assert result['wrong'] == pytest.approx((source.labels != 0).mean())

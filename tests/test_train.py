@@ -55,7 +55,7 @@ def test_step_equals_the_same_step_written_by_hand():
     l2 = sum((p['kernel'] ** 2).sum() / 2 for name, p in params.items() if 'kernel' in p and 'dw' not in name)
     return cross_entropy + 0.01 * l2, (updates['batch_stats'], logits)
 
-  gradient, (new_stats, logits) = jax.grad(loss, has_aux=True)(params)
+  gradient, (new_stats, logits) = jax.jit(jax.grad(loss, has_aux=True))(params)
   squares = jax.tree.map(lambda g: 0.9 + 0.1 * g**2, gradient)  # the accumulator starts at 1
   new_params = jax.tree.map(lambda p, g, v: p - 0.01 * g / jnp.sqrt(v + 1e-3), params, gradient, squares)
   decay = 2 / 11  # (1 + 1) / (10 + 1) at the first step
@@ -124,15 +124,15 @@ def test_devices_do_not_matter(tmp_path):
 
 def test_overfits_32_images(tmp_path):
   config = tiny_config(**{
-      'batch_size': 32, 'train_for': '60 steps', 'log_every': '60 steps', 'eval_every': '60 steps',
-      'checkpoint_every': '60 steps', 'data.crop_min_area': 1.0, 'data.flip': False, 'optim.learning_rate': 0.02})
+      'batch_size': 32, 'train_for': '200 steps', 'log_every': '200 steps', 'eval_every': '200 steps',
+      'checkpoint_every': '200 steps', 'data.crop_min_area': 1.0, 'data.flip': False, 'optim.learning_rate': 0.02})
   noise = np.random.default_rng(0).integers(0, 255, (32, 32, 32, 3), dtype=np.uint8)
   source = random_images(32)
   source = type(source)(noise, source.labels, 4)  # nothing to learn but the images themselves
   train(config, tmp_path, (source, source))
   last = [row for row in report.read(tmp_path) if row['split'] == 'train'][-1]
   final, *_ = [row for row in report.read(tmp_path) if row['split'] == 'eval']
-  assert last['step'] == 60 and final['examples'] == 32
+  assert last['step'] == 200 and final['examples'] == 32
   # The images are seen whole in training and by their central 87.5 % in evaluation: the training side overfits.
   state_top1 = _training_accuracy(config, tmp_path, source)
   assert state_top1 == 1.0
@@ -142,16 +142,17 @@ def _training_accuracy(config, workdir, source):
   model, _, state, _ = make(config)
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', 'top1')
   _, state, _ = checkpoints.restore(state)
-  logits, _ = model.clone(lowering='grouped').apply(
-      {'params': state.params, 'batch_stats': state.batch_stats}, source.images / 127.5 - 1, train=True,
-      mutable=['batch_stats'], rngs={'dropout': jax.random.key(0)})
+  forward = jax.jit(lambda images: model.clone(lowering='grouped').apply(
+      {'params': state.params, 'batch_stats': state.batch_stats}, images, train=True,
+      mutable=['batch_stats'], rngs={'dropout': jax.random.key(0)})[0])
+  logits = forward(source.images / 127.5 - 1)
   return float((logits.argmax(-1) == source.labels).mean())
 
 
 KILLED_SCRIPT = '''
 import sys
 sys.path[:0] = ['tests', '.']
-import os, signal
+import os, pathlib, signal, time
 from conftest import random_images, tiny_config
 from mobilenet_jax import models, report, train
 models.VARIANTS['mobilenet'] = {'body': ((1, 64), (2, 128))}
@@ -159,6 +160,8 @@ if len(sys.argv) > 2:
   written = report.Report.train
   def killed(self, step, values):
     if step == int(sys.argv[2]):
+      while not pathlib.Path(sys.argv[1], 'checkpoints', '4').exists():  # it is written in the background
+        time.sleep(0.05)
       os.kill(os.getpid(), signal.SIGKILL)
     written(self, step, values)
   report.Report.train = killed
