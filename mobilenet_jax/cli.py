@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 # Before any library reads them: TensorFlow's and XLA's start-up notes bury our own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -35,6 +36,11 @@ def run(main: Callable[[flags.FlagValues], None]) -> None:
     sys.exit('interrupted: the same command continues from the last checkpoint')
 
 
+def recipe_path(values: flags.FlagValues) -> Path:
+  """The recipe's file: --config without the argument behind the first colon."""
+  return Path(config_flags.get_config_filename(values['config']).partition(':')[0])
+
+
 def describe(error: Exception) -> str:
   """One line for a person."""
   if isinstance(error, OSError):
@@ -57,8 +63,6 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
     raise
   except flags.Error as error:
     raise UserError(f'{error}; --help lists the flags') from error
-  except FileNotFoundError as error:
-    raise UserError(f'--config: there is no file {error.filename!r}; the recipes are in configs/') from error
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     message = ' '.join(str(error).strip('"\'').split())
     raise UserError(f'--config: {message}') from error
@@ -67,6 +71,8 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
   if 'help' in values and values.help:  # absl prints it only under app.run
     print(values.main_module_help())
     sys.exit(0)
-  if 'config' in values and values.config is None:
+  if not values['config'].present:
     raise UserError('--config is missing; give a recipe such as --config=configs/fabrics.py')
+  if not recipe_path(values).is_file():
+    raise UserError(f'--config: there is no file {recipe_path(values)}; the recipes are in configs/')
   return values

@@ -16,7 +16,7 @@ MIN_SIZE = 32  # five strides of two
 
 def base() -> ml_collections.ConfigDict:
   """Every field there is, with defaults as in the TF-slim release where it has one."""
-  return ml_collections.ConfigDict(dict(
+  config = ml_collections.ConfigDict(dict(
       task='classification',
       seed=0,
       model=dict(
@@ -66,6 +66,8 @@ def base() -> ml_collections.ConfigDict:
           depthwise_weight_decay=0.0,  # "very little or no weight decay" (section 3.2)
       ),
   ))
+  config.lock()  # a recipe that sets a field there is not fails
+  return config
 
 
 def parse_arg(arg: str | None, **defaults):

@@ -5,6 +5,7 @@ as they are (in_axes None), batches are split along their first axis, and what c
 device (out_axes None): no array carries a device axis outside of here.
 """
 
+import os
 from collections.abc import Callable
 
 import jax
@@ -60,6 +61,9 @@ def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:
 
 
 def device_name() -> str:
-  """What the first device calls itself, and how many there are: '8 x TPU v4'."""
+  """What the first device calls itself, and how many there are: '8 x TPU v4', or 'cpu, 2 cores'."""
   kind = jax.local_devices()[0].device_kind
+  if kind == 'cpu':
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    kind = f'cpu, {cores} core{"s" if cores > 1 else ""}'
   return f'{device_count()} x {kind}' if device_count() > 1 else kind

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import report, results
@@ -92,6 +91,7 @@ def _run_all(runs, waiting, workdir, jobs) -> dict[str, str]:
 
   running, failed, last_status = {}, {}, time.monotonic()
   free_slots = list(range(jobs))
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs too, as Ctrl-C does
   try:
     while waiting or running:
       while waiting and free_slots:
@@ -180,8 +180,8 @@ def _collect(runs, workdir: Path) -> list[dict]:
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise UserError('--workdir is missing; give a folder for the sweep, such as --workdir=runs/fabrics')
-  path = config_flags.get_config_filename(values['config']).partition(':')[0]  # it may hold the argument too
-  list_changes = runpy.run_path(path).get('sweep')
+  path = cli.recipe_path(values)
+  list_changes = runpy.run_path(str(path)).get('sweep')
   if list_changes is None:
     raise UserError(f'{path} has no sweep(config); a single run is python -m mobilenet_jax.main')
   started = time.monotonic()

@@ -116,6 +116,31 @@ def test_folder_evaluation_counts_every_example_once(folder):
     np.testing.assert_array_equal(bright[batch['mask'] > 0], batch['label'][batch['mask'] > 0] == 1)
 
 
+def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
+  """What ImageNet takes: encoded records with a name each, shuffled by epoch, repeated from any step."""
+  pytest.importorskip('tensorflow')
+  monkeypatch.setattr(fabrics, 'NUM_EXAMPLES', {'train': 23, 'test': 9})
+  builder = fabrics.Fabrics(data_dir=str(tmp_path), file_format='tfrecord')
+  builder.download_and_prepare()
+  source = sources.StreamSource(builder, 'train', 0, 23)
+  in_memory = sources._from_tfds(builder, 'train')
+  config = data_config(image_size=(64, 64), crop_min_area=1.0, crop_max_aspect=1.0, flip=False, eval_crop=1.0)
+
+  batches = list(pipeline.eval_batches(source, config, 5, NEVER))
+  images, labels, mask = (np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask'))
+  np.testing.assert_array_equal(images[mask > 0], in_memory.images)  # no crop, no resize: the pixels as drawn
+  np.testing.assert_array_equal(labels[mask > 0], in_memory.labels)
+  names = [example['id'] for example in source.examples(None, 1).as_numpy_iterator()]
+  assert len(set(names)) == 23
+
+  stream = pipeline.train_batches(source, config, 5, seed=1, start_step=0, on_bad_image=NEVER)
+  whole = [next(stream)['image'] for _ in range(9)]
+  stream = pipeline.train_batches(source, config, 5, seed=1, start_step=6, on_bad_image=NEVER)
+  for expected in whole[6:]:
+    np.testing.assert_array_equal(next(stream)['image'], expected)
+  assert not np.array_equal(np.concatenate(whole[:4]), np.concatenate(whole[4:8]))  # another order
+
+
 def test_folder_without_splits_holds_out_a_tenth(folder, tmp_path):
   for name in ('dark', 'light'):
     (tmp_path / name).mkdir()

@@ -137,7 +137,8 @@ def _check_classes(folder: Path) -> None:
     raise UserError(f'{folder}: {len(classes)} sub-folders; expected one a class, at least two')
   for entry in classes:
     if not any(name.lower().endswith(IMAGE_FILES) for name in os.listdir(entry)):
-      raise UserError(f'{entry}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove it')
+      raise UserError(f'{entry}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove it; '
+                      'if it is a split, name yours as in --config.data.eval_split=val')
 
 
 def _tfds_builder(config: ml_collections.ConfigDict):
