@@ -2,8 +2,9 @@
 
     python -m mobilenet_jax.main --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/fabrics_0.5_48
 
-RMSprop as in the paper, but with what a short run wants: small batches, a batch norm that forgets within ten
-steps, no weight decay.
+Measured: 16 of these take 8 minutes on 2 cores, see the README. RMSprop as in the paper, but with what 900 steps
+want: small batches, an epsilon that leaves the step size to the gradient's own scale, batch norm and weight averages
+that forget soon, no weight decay.
 """
 
 from mobilenet_jax import config as config_lib
@@ -22,13 +23,14 @@ def get_config(arg=None):
   config.model.width_multiplier = arg.alpha
   config.model.batch_norm_decay = 0.9
 
-  config.train_for = '5 epochs'
+  config.ema_decay = 0.99
+  config.train_for = '3.5 epochs'
   config.eval_every = '1 epoch'
   config.checkpoint_every = '1 epoch'
-  config.optim.learning_rate = 0.0025
-  config.optim.epsilon = 1e-3
+  config.optim.learning_rate = 5e-4
+  config.optim.epsilon = 1e-6
   config.optim.warmup = '100 steps'
-  config.optim.decay_rate = 0.5
+  config.optim.decay_rate = 0.7
   config.optim.decay_every = '1 epoch'
   config.optim.weight_decay = 0.0
   return config

@@ -2,6 +2,8 @@
 
     python -m mobilenet_jax.main --config=configs/small_images.py:data=cifar10,res=56 --workdir=runs/cifar10
     python -m mobilenet_jax.main --config=configs/small_images.py:data=folder:/my/images --workdir=runs/mine
+
+The optimiser is configs/fabrics.py's, for longer. At this length it is untried: the README has what was run.
 """
 
 from mobilenet_jax import config as config_lib
@@ -21,9 +23,11 @@ def get_config(arg=None):
   config.model.width_multiplier = arg.alpha
   config.model.batch_norm_decay = 0.99
 
+  config.ema_decay = 0.99
   config.train_for = '60 epochs'
-  config.optim.learning_rate = 0.01
-  config.optim.epsilon = 1e-3
+  config.optim.learning_rate = 5e-4
+  config.optim.epsilon = 1e-6
   config.optim.warmup = '500 steps'
   config.optim.decay_every = '1 epoch'
+  config.optim.weight_decay = 0.0
   return config

@@ -6,7 +6,9 @@
     npz:/path.npz   arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
 """
 
+import contextlib
 import dataclasses
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -148,7 +150,10 @@ def _tfds_builder(config: ml_collections.ConfigDict):
   if config.name == 'fabrics':
     from mobilenet_jax.data import fabrics
     builder = fabrics.Fabrics(data_dir=data_dir, file_format='array_record')  # read without TensorFlow
-    builder.download_and_prepare()
+    if not builder.is_prepared():
+      print(f'drawing the embedded dataset into {builder.data_path}: half a minute, once', flush=True)
+      with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
+        builder.download_and_prepare()
     return builder
   try:
     builder = tfds.builder(config.name, data_dir=data_dir)
