@@ -1,5 +1,6 @@
 """Checkpoints of a run: the newest and the best. The only file that knows Orbax."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -32,46 +33,39 @@ class Checkpoints:
       return
     # Through the host, so that a checkpoint does not remember how many devices there were.
     args = ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state)), notes=ocp.args.JsonSave(notes))
-    with _disk_full_is_an_error_of_the_user():
+    with _full_disk_as_user_error():
       self._manager.save(step, args=args, metrics=metrics)
 
-  def restore(self, like, step: int | None = None):
-    """(step, state, notes) of the newest checkpoint, or of `step`; None where there is none.
+  def restore(self, like):
+    """(step, state, notes) of the newest checkpoint; None where there is none.
 
     Args:
       like: a tree with the shapes and types that are expected.
-      step: a step that has a checkpoint.
     """
-    step = self._manager.latest_step() if step is None else step
+    step = self._manager.latest_step()
     if step is None:
       return None
-    restored = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))),
-        notes=ocp.args.JsonRestore()))
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
+    restored = self._manager.restore(step, args=args)
     return step, restored.state, restored.notes
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())
 
-  def best_step(self, metric: str) -> int | None:
-    """The step with the highest value of `metric`, among those kept."""
-    scores = {step: self._manager.metrics(step) for step in self.steps()}
-    return max(scores, key=lambda step: (scores[step] or {}).get(metric, float('-inf')), default=None)
-
   def close(self) -> None:
     """Waits for what is being written."""
-    with _disk_full_is_an_error_of_the_user():
+    with _full_disk_as_user_error():
       self._manager.wait_until_finished()
       self._manager.close()
 
 
-class _disk_full_is_an_error_of_the_user:  # named as what it does, used as `with`
-  """TensorStore reports a full disk as a ValueError with the system's words in it."""
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, _, error, __):
-    if error is not None and 'No space left on device' in str(error):
+@contextlib.contextmanager
+def _full_disk_as_user_error():
+  try:
+    yield
+  except Exception as error:
+    if 'No space left on device' in str(error):  # TensorStore puts the system's words into a ValueError
       raise UserError('the disk is full: the checkpoint was not written, older ones are intact; free some space '
                       'and start the same command again') from error
+    raise
