@@ -60,6 +60,8 @@ def figure5(rows: list[dict], references: list[dict] = ()):
   figure, axes = _axes('parameters (millions)')
   _points(axes, rows, 'params')
   _references(axes, references, 'params')
+  axes.set_xticks(sorted({row['params'] / 1e6 for row in rows}))  # one an alpha
+  axes.minorticks_off()
   return _finish(figure, axes)
 
 
@@ -96,7 +98,8 @@ def _references(axes, rows, column):
 
 
 def _finish(figure, axes):
-  axes.xaxis.set_major_formatter('{x:g}')
+  axes.xaxis.set_major_formatter('{x:.3g}')
+  axes.margins(0.08)
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
   axes.set_axisbelow(True)
   axes.legend(title='input; labels are α', fontsize=8, title_fontsize=8, frameon=True, loc='best')

@@ -26,8 +26,6 @@ def _distance(motif: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   radius = np.hypot(x, y)
   if motif == 'disc':
     return radius - 0.85
-  if motif == 'square':
-    return np.maximum(np.abs(x), np.abs(y)) - 0.75
   if motif == 'triangle':
     return np.maximum(np.abs(x) * 0.866 + y * 0.5, -y) - 0.5
   if motif == 'ring':
