@@ -1,6 +1,7 @@
 """Checkpoints of a run: the newest and the best. The only file that knows Orbax."""
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,6 +9,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilenet_jax.errors import UserError
+
+DISK_MARGIN = 1.2  # of a checkpoint's arrays: Orbax writes its own notes beside them
+FULL_DISK_ADVICE = ('the checkpoint was not written, older ones are intact: free some space and start the same '
+                    'command again')
 
 
 class Checkpoints:
@@ -21,7 +26,8 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics[metric], n=1, keep_checkpoints_without_metrics=False),
     ])
     options = ocp.CheckpointManagerOptions(preservation_policy=policy)
-    self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+    self._folder = folder.resolve()
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def save(self, step: int, state, metrics: dict[str, float], notes: dict) -> None:
     """Writes a tree of arrays, with JSON-able `notes` beside it. A step already there is left as it is.
@@ -31,8 +37,13 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    # Through the host, so that a checkpoint does not remember how many devices there were.
-    args = ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state)), notes=ocp.args.JsonSave(notes))
+    state = jax.device_get(state)  # so that a checkpoint does not remember how many devices there were
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._folder).free
+    if free < size * DISK_MARGIN:  # asked before: once a write has failed, Orbax's threads cover stderr with it
+      raise UserError(f'the disk is full: {self._folder} has {free / 2**20:.0f} MiB left, a checkpoint takes '
+                      f'{size / 2**20:.0f}; {FULL_DISK_ADVICE}')
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
     with _full_disk_as_user_error():
       self._manager.save(step, args=args, metrics=metrics)
 
@@ -66,6 +77,5 @@ def _full_disk_as_user_error():
     yield
   except Exception as error:
     if 'No space left on device' in str(error):  # TensorStore puts the system's words into a ValueError
-      raise UserError('the disk is full: the checkpoint was not written, older ones are intact; free some space '
-                      'and start the same command again') from error
+      raise UserError(f'the disk is full; {FULL_DISK_ADVICE}') from error
     raise

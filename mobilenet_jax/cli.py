@@ -50,8 +50,8 @@ def describe(error: Exception) -> str:
 
 
 def quiet() -> None:
-  """Leaves errors of the libraries visible, and nothing below."""
-  absl_logging.set_verbosity(absl_logging.ERROR)
+  """Silences what the libraries log: warnings bury our own lines, and what fails is raised as well."""
+  absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax, TFDS
   for name in ('jax', 'tensorflow', 'orbax'):
     logging.getLogger(name).setLevel(logging.ERROR)
 

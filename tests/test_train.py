@@ -204,6 +204,18 @@ def test_newest_and_best_checkpoints_are_kept(tmp_path):
   np.testing.assert_array_equal(state['x'], [4, 4, 4])
 
 
+def test_full_disk_leaves_older_checkpoints_intact(tmp_path, monkeypatch):
+  checkpoints = checkpoint.Checkpoints(tmp_path, 'top1')
+  checkpoints.save(1, {'x': np.ones(3)}, {'top1': 0.1}, {})
+  usage = checkpoint.shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda path: usage._replace(free=10))
+  with pytest.raises(UserError, match='the disk is full: .* has 0 MiB left'):
+    checkpoints.save(2, {'x': np.ones(3)}, {'top1': 0.2}, {})
+  checkpoints.close()
+  step, state, _ = checkpoint.Checkpoints(tmp_path, 'top1').restore({'x': np.zeros(3)})
+  assert step == 1 and state['x'].sum() == 3
+
+
 def test_checkpoint_carries_config_and_preprocessing(tmp_path):
   config = tiny_config()
   train(config, tmp_path, (random_images(40), random_images(20)))
