@@ -1,9 +1,10 @@
-# make figures [DATA=fabrics] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
-# make test                                the test suite
+# make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
+# make test                                          the test suite
 # Both set up .venv from requirements.txt first, once.
 
 PYTHON ?= python3
 DATA ?= fabrics
+RES ?= 0
 NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
@@ -11,7 +12,7 @@ VENV := .venv/bin/python
 .PHONY: figures test
 
 figures: .venv/ready
-	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA) --workdir=$(OUT) $(ARGS)
+	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
 	@$(VENV) -m experiments.figures --results=$(OUT)/results.csv --out=$(OUT)
 
 test: .venv/ready
