@@ -77,6 +77,8 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
 
 def _run_all(runs, waiting, workdir, jobs) -> dict[str, str]:
   """Runs what is waiting, the largest first, `jobs` at once; returns the reasons of those that failed."""
+  # What the libraries of an ended run left open is the system's to clean up, and no news to a person.
+  os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')
   spawn = multiprocessing.get_context('spawn')
   with ProcessPoolExecutor(1, spawn) as probe:  # not here: this process shall hold neither data nor devices
     backend = probe.submit(_prepare, next(iter(runs.values())).to_dict()).result()
@@ -117,6 +119,8 @@ def _run_all(runs, waiting, workdir, jobs) -> dict[str, str]:
   finally:
     for process, _ in running.values():
       process.terminate()
+    for process, _ in running.values():
+      process.join()
   return failed
 
 
