@@ -122,6 +122,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   expect(len(size) == 2 and min(size) >= MIN_SIZE, 'data.image_size', size,
          f'(height, width), each at least {MIN_SIZE}')
   choices = {
+      'task': (config.task, ('classification',)),
       'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet')),
       'model.activation': (model.activation, ('relu', 'relu6')),
       'model.dtype': (model.dtype, ('float32', 'bfloat16')),

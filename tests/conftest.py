@@ -13,16 +13,6 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.data.sources import ArraySource
 
-SHARED_DATA = Path(os.environ.get('MOBILENET_SHARED_DATA', '../shared/data'))
-
-
-@pytest.fixture
-def shared_data():
-  if not SHARED_DATA.is_dir():
-    pytest.skip(f'real data is not at {SHARED_DATA} (MOBILENET_SHARED_DATA)')
-  return SHARED_DATA
-
-
 @pytest.fixture
 def tiny_model(monkeypatch):
   """Makes 'mobilenet' two blocks deep: compiled in two seconds rather than ten."""

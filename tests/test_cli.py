@@ -95,6 +95,8 @@ def test_a_sweep_survives_a_failing_run_and_continues(npz, tmp_path):
     (['--config=configs/grid.py', '--wrkdir=x'], 'wrkdir'),
     (['--config=configs/grid.py', 'x'], "'x' is no flag"),
     (['--config=configs/grid.py', '--config.model.activation=tanh'], "model.activation='tanh': expected one of relu"),
+    (['--config=configs/grid.py', '--config.task=poetry'], "task='poetry': expected one of classification"),
+    (['--config=configs/grid.py', '--config.data.image_size=48'], 'expected'),
     (['--config=configs/grid.py', '--config.model.dropout_rate=1.5'], 'model.dropout_rate=1.5: expected'),
     (['--config=configs/grid.py:data=folder:/nowhere'], 'folder:/nowhere: there is no such folder')))
 def test_bad_input_is_one_line(module, args, message, tmp_path):

@@ -40,7 +40,10 @@ def test_every_recipe_traces_one_step(name):
   trace_one_step(importlib.import_module(f'configs.{name}').get_config())
 
 
-@pytest.mark.parametrize('name', [name for name in RECIPES if hasattr(importlib.import_module(f'configs.{name}'), 'sweep')])
+SWEEPS = [name for name in RECIPES if hasattr(importlib.import_module(f'configs.{name}'), 'sweep')]
+
+
+@pytest.mark.parametrize('name', SWEEPS)
 def test_every_run_of_every_sweep_traces_one_step(name):
   recipe = importlib.import_module(f'configs.{name}')
   config = recipe.get_config()
