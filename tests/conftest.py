@@ -13,6 +13,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.data.sources import ArraySource
 
+
 @pytest.fixture
 def tiny_model(monkeypatch):
   """Makes 'mobilenet' two blocks deep: compiled in two seconds rather than ten."""
