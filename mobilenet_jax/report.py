@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from mobilenet_jax.files import write_whole
+
 METRICS_FILE = 'metrics.jsonl'
 
 
@@ -16,9 +18,7 @@ class Report:
     self._path = folder / METRICS_FILE
     self._total_steps, self._batch_size = total_steps, batch_size
     rows = [row for row in read(folder) if row['step'] <= start_step]
-    temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    temporary.replace(self._path)
+    write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
     self._last_step, self._last_time = start_step, time.monotonic()
 

@@ -18,6 +18,7 @@ from mobilenet_jax.checkpoint import Checkpoints
 from mobilenet_jax.data import pipeline, preprocessing, sources
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import evaluate, make_eval_step
+from mobilenet_jax.files import write_whole
 from mobilenet_jax.report import Report
 
 
@@ -209,9 +210,7 @@ def claim_folder(workdir: Path, config: ml_collections.ConfigDict) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   path, text = workdir / 'config.json', config_lib.to_json(config)
   if not path.exists():
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, text)
   elif difference := config_lib.difference(path.read_text(), text):
     raise UserError(f'{workdir} belongs to another config (- there, + given: {difference}); '
                     'give another --workdir, or the config that is there')
