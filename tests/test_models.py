@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,25 +6,83 @@ import pytest
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
-from mobilenet_jax.models.layers import DepthwiseConv, PointwiseConv
+from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv
 from mobilenet_jax.models.mobilenet import BODY, MobileNet, scale_channels
 
 
+def values_and_gradients(function, *args):
+  y, vjp = jax.vjp(function, *args)
+  return y, vjp(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+
+def assert_trees_close(actual, expected, tolerance=1e-5):
+  """Within `tolerance` of the largest value of each array."""
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
 @pytest.mark.parametrize('stride', (1, 2))
-@pytest.mark.parametrize('height, width', ((8, 8), (7, 7), (5, 8), (1, 1), (2, 3)))
-def test_lowerings_agree(stride, height, width):
+@pytest.mark.parametrize('height, width', ((16, 16), (8, 8), (7, 7), (5, 8), (1, 1), (2, 3)))
+@pytest.mark.parametrize('batch', (1, 3, 8))
+def test_lowerings_agree(stride, height, width, batch):
   """Outputs and both gradients of the shifted lowering equal those of feature_group_count."""
-  x = jax.random.normal(jax.random.key(0), (3, height, width, 6))
+  x = jax.random.normal(jax.random.key(0), (batch, height, width, 6))
   layers = {name: DepthwiseConv(stride, name) for name in ('grouped', 'shifted')}
   params = layers['grouped'].init(jax.random.key(1), x)
+  grouped, shifted = (values_and_gradients(layer.apply, params, x) for layer in layers.values())
+  assert_trees_close(shifted, grouped)
 
-  def outputs(layer):
-    y, vjp = jax.vjp(layer.apply, params, x)
-    return y, vjp(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
-  grouped, shifted = (outputs(layer) for layer in layers.values())
-  for a, b in zip(jax.tree.leaves(grouped), jax.tree.leaves(shifted)):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+@pytest.mark.parametrize('stride', (1, 2))
+@pytest.mark.parametrize('size', ((9, 9), (32, 33)))
+def test_lowerings_of_the_first_convolution_agree(stride, size):
+  x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+  layers = {name: Conv(5, stride, name) for name in ('grouped', 'shifted')}
+  params = layers['grouped'].init(jax.random.key(1), x)
+  grouped, shifted = (values_and_gradients(layer.apply, params, x) for layer in layers.values())
+  assert_trees_close(shifted, grouped)
+
+
+@pytest.mark.parametrize('activation', ('relu', 'relu6'))
+def test_batch_norm_equals_flax(activation):
+  """Outputs, gradients and statistics against flax.linen.BatchNorm and autodiff, also with running averages."""
+  x = 4 * jax.random.normal(jax.random.key(0), (4, 5, 6, 7)) + jnp.arange(7) / 2
+  keys = jax.random.split(jax.random.key(1), 4)
+  params = {'scale': jax.random.uniform(keys[0], (7,)) + 1, 'bias': jax.random.normal(keys[1], (7,))}
+  stats = {'mean': jax.random.normal(keys[2], (7,)), 'var': jax.random.uniform(keys[3], (7,)) + 1}
+  activate = {'relu': nn.relu, 'relu6': nn.relu6}[activation]
+
+  def run(params, x, ours, average):
+    options = dict(use_running_average=average, momentum=0.9, epsilon=1e-3)
+    layer = BatchNorm(activation, **options) if ours else nn.BatchNorm(**options)
+    y, updates = layer.apply({'params': params, 'batch_stats': stats}, x, mutable=['batch_stats'])
+    return y if ours else activate(y), updates
+
+  for average in (False, True):
+    results = []
+    for ours in (True, False):
+      y, vjp, updates = jax.vjp(lambda p, x: run(p, x, ours, average), params, x, has_aux=True)
+      results.append((y, vjp(jnp.sin(x)), updates))
+    assert_trees_close(*results)
+
+
+def test_batch_norm_over_an_axis_is_batch_norm_of_the_whole():
+  """Synchronised over two devices: outputs, statistics and gradients as on one with both halves."""
+  x = 4 * jax.random.normal(jax.random.key(0), (4, 5, 6, 7))
+  layer = lambda axis: BatchNorm('relu6', use_running_average=False, momentum=0.9, epsilon=1e-3, axis_name=axis)
+  variables = layer(None).init(jax.random.key(1), x)
+
+  def loss(params, x, axis):
+    y, updates = layer(axis).apply({**variables, 'params': params}, x, mutable=['batch_stats'])
+    return (y * jnp.cos(x)).sum(), updates
+
+  gradient = jax.grad(loss, (0, 1), has_aux=True)
+  (whole_params, whole_x), whole_stats = gradient(variables['params'], x, None)
+  halves = jax.vmap(lambda x: gradient(variables['params'], x, 'devices'), axis_name='devices')
+  (params, dx), stats = halves(x.reshape(2, 2, *x.shape[1:]))
+  assert_trees_close(jax.tree.map(lambda p: p.sum(0), params), whole_params)
+  assert_trees_close(dx.reshape(x.shape), whole_x)
+  assert_trees_close(jax.tree.map(lambda s: s[1], stats), whole_stats)
 
 
 def test_depthwise_is_a_convolution_a_channel():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mobilenet_jax.models.layers import DepthwiseConv, PointwiseConv, conv_init
+from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv, conv_init
 
 # Table 1 after the first convolution: (stride, output channels) of each depthwise separable block.
 # The paper prints stride 2 for the last one, with a 7x7 input and a 7x7 output: a misprint for 1.
@@ -63,24 +63,22 @@ class MobileNet(nn.Module):
     """
     width = functools.partial(scale_channels, width_multiplier=self.width_multiplier)
     norm = functools.partial(
-        nn.BatchNorm, use_running_average=not train, momentum=self.batch_norm_decay,
-        epsilon=self.batch_norm_epsilon, axis_name=self.batch_norm_axis, dtype=self.dtype)
-    conv = functools.partial(
-        nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=conv_init, dtype=self.dtype)
-    activation = {'relu': nn.relu, 'relu6': nn.relu6}[self.activation]
+        BatchNorm, self.activation, not train, self.batch_norm_decay, self.batch_norm_epsilon,
+        self.batch_norm_axis, self.dtype)
+    conv = functools.partial(Conv, lowering=self.lowering, dtype=self.dtype)
     features = {} if features is None else features
 
-    x = conv(width(32), strides=2, name='conv')(images)  # (b, h/2, w/2, 32a)
-    x = features['conv'] = activation(norm(name='conv_bn')(x))
+    x = conv(width(32), 2, name='conv')(images)  # (b, h/2, w/2, 32a)
+    x = features['conv'] = norm(name='conv_bn')(x)
     for i, (stride, channels) in enumerate(self.body, start=1):
       if self.separable:
         x = DepthwiseConv(stride, self.lowering, self.dtype, name=f'conv_dw_{i}')(x)
-        x = activation(norm(name=f'conv_dw_{i}_bn')(x))
+        x = norm(name=f'conv_dw_{i}_bn')(x)
         x = PointwiseConv(width(channels), self.dtype, name=f'conv_pw_{i}')(x)
-        x = activation(norm(name=f'conv_pw_{i}_bn')(x))
+        x = norm(name=f'conv_pw_{i}_bn')(x)
       else:
-        x = conv(width(channels), strides=stride, name=f'conv_{i}')(x)
-        x = activation(norm(name=f'conv_{i}_bn')(x))
+        x = conv(width(channels), stride, name=f'conv_{i}')(x)
+        x = norm(name=f'conv_{i}_bn')(x)
       features[f'block_{i}'] = x
 
     x = features['pooled'] = x.mean(axis=(1, 2))  # (b, 1024a)
