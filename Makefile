@@ -1,6 +1,7 @@
 # make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
 # make test                                          the test suite
-# Both set up .venv from requirements.txt first, once.
+# make benchmark [ARGS=--quick]                      our speed beside that of the peers that are installed
+# Each sets up .venv from requirements.txt first, once.
 
 PYTHON ?= python3
 DATA ?= fabrics
@@ -9,7 +10,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test
+.PHONY: figures test benchmark
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -17,6 +18,9 @@ figures: .venv/ready
 
 test: .venv/ready
 	@$(VENV) -m pytest -q -n 2 tests
+
+benchmark: .venv/ready
+	@$(VENV) -m experiments.benchmark $(ARGS)
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name it with make PYTHON=...")'

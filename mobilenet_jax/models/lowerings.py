@@ -16,16 +16,17 @@ from jax import lax
 LOWERINGS = ('auto', 'grouped', 'shifted')
 WINDOW = 3
 
-# Of the tiles of the depthwise filter gradient: rows are summed in registers, the rest is what one sum holds.
-TILE_ROWS = 8
+# Of the tiles of the depthwise filter gradient, such that they stay in the second-level cache: rows summed into one,
+# and floats of such a row. 8 or 14 rows are no faster and take longer to compile.
+TILE_ROWS = 4
 TILE_FLOATS = 4096
 
 
 def resolve(lowering: str) -> str:
   """What 'auto' means here: 'shifted' on CPU, 'grouped' elsewhere.
 
-  Measured on CPU (`python -m experiments.benchmark_layers`): shifted is the faster one for every block of the
-  16 models, forward and backward. On GPU and TPU unmeasured, so the reference.
+  On CPU shifted is the faster one for each of the 16 models, in inference and in training (`python -m
+  experiments.benchmark --grid`), so size does not matter. On GPU and TPU unmeasured, so the reference.
   """
   if lowering != 'auto':
     return lowering
@@ -90,7 +91,10 @@ def _shifted_sum(x, kernel, stride):
 
 def _shifted_backward(stride, residuals, g):
   x, kernel = residuals
-  dx, = jax.vjp(lambda x: _shifted_sum(x, kernel, stride), x)[1](g)
+  if stride == 1:  # what autodiff gives as well, with nine pads in place of one
+    dx = _shifted_sum(g, kernel[::-1, ::-1], stride)
+  else:
+    dx, = jax.vjp(lambda x: _shifted_sum(x, kernel, stride), x)[1](g)
   return dx, _filter_gradient(x, g, stride).astype(kernel.dtype)
 
 
@@ -101,8 +105,9 @@ def _filter_gradient(x, g, stride):
   """For each tap, the sum over batch and positions of its view of x times g, tile by tile: (3, 3, 1, c).
 
   Autodiff's nine reductions read x and g nine times from memory, and copy the slices to do so: 14 for 56x56x128,
-  against 6 here. A tile is some rows of one image, or of a few where they are small. It is carried from one
-  round to the next: sliced where it is used, its indices would keep the loops from being vectorised.
+  against 6 here. A tile is some rows of one image, or of a few where they are small; the three taps of a column
+  are one product. It is carried from one round to the next: sliced where it is used, its indices would keep the
+  loops from being vectorised.
   """
   batch, height, width, channels = g.shape
   padded = _pad(x, stride)
@@ -118,14 +123,14 @@ def _filter_gradient(x, g, stride):
 
   def add_tile(i, carry):
     totals, (x_tile, g_tile) = carry
-    totals = [
-        sum((_tap(x_tile, row + k * stride, column, 1, width, stride)[:, 0] * g_tile[:, k] for k in range(rows)), total)
-        for total, (row, column) in zip(totals, _POSITIONS)]
+    seen = lambda k, column: x_tile[:, k * stride:k * stride + WINDOW, column:column + (width - 1) * stride + 1:stride]
+    totals = [sum((seen(k, column) * g_tile[:, k:k + 1] for k in range(rows)), total)  # (images, 3, width, c)
+              for column, total in enumerate(totals)]
     return totals, tile(i + 1)  # past the end it is clamped, and not used
 
-  zeros = jnp.zeros((images, width, channels), g.dtype)
-  totals, _ = lax.fori_loop(0, batch // images * bands, add_tile, ([zeros] * WINDOW ** 2, tile(0)))
-  return jnp.stack([total.sum((0, 1)) for total in totals]).reshape(WINDOW, WINDOW, 1, channels)
+  zeros = jnp.zeros((images, WINDOW, width, channels), jnp.float32)
+  totals, _ = lax.fori_loop(0, batch // images * bands, add_tile, ([zeros] * WINDOW, tile(0)))
+  return jnp.stack([total.sum((0, 2)) for total in totals], axis=1)[:, :, None]  # (3, 3, 1, c)
 
 
 def _tap(padded, row, column, height, width, stride):

@@ -1,0 +1,239 @@
+"""Our speed beside that of other implementations, measured in one run.
+
+    python -m experiments.benchmark --out=runs/benchmark            # or: make benchmark
+    python -m experiments.benchmark --quick                         # one case each of inference and training
+    python -m experiments.benchmark --grid                          # all 16 models, ours against grouped
+
+writes benchmark.csv (a row a measurement) and benchmark.png and .svg. Every implementation runs in a process of its
+own, as its users start it. Each peer is measured in turns with ours, a few calls of one and a few of the other, so
+that a slow minute of the machine slows both: `ratio` is the peer's median over ours from the same turns, above 1
+where we are faster. compile_s is the first call less a usual one; peak_mb is of the process, all its libraries
+included, or of the accelerator. The input pipeline is measured alone, on JPEG files made for it.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.benchmark_implementations import IMPLEMENTATIONS, OURS, missing
+from mobilenet_jax import cli
+from mobilenet_jax.config import RESOLUTION_MULTIPLIERS, WIDTH_MULTIPLIERS
+
+COLUMNS = ('implementation', 'model', 'mode', 'batch', 'ms_per_image', 'peak_mb', 'compile_s', 'ratio')
+TURN_SECONDS = 1.0  # about how long a turn lasts
+MAX_CALLS = 30  # in a turn
+INPUT_SIZE = (375, 500)  # height and width of the usual ImageNet photograph, about 110 KB as JPEG
+INPUT_BATCH = 64
+
+
+class Worker:
+  """A process with one implementation in it, which waits until it is asked to measure."""
+
+  def __init__(self, name, alpha, size, dtype, mode, batch):
+    self._batch = batch
+    environment = dict(os.environ)
+    if name.startswith(OURS):
+      environment.update(cli.MEMORY_SETTING, JAX_COMPILATION_CACHE_DIR='')  # as the command line starts it; compiling
+    self._errors = tempfile.TemporaryFile('w+')
+    self._process = subprocess.Popen(
+        [sys.executable, '-m', 'experiments.benchmark_implementations',
+         *(str(value) for value in (name, alpha, size, dtype, mode, batch))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment)
+    self.peak_mb, self.times = 0, []
+    answer = self._read()
+    self.compile_s = answer['compile_s']
+    self._calls = int(np.clip(TURN_SECONDS * 1e3 / answer['warm_ms'], 1, MAX_CALLS))
+
+  def turn(self) -> list[float]:
+    """Milliseconds an image of some calls."""
+    self._process.stdin.write(f'{self._calls}\n')
+    self._process.stdin.flush()
+    answer = self._read()
+    self.peak_mb = answer['peak_mb']
+    times = [ms / self._batch for ms in answer['ms']]
+    self.times += times
+    return times
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+    self._process.stdout.close()
+    self._errors.close()
+
+  def _read(self):
+    line = self._process.stdout.readline()
+    if not line:
+      self._process.wait()
+      self._errors.seek(0)
+      reason = (self._errors.read().strip() or f'exit status {self._process.returncode}').splitlines()[-1]
+      raise RuntimeError(reason[:200])
+    return json.loads(line)
+
+
+def measure(peers, model, mode, batch, dtype, turns):
+  """Rows of ours and of each peer for one case; a peer that fails is named and left out."""
+  alpha, size = model
+  case = {'model': f'mobilenet_{alpha:.2f}_{size}', 'mode': mode, 'batch': batch}
+  row = lambda name, worker, times, ratio: {
+      'implementation': name, **case, 'ms_per_image': round(statistics.median(times), 3),
+      'peak_mb': round(worker.peak_mb), 'compile_s': round(worker.compile_s, 1), 'ratio': round(ratio, 2)}
+  rows = []
+  with contextlib.closing(Worker(OURS, alpha, size, dtype, mode, batch)) as ours:
+    for name in peers:
+      try:
+        with contextlib.closing(Worker(name, alpha, size, dtype, mode, batch)) as peer:
+          pairs = [(ours.turn(), peer.turn()) for _ in range(turns)]
+          ours_times, peer_times = (sum(part, []) for part in zip(*pairs))
+          ratio = statistics.median(peer_times) / statistics.median(ours_times)
+          rows.append(row(name, peer, peer_times, ratio))
+      except (RuntimeError, BrokenPipeError) as error:
+        print(f'  {name} failed, left out: {error}', flush=True)
+        continue
+      _print(rows[-1])
+    if not ours.times:
+      ours.turn()
+    rows.insert(0, row(OURS, ours, ours.times, 1.0))
+  _print(rows[0])
+  return rows
+
+
+def measure_input(files=256, batches=24):
+  """Images a second of the training pipeline alone, at 224: JPEG files in a folder, read with TensorFlow."""
+  from PIL import Image
+
+  from mobilenet_jax import config as config_lib
+  from mobilenet_jax.data import pipeline, sources
+  rng = np.random.default_rng(0)
+  with tempfile.TemporaryDirectory() as folder:
+    for i in range(files):
+      # Smooth colour with grain: as many bytes as a photograph of that size.
+      small = rng.integers(0, 256, (12, 16, 3), np.uint8)
+      image = np.asarray(Image.fromarray(small).resize(INPUT_SIZE[::-1], Image.Resampling.BICUBIC), np.float32)
+      image = (image + rng.normal(0, 17, image.shape)).clip(0, 255).astype(np.uint8)
+      path = Path(folder) / ('train' if i % 4 else 'test') / str(i // 4 % 2) / f'{i}.jpg'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(image).save(path, quality=90)
+    kilobytes = statistics.mean(path.stat().st_size for path in Path(folder).rglob('*.jpg')) / 1e3
+    config = config_lib.base()
+    config.data.name = f'folder:{folder}'
+    source, _ = sources.load(config.data)
+    stream = pipeline.train_batches(source, config.data, INPUT_BATCH, 0, 0, print)
+    for _ in range(4):
+      next(stream)
+    times = []
+    for _ in range(batches):
+      start = time.perf_counter()
+      next(stream)
+      times.append(time.perf_counter() - start)
+    ms = statistics.mean(times) * 1e3 / INPUT_BATCH
+    print(f'  input pipeline alone, JPEG of {INPUT_SIZE[1]}x{INPUT_SIZE[0]} ({kilobytes:.0f} KB): {1e3 / ms:.0f} images/s')
+  return {'implementation': 'mobilenet_jax input pipeline', 'model': 'JPEG to 224', 'mode': 'input',
+          'batch': INPUT_BATCH, 'ms_per_image': round(ms, 3), 'peak_mb': '', 'compile_s': '', 'ratio': ''}
+
+
+def _print(row):
+  print(f'  {row["implementation"]:24} {row["ms_per_image"]:9.2f} ms an image {row["ratio"]:7.2f} x ours '
+        f'{row["peak_mb"]:7,} MB   compiled in {row["compile_s"]:.1f} s', flush=True)
+
+
+def draw(rows):
+  """A panel a case: horizontal bars of milliseconds an image, the fastest on top, ours in colour."""
+  cases = list(dict.fromkeys((row['model'], row['mode'], row['batch']) for row in rows if row['mode'] != 'input'))
+  columns = min(len(cases), 2)
+  lines = -(-len(cases) // columns)
+  tallest = max(sum((row['model'], row['mode'], row['batch']) == case for row in rows) for case in cases)
+  figure, panels = plt.subplots(lines, columns, figsize=(5.2 * columns, lines * (0.9 + 0.27 * tallest)),
+                                layout='constrained', squeeze=False)
+  for panel in panels.flat[len(cases):]:
+    panel.remove()
+  for panel, case in zip(panels.flat, cases):
+    members = sorted((row for row in rows if (row['model'], row['mode'], row['batch']) == case),
+                     key=lambda row: -row['ms_per_image'])
+    colors = ['#2171b5' if row['implementation'] == OURS else '0.72' for row in members]
+    bars = panel.barh([row['implementation'] for row in members], [row['ms_per_image'] for row in members],
+                      color=colors, height=0.72)
+    panel.bar_label(bars, [f'{row["ms_per_image"]:.3g}' for row in members], padding=3, fontsize=8)
+    # A peer many times slower than all others would leave nothing to see of them.
+    panel.set_xscale('log')
+    low, high = members[-1]['ms_per_image'], members[0]['ms_per_image']
+    panel.set_xlim(low / 2, high * (high / low) ** 0.15 * 1.3)
+    panel.set_title(f'{case[0]}, {case[1]}, batch {case[2]}', fontsize=9)
+    panel.set_xlabel('milliseconds an image (logarithmic)', fontsize=8)
+    panel.tick_params(labelsize=8)
+    panel.spines[['top', 'right']].set_visible(False)
+    panel.minorticks_off()
+  return figure
+
+
+def write(rows, out: Path) -> None:
+  out.mkdir(parents=True, exist_ok=True)
+  with (out / 'benchmark.csv').open('w', newline='') as file:
+    writer = csv.DictWriter(file, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+  figure = draw(rows)
+  for suffix, options in (('png', {'dpi': 160}), ('svg', {'metadata': {'Date': None}})):
+    figure.savefig(out / f'benchmark.{suffix}', **options)
+  plt.close(figure)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--out', type=Path, default=Path('runs/benchmark'), help='folder to write to')
+  parser.add_argument('--alpha', type=float, default=1.0, help='width multiplier of the model')
+  parser.add_argument('--res', type=int, default=224, help="side of the model's input in pixels")
+  parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  parser.add_argument('--grid', action='store_true', help='all 16 models, against our grouped lowering only')
+  parser.add_argument('--inference', default='1,32', help='batch sizes, with a comma between; may be empty')
+  parser.add_argument('--training', default='8,64', help='batch sizes; on a GPU 256 and more make sense')
+  parser.add_argument('--peers', default=','.join(name for name in IMPLEMENTATIONS if name != OURS),
+                      help='names with a comma between')
+  parser.add_argument('--turns', type=int, default=5, help='turns each of ours and of a peer')
+  parser.add_argument('--quick', action='store_true', help='inference of 1 and training of 8, three turns')
+  args = parser.parse_args()
+  if args.quick:
+    args.inference, args.training, args.turns = '1', '8', 3
+  peers = ['mobilenet_jax grouped'] if args.grid else args.peers.split(',')
+  if unknown := set(peers) - set(IMPLEMENTATIONS):
+    sys.exit(f'error: --peers: {", ".join(sorted(unknown))}; expected some of {", ".join(IMPLEMENTATIONS)}')
+  try:
+    cases = [(mode, int(batch)) for mode in ('inference', 'training')
+             for batch in filter(None, getattr(args, mode).split(','))]
+  except ValueError:
+    sys.exit(f'error: --inference={args.inference} --training={args.training}: expected batch sizes such as 8,64')
+  models = [(args.alpha, args.res)]
+  if args.grid:
+    models = [(alpha, round(224 * rho)) for alpha in WIDTH_MULTIPLIERS for rho in RESOLUTION_MULTIPLIERS]
+
+  lacking = {name: packages for name in peers if (packages := missing(name))}
+  for name, packages in lacking.items():
+    print(f'{name}: left out, for want of {", ".join(packages)}; pip install -r requirements-benchmark.txt')
+  rows = []
+  for model in models:
+    for mode, batch in cases:
+      print(f'mobilenet {model[0]:g} at {model[1]}, {mode}, batch {batch}, {args.dtype}', flush=True)
+      able = [name for name in peers if name not in lacking and (mode == 'inference' or IMPLEMENTATIONS[name][1])]
+      rows += measure(able, model, mode, batch, args.dtype, args.turns)
+      write(rows, args.out)
+  if not args.grid:
+    rows.append(measure_input())
+    write(rows, args.out)
+  print(f'{args.out}/benchmark.csv, .png and .svg')
+
+
+if __name__ == '__main__':
+  main()

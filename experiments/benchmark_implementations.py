@@ -1,0 +1,225 @@
+"""The implementations that the benchmark compares: ours and, where they are installed, its peers.
+
+Each is a function (model, mode, batch, size) -> call, where model is (width multiplier, dtype), size the input's
+side in pixels and mode 'inference' or 'training'; a call runs one batch, or one step with RMSprop and
+cross-entropy over 1,000 classes, to its end. Libraries are imported inside: a process runs one implementation.
+
+    python -m experiments.benchmark_implementations NAME ALPHA SIZE DTYPE MODE BATCH
+
+builds one, says {"compile_s"} and then answers every number n on its standard input with the milliseconds of n
+calls and the peak memory so far, as JSON.
+"""
+
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+CLASSES = 1000
+LEARNING_RATE, MOMENTUM, DECAY = 1e-3, 0.9, 0.9
+
+
+def _ours(lowering):
+  def build(alpha, size, dtype, mode, batch):
+    import jax
+    from mobilenet_jax import config as config_lib
+    from mobilenet_jax import inference, optim, parallel, tasks
+    from mobilenet_jax.train import init_state, make_train_step
+    config = config_lib.base()
+    config.model.update(width_multiplier=alpha, dtype=dtype, lowering=lowering)
+    config.data.image_size = config_lib.square(size)
+    task = tasks.create(config, CLASSES)
+    model = task.model(parallel.AXIS)
+    tx = optim.create(config.optim, optim.learning_rate(config.optim, 0, 1000))
+    state = parallel.run_once(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
+    if mode == 'inference':
+      predict, weights = inference.fold(model, state.variables())
+      predict, images = jax.jit(predict), jax.device_put(_images(batch, size) / 127.5 - 1)
+      return lambda: predict(weights, images).block_until_ready()
+    step = parallel.pmap_step(make_train_step(model, task, tx, config))
+    state, rng = parallel.replicate(state), jax.random.key(1)
+    data = {'image': _images(batch, size).astype(np.uint8), 'label': _labels(batch),
+            'mask': np.ones(batch, np.float32)}
+
+    def call():
+      nonlocal state
+      state, sums = step(state, data, rng)
+      jax.block_until_ready((state, sums))
+    return call
+  return build
+
+
+def _torch(channels_last, compiled):
+  def build(alpha, size, dtype, mode, batch):
+    import torch
+    from torch import nn
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    layout = {'memory_format': torch.channels_last} if channels_last else {}
+    model = _torch_mobilenet(alpha).to(device).to(**layout)
+    images = torch.rand(batch, 3, size, size, device=device).to(**layout)
+    run = torch.compile(model) if compiled else model
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16')
+    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
+    if mode == 'inference':
+      model.eval()
+
+      def call():
+        with torch.inference_mode(), autocast:
+          run(images)
+        wait()
+      return call
+    labels = torch.from_numpy(_labels(batch).astype(np.int64)).to(device)
+    optimizer = torch.optim.RMSprop(model.parameters(), LEARNING_RATE, alpha=DECAY, momentum=MOMENTUM)
+
+    def call():
+      optimizer.zero_grad()
+      with autocast:
+        loss = nn.functional.cross_entropy(run(images).float(), labels)
+      loss.backward()
+      optimizer.step()
+      wait()
+    return call
+  return build
+
+
+def _torch_mobilenet(alpha):
+  """As our model, layer by layer; PyTorch pads both sides alike."""
+  from torch import nn
+
+  from mobilenet_jax.models.mobilenet import BODY, scale_channels
+
+  def conv(inputs, outputs, kernel, stride=1, groups=1):
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU6(inplace=True)]
+
+  channels = scale_channels(32, alpha)
+  layers = conv(3, channels, 3, stride=2)
+  for stride, outputs in BODY:
+    outputs = scale_channels(outputs, alpha)
+    layers += conv(channels, channels, 3, stride, groups=channels) + conv(channels, outputs, 1)
+    channels = outputs
+  return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
+
+
+def _keras(backend):
+  def build(alpha, size, dtype, mode, batch):
+    os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL='3')
+    import keras
+    keras.mixed_precision.set_global_policy('mixed_bfloat16' if dtype == 'bfloat16' else 'float32')
+    model = keras.applications.MobileNet((size, size, 3), alpha=alpha, weights=None, classifier_activation=None)
+    images, labels = keras.ops.convert_to_tensor(_images(batch, size) / 127.5 - 1), _labels(batch)
+    if mode == 'inference':
+      if backend == 'jax':
+        import jax
+        variables = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+        predict = jax.jit(lambda variables, x: model.stateless_call(*variables, x, training=False)[0])
+        return lambda: predict(variables, images).block_until_ready()
+      import tensorflow as tf
+      predict = tf.function(lambda x: model(x, training=False))
+      return lambda: predict(images).numpy()
+    optimizer = keras.optimizers.RMSprop(LEARNING_RATE, rho=DECAY, momentum=MOMENTUM)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # TensorFlow's own kernels: through XLA its depthwise convolutions are slower on CPU.
+    model.compile(optimizer, loss, jit_compile=backend == 'jax')
+    return lambda: model.train_on_batch(images, labels)
+  return build
+
+
+def _tflite(alpha, size, dtype, mode, batch):
+  os.environ.update(KERAS_BACKEND='tensorflow', TF_CPP_MIN_LOG_LEVEL='3')
+  import keras
+  import tensorflow as tf
+  from ai_edge_litert.interpreter import Interpreter
+  model = keras.applications.MobileNet((size, size, 3), alpha=alpha, weights=None, classifier_activation=None)
+  interpreter = Interpreter(model_content=tf.lite.TFLiteConverter.from_keras_model(model).convert(),
+                            num_threads=_cores())
+  index = interpreter.get_input_details()[0]['index']
+  interpreter.resize_tensor_input(index, (batch, size, size, 3))
+  interpreter.allocate_tensors()
+  interpreter.set_tensor(index, _images(batch, size) / 127.5 - 1)
+  return interpreter.invoke
+
+
+def _onnxruntime(alpha, size, dtype, mode, batch):
+  import onnxruntime
+  import torch
+  images = np.random.default_rng(0).random((batch, 3, size, size), np.float32)
+  with tempfile.TemporaryDirectory() as folder:
+    path = f'{folder}/model.onnx'
+    torch.onnx.export(_torch_mobilenet(alpha).eval(), (torch.from_numpy(images),), path, dynamo=True, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _cores()
+    session = onnxruntime.InferenceSession(path, options)
+  inputs = {session.get_inputs()[0].name: images}
+  return lambda: session.run(None, inputs)
+
+
+OURS = 'mobilenet_jax'
+# Name: what it needs installed, whether it trains, how it is built.
+IMPLEMENTATIONS = {
+    OURS: ((), True, _ours('auto')),
+    'mobilenet_jax grouped': ((), True, _ours('grouped')),
+    'PyTorch': (('torch',), True, _torch(channels_last=False, compiled=False)),
+    'PyTorch channels-last': (('torch',), True, _torch(channels_last=True, compiled=False)),
+    'PyTorch compiled': (('torch',), True, _torch(channels_last=True, compiled=True)),
+    'TensorFlow-Keras': (('keras', 'tensorflow'), True, _keras('tensorflow')),
+    'Keras on JAX': (('keras',), True, _keras('jax')),
+    'TFLite': (('ai_edge_litert', 'keras', 'tensorflow'), False, _tflite),
+    'ONNX Runtime': (('onnxruntime', 'onnx', 'onnxscript', 'torch'), False, _onnxruntime),
+}
+
+
+def missing(name: str) -> list[str]:
+  """The packages that an implementation lacks here."""
+  return [package for package in IMPLEMENTATIONS[name][0] if importlib.util.find_spec(package) is None]
+
+
+def _images(batch, size):
+  return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.float32)
+
+
+def _labels(batch):
+  return np.random.default_rng(1).integers(0, CLASSES, batch).astype(np.int32)
+
+
+def _cores():
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def _peak_mb(name):
+  """Peak memory in MB: of the accelerator where JAX or PyTorch runs on one, else of the process."""
+  if 'torch' in sys.modules and sys.modules['torch'].cuda.is_available():
+    return sys.modules['torch'].cuda.max_memory_allocated() / 1e6
+  if 'jax' in sys.modules and (stats := sys.modules['jax'].local_devices()[0].memory_stats()):
+    return stats['peak_bytes_in_use'] / 1e6
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main() -> None:
+  name, alpha, size, dtype, mode, batch = sys.argv[1:]
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # what libraries print is no answer
+  call = IMPLEMENTATIONS[name][2](float(alpha), int(size), dtype, mode, int(batch))
+
+  def milliseconds():
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+  first = milliseconds()
+  usual = statistics.median(milliseconds() for _ in range(3))
+  print(json.dumps({'compile_s': max(first - usual, 0) / 1e3, 'warm_ms': usual}), file=answers, flush=True)
+  for line in sys.stdin:
+    times = [milliseconds() for _ in range(int(line))]
+    print(json.dumps({'ms': times, 'peak_mb': _peak_mb(name)}), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+  main()

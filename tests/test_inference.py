@@ -1,0 +1,24 @@
+import jax
+import numpy as np
+import pytest
+
+from mobilenet_jax import inference, parallel
+from mobilenet_jax.models.mobilenet import SHALLOW_BODY, MobileNet
+
+
+@pytest.mark.parametrize('options', (
+    {}, {'activation': 'relu'}, {'lowering': 'grouped'}, {'num_classes': 0}, {'body': SHALLOW_BODY},
+    {'separable': False}), ids=str)
+def test_folded_batch_norm_changes_nothing(options):
+  """Against the model itself, with random statistics, to 1e-5 of the largest logit."""
+  model = MobileNet(**{'num_classes': 7, 'width_multiplier': 0.25, **options})
+  images = jax.random.uniform(jax.random.key(0), (2, 32, 33, 3), minval=-1)
+  variables = parallel.run_once(lambda rng: model.init(rng, images, train=False), jax.random.key(1))
+  leaves, tree = jax.tree.flatten(variables)
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  variables = tree.unflatten([leaf * jax.random.uniform(key, leaf.shape, minval=0.5, maxval=2) + 0.01
+                              for key, leaf in zip(keys, leaves)])
+  expected = parallel.run_once(lambda v: model.apply(v, images, train=False), variables)
+  predict, weights = inference.fold(model, variables)
+  actual = parallel.run_once(predict, weights, images)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
