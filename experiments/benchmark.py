@@ -35,7 +35,7 @@ from mobilenet_jax.config import RESOLUTION_MULTIPLIERS, WIDTH_MULTIPLIERS
 
 COLUMNS = ('implementation', 'model', 'mode', 'batch', 'ms_per_image', 'peak_mb', 'compile_s', 'ratio')
 TURN_SECONDS = 1.0  # about how long a turn lasts
-MAX_CALLS = 30  # in a turn
+CALLS = 2, 30  # in a turn, at least and at most
 INPUT_SIZE = (375, 500)  # height and width of the usual ImageNet photograph, about 110 KB as JPEG
 INPUT_BATCH = 64
 
@@ -56,7 +56,7 @@ class Worker:
     self.peak_mb, self.times = 0, []
     answer = self._read()
     self.compile_s = answer['compile_s']
-    self._calls = int(np.clip(TURN_SECONDS * 1e3 / answer['warm_ms'], 1, MAX_CALLS))
+    self._calls = int(np.clip(TURN_SECONDS * 1e3 / answer['warm_ms'], *CALLS))
 
   def turn(self) -> list[float]:
     """Milliseconds an image of some calls."""
@@ -112,37 +112,43 @@ def measure(peers, model, mode, batch, dtype, turns):
 
 
 def measure_input(files=256, batches=24):
-  """Images a second of the training pipeline alone, at 224: JPEG files in a folder, read with TensorFlow."""
+  """Images a second of the training pipeline alone, at 224: JPEG files in a folder, once few and once many."""
   from PIL import Image
 
   from mobilenet_jax import config as config_lib
   from mobilenet_jax.data import pipeline, sources
   rng = np.random.default_rng(0)
+  rows = []
   with tempfile.TemporaryDirectory() as folder:
-    for i in range(files):
+    paths = [Path(folder) / 'train' / str(i % 2) / f'{i}.jpg' for i in range(files)]
+    for path in (*paths, *(Path(folder) / 'test' / name / '0.jpg' for name in '01')):
       # Smooth colour with grain: as many bytes as a photograph of that size.
       small = rng.integers(0, 256, (12, 16, 3), np.uint8)
       image = np.asarray(Image.fromarray(small).resize(INPUT_SIZE[::-1], Image.Resampling.BICUBIC), np.float32)
       image = (image + rng.normal(0, 17, image.shape)).clip(0, 255).astype(np.uint8)
-      path = Path(folder) / ('train' if i % 4 else 'test') / str(i // 4 % 2) / f'{i}.jpg'
       path.parent.mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(path, quality=90)
-    kilobytes = statistics.mean(path.stat().st_size for path in Path(folder).rglob('*.jpg')) / 1e3
-    config = config_lib.base()
-    config.data.name = f'folder:{folder}'
-    source, _ = sources.load(config.data)
-    stream = pipeline.train_batches(source, config.data, INPUT_BATCH, 0, 0, print)
-    for _ in range(4):
-      next(stream)
-    times = []
-    for _ in range(batches):
-      start = time.perf_counter()
-      next(stream)
-      times.append(time.perf_counter() - start)
-    ms = statistics.mean(times) * 1e3 / INPUT_BATCH
-    print(f'  input pipeline alone, JPEG of {INPUT_SIZE[1]}x{INPUT_SIZE[0]} ({kilobytes:.0f} KB): {1e3 / ms:.0f} images/s')
-  return {'implementation': 'mobilenet_jax input pipeline', 'model': 'JPEG to 224', 'mode': 'input',
-          'batch': INPUT_BATCH, 'ms_per_image': round(ms, 3), 'peak_mb': '', 'compile_s': '', 'ratio': ''}
+    kilobytes = statistics.mean(path.stat().st_size for path in paths) / 1e3
+    for kind in ('kept decoded', 'decoded each time'):
+      if kind == 'decoded each time':  # more than are kept in memory
+        for i in range(-(-sources.MAX_BYTES_IN_MEMORY // (files * INPUT_SIZE[0] * INPUT_SIZE[1] * 3))):
+          for path in paths:
+            os.link(path, path.with_stem(f'{path.stem}_{i}'))
+      config = config_lib.base()
+      config.data.name = f'folder:{folder}'
+      source, _ = sources.load(config.data)
+      with contextlib.closing(pipeline.train_batches(source, config.data, INPUT_BATCH, 0, 0, print)) as stream:
+        for _ in range(6):  # past what was prefetched
+          next(stream)
+        start = time.perf_counter()
+        for _ in range(batches):
+          next(stream)
+        ms = (time.perf_counter() - start) * 1e3 / (batches * INPUT_BATCH)
+      print(f'  input pipeline alone, JPEG of {INPUT_SIZE[1]}x{INPUT_SIZE[0]} ({kilobytes:.0f} KB), {kind}: '
+            f'{1e3 / ms:.0f} images/s', flush=True)
+      rows.append({'implementation': f'mobilenet_jax input, {kind}', 'model': 'JPEG to 224', 'mode': 'input',
+                   'batch': INPUT_BATCH, 'ms_per_image': round(ms, 3), 'peak_mb': '', 'compile_s': '', 'ratio': ''})
+  return rows
 
 
 def _print(row):
@@ -202,11 +208,11 @@ def main() -> None:
   parser.add_argument('--training', default='8,64', help='batch sizes; on a GPU 256 and more make sense')
   parser.add_argument('--peers', default=','.join(name for name in IMPLEMENTATIONS if name != OURS),
                       help='names with a comma between')
-  parser.add_argument('--turns', type=int, default=5, help='turns each of ours and of a peer')
-  parser.add_argument('--quick', action='store_true', help='inference of 1 and training of 8, three turns')
+  parser.add_argument('--turns', type=int, default=3, help='turns each of ours and of a peer')
+  parser.add_argument('--quick', action='store_true', help='inference of 1 and training of 8, two turns')
   args = parser.parse_args()
   if args.quick:
-    args.inference, args.training, args.turns = '1', '8', 3
+    args.inference, args.training, args.turns = '1', '8', 2
   peers = ['mobilenet_jax grouped'] if args.grid else args.peers.split(',')
   if unknown := set(peers) - set(IMPLEMENTATIONS):
     sys.exit(f'error: --peers: {", ".join(sorted(unknown))}; expected some of {", ".join(IMPLEMENTATIONS)}')
@@ -230,7 +236,7 @@ def main() -> None:
       rows += measure(able, model, mode, batch, args.dtype, args.turns)
       write(rows, args.out)
   if not args.grid:
-    rows.append(measure_input())
+    rows += measure_input()
     write(rows, args.out)
   print(f'{args.out}/benchmark.csv, .png and .svg')
 

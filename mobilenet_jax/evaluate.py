@@ -41,7 +41,7 @@ def evaluate(eval_step: Callable, variables, source: Source, config: ml_collecti
     on_bad_image(name)
 
   mean = metrics.Mean()
-  for batch in pipeline.eval_batches(source, config.data, config.eval_batch_size, skip):
+  for batch in parallel.split_ahead(pipeline.eval_batches(source, config.data, config.eval_batch_size, skip)):
     mean.add(eval_step(variables, batch))
   assert mean.count + len(skipped) == source.num_examples, (mean.count, len(skipped), source.num_examples)
   return {**mean.compute(), 'examples': mean.count}

@@ -6,7 +6,7 @@ device (out_axes None): no array carries a device axis outside of here.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -20,6 +20,11 @@ def device_count() -> int:
   return jax.local_device_count()
 
 
+def cpu_cores() -> int:
+  """The cores this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
 def run_once(function: Callable, *args):
   """Compiles and calls what is needed just once: without optimisation, which takes XLA's CPU backend longer."""
   # Measured for the initialisation of MobileNet on one core: 10 s with, 3 s without.
@@ -29,26 +34,37 @@ def run_once(function: Callable, *args):
 
 def replicate(state):
   """Puts a state where a mapped step leaves its own, so that the first step and the rest are one compilation."""
-  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-  return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+  return jax.device_put(state, _sharding(jax.sharding.PartitionSpec()))
+
+
+def split(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Gives each device its part of a batch: (b, ...) -> (devices, b / devices, ...)."""
+  parts = jax.tree.map(lambda x: x.reshape(device_count(), -1, *x.shape[1:]), batch)
+  return jax.device_put(parts, _sharding(jax.sharding.PartitionSpec(AXIS)))
+
+
+def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
+  """Each batch split, and the next one on its way to the devices while they work on this."""
+  batches = map(split, batches)
+  for batch in batches:
+    for following in batches:
+      yield batch
+      batch = following
+    yield batch
+
+
+def _sharding(spec):
+  return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
 
 
 def pmap_step(step: Callable) -> Callable:
-  """Maps step(state, batch, rng) -> (state, metrics) over all local devices, consuming the state."""
-  mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0)
-  return lambda state, batch, rng: mapped(state, shard(batch), rng)
+  """Maps step(state, batch, rng) -> (state, metrics) over all local devices, consuming the state; the batch split."""
+  return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0)
 
 
 def pmap_evaluation(step: Callable) -> Callable:
-  """Maps step(variables, batch) -> metrics over all local devices."""
-  mapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None)
-  return lambda variables, batch: mapped(variables, shard(batch))
-
-
-def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """(b, ...) -> (devices, b / devices, ...)."""
-  count = device_count()
-  return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+  """Maps step(variables, batch) -> metrics over all local devices; the batch split."""
+  return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None)
 
 
 def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:
@@ -64,6 +80,5 @@ def device_name() -> str:
   """What the first device calls itself, and how many there are: '8 x TPU v4', or 'cpu, 2 cores'."""
   kind = jax.local_devices()[0].device_kind
   if kind == 'cpu':
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    kind = f'cpu, {cores} core{"s" if cores > 1 else ""}'
+    kind = f'cpu, {cpu_cores()} core{"s" if cpu_cores() > 1 else ""}'
   return f'{device_count()} x {kind}' if device_count() > 1 else kind

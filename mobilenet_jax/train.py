@@ -166,10 +166,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
 
     batches = stack.enter_context(contextlib.closing(pipeline.train_batches(
         train_source, config.data, config.batch_size, config.seed, start_step, on_bad_image)))
+    ahead = parallel.split_ahead(batches)
     window = []  # sums on the device since the last log: reading one would wait for its step
     evaluation = {}
     for step in range(start_step + 1, total_steps + 1):
-      state, sums = train_step(state, next(batches), rng)
+      state, sums = train_step(state, next(ahead), rng)
       window.append(sums)
       due = {name: step == total_steps or (interval and step % interval == 0) for name, interval in every.items()}
       if any(due.values()):

@@ -95,6 +95,7 @@ def test_evaluation_counts_every_example_once(count):
   labels = []
 
   def step(variables, batch):
+    batch = {name: np.concatenate(parts) for name, parts in batch.items()}  # of the devices
     assert batch['image'].shape == (8, 32, 32, 3)
     labels.extend(batch['label'][batch['mask'] > 0])
     wrong = (batch['label'] != 0).astype(np.float32)
@@ -148,8 +149,30 @@ def test_folder_without_splits_holds_out_a_tenth(folder, tmp_path):
       Image.new('RGB', (33, 40), (10 * i, 0, 0)).save(tmp_path / name / f'{i}.png')
   _, train, test = load(tmp_path)
   assert (train.num_examples, test.num_examples) == (18, 2)
-  ids = [{x['id'] for x in source.examples(None, 1).as_numpy_iterator()} for source in (train, test)]
-  assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 20
+  seen = [(int(label), int(image[0, 0, 0])) for source in (train, test)
+          for image, label in zip(source.images, source.labels)]
+  assert sorted(seen) == [(label, 10 * i) for label in (0, 1) for i in range(10)]
+
+
+def test_small_folders_are_kept_decoded_and_large_ones_are_streamed(tmp_path, monkeypatch):
+  """The same examples in the same order either way; images of their own sizes."""
+  rng = np.random.default_rng(0)
+  for name in ('train/dark', 'train/light', 'test/dark', 'test/light'):
+    (tmp_path / name).mkdir(parents=True)
+    for i in range(3):
+      image = rng.integers(0, 256, (40 + i, 50, 3), np.uint8)
+      Image.fromarray(image).save(tmp_path / name / f'{i}.png')
+  config, in_memory, _ = load(tmp_path)
+  monkeypatch.setattr(sources, 'SAMPLE', 2)
+  monkeypatch.setattr(sources, 'MAX_BYTES_IN_MEMORY', 5 * 40 * 50 * 3)
+  _, stream, _ = load(tmp_path)
+  assert isinstance(in_memory, ArraySource) and isinstance(stream, sources.StreamSource)
+  assert {image.shape for image in in_memory.images} == {(40, 50, 3), (41, 50, 3), (42, 50, 3)}
+  for a, b in zip(*(pipeline.eval_batches(source, config, 4, NEVER) for source in (in_memory, stream)), strict=True):
+    np.testing.assert_array_equal(a['label'], b['label'])
+    np.testing.assert_allclose(a['image'], b['image'].astype(int), atol=1)
+  batch = next(pipeline.train_batches(in_memory, config, 5, 0, 0, NEVER))
+  assert batch['image'].shape == (5, *config.image_size, 3)
 
 
 def test_bad_images_are_named_and_fatal_or_skipped(folder, tmp_path):

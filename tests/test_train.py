@@ -62,7 +62,7 @@ def test_step_equals_the_same_step_written_by_hand():
   averages = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, {'params': params, 'batch_stats': stats},
                           {'params': new_params, 'batch_stats': new_stats})
 
-  new, sums = parallel.pmap_step(step)(parallel.replicate(state), batch, jax.random.key(1))
+  new, sums = parallel.pmap_step(step)(parallel.replicate(state), parallel.split(batch), jax.random.key(1))
   assert int(new.step) == 1
   assert_trees_close(new.params, new_params, rtol=1e-5, atol=1e-5)
   assert_trees_close(new.batch_stats, new_stats, rtol=1e-5, atol=1e-5)
@@ -82,7 +82,7 @@ def test_accumulated_parts_equal_the_whole_batch():
   for parts in (1, 4):
     config.accumulate_steps = parts
     _, _, state, step = make(config)
-    state, sums = parallel.pmap_step(step)(parallel.replicate(state), same, jax.random.key(1))
+    state, sums = parallel.pmap_step(step)(parallel.replicate(state), parallel.split(same), jax.random.key(1))
     assert sums['count'] == 8
     states.append(state.params)
   assert_trees_close(*states, rtol=1e-4, atol=1e-6)
@@ -101,7 +101,7 @@ config = tiny_config(**{'model.sync_batch_norm': True, 'batch_size': 16, 'optim.
 _, _, state, step = test_train.make(config)
 step, state = parallel.pmap_step(step), parallel.replicate(state)
 for batch in test_train.batches(config, 4):
-  state, sums = step(state, batch, jax.random.key(1))
+  state, sums = step(state, parallel.split(batch), jax.random.key(1))
 leaves = jax.tree.leaves((state.params, state.batch_stats))
 np.savez(sys.argv[2], loss=sums['loss'], *[np.asarray(leaf) for leaf in leaves])
 '''

@@ -4,13 +4,16 @@ A batch is {'image': uint8 (b, h, w, 3), 'label': int32 (b,), 'mask': float32 (b
 seed and the step: an iterator started at step s yields what the one started at 0 yields from s on.
 """
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import ml_collections
 import numpy as np
 
+from mobilenet_jax import parallel
 from mobilenet_jax.data import preprocessing
 from mobilenet_jax.data.sources import ArraySource, Source, StreamSource
 from mobilenet_jax.errors import UserError
@@ -109,37 +112,46 @@ def _pad(batch: Batch, batch_size: int) -> Batch:
   return {k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
 
 
-# Arrays in memory: NumPy and Pillow.
+# Arrays in memory: NumPy and Pillow, in a thread a core.
 
 
 def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch):
   step = start_step
-  height, width = (float(n) for n in source.images.shape[1:3])
-  size = tuple(config.image_size)
-  while True:
-    epoch, first = step // per_epoch, step % per_epoch
-    # Two streams of one counter-based generator: the order by epoch, the crops by step.
-    order = np.random.Generator(np.random.Philox(key=[seed, 2 * epoch])).permutation(source.num_examples)
-    for k in range(first, per_epoch):
-      indices = order[k * batch_size:(k + 1) * batch_size]
-      rng = np.random.Generator(np.random.Philox(key=[seed, 2 * step + 1]))
-      draws = rng.random((batch_size, preprocessing.DRAWS))
-      images = [
-          preprocessing.crop_array(
-              source.images[i], preprocessing.random_window(height, width, draw, config, np),
-              config.flip and draw[4] < 0.5, size)
-          for i, draw in zip(indices, draws)]
-      yield _batch(images, source.labels[indices])
-      step += 1
+  with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
+    while True:
+      epoch, first = step // per_epoch, step % per_epoch
+      # Two streams of one counter-based generator: the order by epoch, the crops by step.
+      order = np.random.Generator(np.random.Philox(key=[seed, 2 * epoch])).permutation(source.num_examples)
+      for k in range(first, per_epoch):
+        indices = order[k * batch_size:(k + 1) * batch_size]
+        rng = np.random.Generator(np.random.Philox(key=[seed, 2 * step + 1]))
+        draws = rng.random((batch_size, preprocessing.DRAWS))
+        yield _batch(_crop(source, indices, draws, config, pool), source.labels[indices])
+        step += 1
 
 
 def _array_eval_batches(source, config, batch_size):
-  height, width = (float(n) for n in source.images.shape[1:3])
-  window = preprocessing.central_window(height, width, config, np)
-  for first in range(0, source.num_examples, batch_size):
-    images = source.images[first:first + batch_size]
-    images = [preprocessing.crop_array(image, window, False, tuple(config.image_size)) for image in images]
-    yield _pad(_batch(images, source.labels[first:first + batch_size]), batch_size)
+  with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
+    for first in range(0, source.num_examples, batch_size):
+      indices = range(first, min(first + batch_size, source.num_examples))
+      images = _crop(source, indices, [None] * len(indices), config, pool)
+      yield _pad(_batch(images, source.labels[first:first + batch_size]), batch_size)
+
+
+def _crop(source, indices, draws, config, pool):
+  """The images at `indices`, cropped at random where there are draws, else centrally: a list of (*image_size, 3)."""
+  def crop(index, draw):
+    image = source.images[index]
+    height, width = (float(n) for n in image.shape[:2])
+    if draw is None:
+      return preprocessing.crop_array(
+          image, preprocessing.central_window(height, width, config, np), False, tuple(config.image_size))
+    window = preprocessing.random_window(height, width, draw, config, np)
+    return preprocessing.crop_array(image, window, config.flip and draw[4] < 0.5, tuple(config.image_size))
+
+  parts = np.array_split(np.arange(len(indices)), parallel.cpu_cores())
+  images = pool.map(lambda part: [crop(indices[i], draws[i]) for i in part], parts)
+  return list(itertools.chain.from_iterable(images))
 
 
 # Streams: tf.data. An image that cannot be decoded fails its whole batch, without a name; that batch is then

@@ -20,14 +20,15 @@ from mobilenet_jax.errors import UserError
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')  # what tfds.ImageFolder reads
 HELD_OUT = 0.1  # of a folder without splits
-MAX_BYTES_IN_MEMORY = 2**30
+MAX_BYTES_IN_MEMORY = 2**30  # of decoded images; a constant, since both ways resize in their own way
+SAMPLE = 64  # images whose size tells whether all would fit
 
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-  """Examples in memory: images uint8 (n, h, w, 3), labels int32 (n,) in [0, num_classes)."""
+  """Examples in memory: images uint8 (n, h, w, 3), or n of their own sizes; labels int32 (n,) in [0, num_classes)."""
 
-  images: np.ndarray
+  images: np.ndarray | list[np.ndarray]
   labels: np.ndarray
   num_classes: int
 
@@ -124,13 +125,34 @@ def _from_folder(path: str, config: ml_collections.ConfigDict) -> tuple[StreamSo
   if has_splits:
     builder = tfds.folder_dataset.ImageFolder(str(root))
     counts = [builder.info.splits[split].num_examples for split in splits]
-    return tuple(StreamSource(builder, split, 0, count) for split, count in zip(splits, counts))
+    return tuple(_decoded(StreamSource(builder, split, 0, count)) for split, count in zip(splits, counts))
   parent = Path(tempfile.mkdtemp())  # ImageFolder wants a folder of splits: one that holds just this one
   (parent / 'all').symlink_to(root)
   builder = tfds.folder_dataset.ImageFolder(str(parent))
   count = builder.info.splits['all'].num_examples
   held_out = round(count * HELD_OUT)
-  return StreamSource(builder, 'all', held_out, count), StreamSource(builder, 'all', 0, held_out)
+  return tuple(_decoded(StreamSource(builder, 'all', *part)) for part in ((held_out, count), (0, held_out)))
+
+
+def _decoded(source: StreamSource) -> Source:
+  """The same examples in memory, where they fit and all of them can be decoded."""
+  import tensorflow as tf
+
+  def decode(example):
+    return tf.io.decode_image(example['image'], channels=3, expand_animations=False), example['label']
+
+  images, labels, size = [], [], 0
+  examples = source.examples(None, 0).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  try:
+    for image, label in examples.as_numpy_iterator():
+      images.append(image)
+      labels.append(label)
+      size += image.nbytes
+      if len(images) >= SAMPLE and size / len(images) * source.num_examples > MAX_BYTES_IN_MEMORY:
+        return source
+  except tf.errors.InvalidArgumentError:  # the pipeline names the image, or skips it
+    return source
+  return ArraySource(images, np.array(labels, np.int32), source.num_classes)
 
 
 def _check_classes(folder: Path) -> None:
@@ -173,14 +195,16 @@ def _tfds_builder(config: ml_collections.ConfigDict):
 
 
 def _from_tfds(builder, split: str) -> Source:
-  """In memory where every image has the same shape and they are not many, else as a stream."""
+  """In memory where they fit, else as a stream; without TensorFlow where every image has the same shape."""
   try:
     count = builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
     raise UserError(f'{builder.name} has no split {split!r}; it has {", ".join(builder.info.splits)}') from error
   features = builder.info.features
   shape = features['image'].shape
-  if None in shape or shape[-1] != 3 or count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
+  if None in shape or shape[-1] != 3:
+    return _decoded(StreamSource(builder, split, 0, count))
+  if count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
     return StreamSource(builder, split, 0, count)
   if builder.info.file_format.value == 'array_record':  # random access, and no TensorFlow
     examples = builder.as_data_source(split)
