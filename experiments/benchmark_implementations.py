@@ -61,6 +61,7 @@ def _ours(lowering):
 
 def _torch(channels_last, compiled):
   def build(alpha, size, dtype, mode, batch):
+    os.environ['TORCHINDUCTOR_COMPILE_THREADS'] = '1'  # its pool of compilers would disturb what is measured
     import torch
     from torch import nn
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
