@@ -29,7 +29,7 @@ def base() -> ml_collections.ConfigDict:
           batch_norm_epsilon=1e-3,
           sync_batch_norm=False,  # batch statistics over all devices rather than each its own
           dtype='float32',  # of the computation; parameters are always float32
-          lowering='auto',  # of the depthwise convolution: grouped, shifted; auto: shifted on CPU
+          lowering='auto',  # of the convolutions: grouped, shifted; auto: shifted on CPU, see models/lowerings.py
       ),
       data=dict(
           name='fabrics',  # fabrics (embedded), any TFDS name, folder:/path or npz:/path
