@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from conftest import random_images
 
+from mobilenet_jax import cli
+
 ROOT = Path(__file__).parent.parent
 SMALL = ['--config.train_for=4 steps', '--config.log_every=2 steps', '--config.eval_every=4 steps',
          '--config.batch_size=8', '--config.eval_batch_size=8']
@@ -135,3 +137,14 @@ def test_full_disk(npz, tmp_path):
   (workdir / 'config.tmp').symlink_to('/dev/full')
   done = run('main', f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32', f'--workdir={workdir}')
   assert_one_line(done, 'No space left on device; free some space')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
+def test_a_command_starts_itself_again_with_huge_pages():
+  code = ('import os, sys; from mobilenet_jax import cli; cli.use_huge_pages(); '
+          'print(os.getpid(), sys.argv[1:], os.environ["GLIBC_TUNABLES"])')
+  environment = {name: value for name, value in os.environ.items() if name != 'GLIBC_TUNABLES'}
+  with subprocess.Popen([sys.executable, '-c', code, '--a b'], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+                        text=True) as process:
+    output = process.communicate()[0]
+  assert output == f"{process.pid} ['--a b'] {cli.MEMORY_SETTING['GLIBC_TUNABLES']}\n"  # the same process
