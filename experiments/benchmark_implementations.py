@@ -1,12 +1,12 @@
 """The implementations that the benchmark compares: ours and, where they are installed, its peers.
 
-Each is a function (model, mode, batch, size) -> call, where model is (width multiplier, dtype), size the input's
+Each is a function (alpha, size, dtype, mode, batch) -> call, where alpha is the width multiplier, size the input's
 side in pixels and mode 'inference' or 'training'; a call runs one batch, or one step with RMSprop and
 cross-entropy over 1,000 classes, to its end. Libraries are imported inside: a process runs one implementation.
 
     python -m experiments.benchmark_implementations NAME ALPHA SIZE DTYPE MODE BATCH
 
-builds one, says {"compile_s"} and then answers every number n on its standard input with the milliseconds of n
+builds one, says {"compile_s", "warm_ms"} and then answers every number n on its standard input with the milliseconds of n
 calls and the peak memory so far, as JSON.
 """
 
@@ -194,11 +194,15 @@ def _labels(batch):
 
 
 def _peak_mb(name):
-  """Peak memory in MB: of the accelerator where JAX or PyTorch runs on one, else of the process."""
-  if 'torch' in sys.modules and sys.modules['torch'].cuda.is_available():
-    return sys.modules['torch'].cuda.max_memory_allocated() / 1e6
-  if 'jax' in sys.modules and (stats := sys.modules['jax'].local_devices()[0].memory_stats()):
-    return stats['peak_bytes_in_use'] / 1e6
+  """Peak memory in MB: of the accelerator where this implementation runs on JAX's or PyTorch's, else of the process."""
+  if name.startswith('PyTorch'):
+    import torch
+    if torch.cuda.is_available():
+      return torch.cuda.max_memory_allocated() / 1e6
+  elif name.startswith(OURS) or name == 'Keras on JAX':
+    import jax
+    if stats := jax.local_devices()[0].memory_stats():
+      return stats['peak_bytes_in_use'] / 1e6
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
