@@ -36,7 +36,7 @@ def test_an_unknown_peer_is_one_line():
 
 @pytest.mark.skipif(not importlib.util.find_spec('torch'), reason='PyTorch is not installed')
 def test_the_pytorch_peer_has_our_parameters():
-  ours = jax.eval_shape(MobileNet(1000, 0.5).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), float),
-                        train=False)
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), 'float32')
+  ours = jax.eval_shape(lambda x: MobileNet(1000, 0.5).init(jax.random.key(0), x, train=False), image)
   theirs = implementations._torch_mobilenet(0.5)
   assert sum(p.numel() for p in theirs.parameters()) == sum(leaf.size for leaf in jax.tree.leaves(ours['params']))
