@@ -136,7 +136,7 @@ def measure_input(files=256, batches=24):
             os.link(path, path.with_stem(f'{path.stem}_{i}'))
       config = config_lib.base()
       config.data.name = f'folder:{folder}'
-      source, _ = sources.load(config.data)
+      source = sources.keep_in_memory(sources.load(config.data)[0])
       with contextlib.closing(pipeline.train_batches(source, config.data, INPUT_BATCH, 0, 0, print)) as stream:
         for _ in range(6):  # past what was prefetched
           next(stream)

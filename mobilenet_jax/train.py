@@ -122,7 +122,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
     return row
 
   # ── Data ────────────────────────────────────────────────────────────────────────────────────────────────
-  train_source, eval_source = data or sources.load(config.data)
+  train_source, eval_source = data or map(sources.keep_in_memory, sources.load(config.data))
   num_classes = config.model.num_classes or train_source.num_classes
   if num_classes < train_source.num_classes:
     raise UserError(f'model.num_classes={num_classes}: {config.data.name} has {train_source.num_classes}; '

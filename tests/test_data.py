@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 def load(path, **changes):
   config = data_config(name=f'folder:{path}', **changes)
-  return config, *sources.load(config)
+  return config, *map(sources.keep_in_memory, sources.load(config))
 
 
 def test_fabrics_is_deterministic_and_its_classes_are_told_apart_by_texture_alone():

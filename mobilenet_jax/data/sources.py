@@ -125,17 +125,19 @@ def _from_folder(path: str, config: ml_collections.ConfigDict) -> tuple[StreamSo
   if has_splits:
     builder = tfds.folder_dataset.ImageFolder(str(root))
     counts = [builder.info.splits[split].num_examples for split in splits]
-    return tuple(_decoded(StreamSource(builder, split, 0, count)) for split, count in zip(splits, counts))
+    return tuple(StreamSource(builder, split, 0, count) for split, count in zip(splits, counts))
   parent = Path(tempfile.mkdtemp())  # ImageFolder wants a folder of splits: one that holds just this one
   (parent / 'all').symlink_to(root)
   builder = tfds.folder_dataset.ImageFolder(str(parent))
   count = builder.info.splits['all'].num_examples
   held_out = round(count * HELD_OUT)
-  return tuple(_decoded(StreamSource(builder, 'all', *part)) for part in ((held_out, count), (0, held_out)))
+  return tuple(StreamSource(builder, 'all', *part) for part in ((held_out, count), (0, held_out)))
 
 
-def _decoded(source: StreamSource) -> Source:
-  """The same examples in memory, where they fit and all of them can be decoded."""
+def keep_in_memory(source: Source) -> Source:
+  """The same examples decoded once, where they fit and all of them can be; apart from `load`, which only looks."""
+  if isinstance(source, ArraySource):
+    return source
   import tensorflow as tf
 
   def decode(example):
@@ -202,9 +204,7 @@ def _from_tfds(builder, split: str) -> Source:
     raise UserError(f'{builder.name} has no split {split!r}; it has {", ".join(builder.info.splits)}') from error
   features = builder.info.features
   shape = features['image'].shape
-  if None in shape or shape[-1] != 3:
-    return _decoded(StreamSource(builder, split, 0, count))
-  if count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
+  if None in shape or shape[-1] != 3 or count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
     return StreamSource(builder, split, 0, count)
   if builder.info.file_format.value == 'array_record':  # random access, and no TensorFlow
     examples = builder.as_data_source(split)
