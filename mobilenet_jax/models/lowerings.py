@@ -8,6 +8,7 @@ Figures in comments: milliseconds on two cores of an AMD EPYC, JAX 0.10.2, batch
 
 import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, lowering: str) -> jax.Arr
   if resolve(lowering) == 'grouped' or x.shape[-1] > 4:
     return _convolve(x, kernel, stride, groups=1)
   # The first layer, forward and filter gradient: 8 + 8 as a convolution, 4 + 3 as patches and a product.
-  height, width = _out_size(x, stride)
-  taps = [_tap(_pad(x, stride), *position, height, width, stride) for position in _POSITIONS]
-  patches = jnp.concatenate(taps, axis=-1)  # (b, h/s, w/s, 9c)
+  patches = jnp.concatenate(_taps(_pad(x, stride), stride), axis=-1)  # (b, h/s, w/s, 9c)
   return pointwise(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
@@ -48,7 +47,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, lowering: str) -> ja
   """One 3x3 filter a channel, "SAME": (b, h, w, c) and (3, 3, 1, c) -> (b, ceil(h/s), ceil(w/s), c)."""
   if resolve(lowering) == 'grouped':
     return _convolve(x, kernel, stride, groups=x.shape[-1])
-  return _shifted(x, kernel, stride)
+  return _shifted(_pad(x, stride), kernel, stride)
 
 
 @jax.custom_vjp
@@ -72,82 +71,107 @@ def _convolve(x, kernel, stride, groups):
       x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups)
 
 
-# The depthwise convolution, shifted.
+# The depthwise convolution, shifted. The parts below take padded inputs, so that nothing is padded twice:
+# (b, p, q, c) with p = (h/s - 1) s + 3. They are jitted so that blocks of one shape are traced once.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
+def _shifted(padded, kernel, stride):
+  """The sum over the nine taps of shifted, strided slices times their weight: (b, h/s, w/s, c)."""
+  return _sum(tap * weight for tap, weight in zip(_taps(padded, stride), _weights(kernel).values()))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _shifted_backward(stride, residuals, g):
+  padded, kernel = residuals
+  reach = (WINDOW - 1) // stride
+  g = jnp.pad(g, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+  return _input_gradient(g, kernel, stride), _filter_gradient(padded, g, stride).astype(kernel.dtype)
+
+
+_shifted.defvjp(lambda padded, kernel, stride: (_shifted(padded, kernel, stride), (padded, kernel)), _shifted_backward)
+
+
+def _input_gradient(g, kernel, stride):
+  """Shifted sums of the padded g, one for each place that an input has among `stride` neighbours: (b, p, q, c)."""
+  batch, height, width, channels = g.shape
+  reach, weights = (WINDOW - 1) // stride, _weights(kernel)
+  height, width = height - reach, width - reach
+
+  def given(row, column):  # by this tap, to the inputs at (row, column) modulo the stride
+    top, left = reach - row // stride, reach - column // stride
+    return lax.slice(g, (0, top, left, 0), (batch, top + height, left + width, channels)) * weights[row, column]
+
+  places = [[_sum(given(row, column) for row in range(i, WINDOW, stride) for column in range(j, WINDOW, stride))
+             for j in range(stride)] for i in range(stride)]
+  dx = jnp.stack([jnp.stack(row, axis=3) for row in places], axis=2)  # (b, h/s + reach, s, w/s + reach, s, c)
+  dx = dx.reshape(batch, height * stride, width * stride, channels)
+  end = ((size - reach - 1) * stride + WINDOW for size in (height, width))
+  return lax.slice(dx, (0, 0, 0, 0), (batch, *end, channels))
+
+
+def _filter_gradient(padded, g, stride):
+  """For each tap, the sum over batch and positions of its view of the input times g, tile by tile: (3, 3, 1, c).
+
+  Autodiff's nine reductions read both nine times from memory, and copy the slices to do so: 14 for 56x56x128,
+  against 6 here. A tile is some rows of one image, or of a few where they are small. It is carried from one round
+  to the next: sliced where it is used, its indices would keep the loops from being vectorised.
+  """
+  reach = (WINDOW - 1) // stride
+  batch, channels = g.shape[0], g.shape[-1]
+  height, width = (size - 2 * reach for size in g.shape[1:3])
+  rows = _largest_divisor(height, TILE_ROWS)
+  images = _largest_divisor(batch, max(TILE_FLOATS // (width * channels), 1))
+  bands = height // rows  # of an image
+  x_window = (images, (rows - 1) * stride + WINDOW, *padded.shape[2:])
+  g_window = (images, rows, width, channels)
+
+  def add_tile(i, carry):
+    total, x_tile, g_tile = carry
+
+    def products(k, column):  # of row k of g and the three rows that it saw: (images, 3, w, c)
+      end = (images, k * stride + WINDOW, column + (width - 1) * stride + 1, channels)
+      seen = lax.slice(x_tile, (0, k * stride, column, 0), end, (1, 1, stride, 1))
+      return seen * lax.slice_in_dim(g_tile, k, k + 1, axis=1)
+
+    total += jnp.stack([_sum(products(k, column) for k in range(rows)) for column in range(WINDOW)])
+    image, row = lax.div(i, bands) * images, lax.rem(i, bands) * rows
+    cut = functools.partial(lax.dynamic_slice, allow_negative_indices=False)
+    return (total, cut(padded, (image, row * stride, 0, 0), x_window),
+            cut(g, (image, row + reach, reach, 0), g_window))
+
+  # The first round adds nothing and fetches the first tile; what the last one fetches is not used.
+  start = (jnp.zeros((WINDOW, images, WINDOW, width, channels)),  # by column, then row, of the window
+           jnp.zeros(x_window, padded.dtype), jnp.zeros(g_window, g.dtype))
+  total, *_ = lax.fori_loop(0, batch // images * bands + 1, add_tile, start)
+  return total.sum((1, 3)).swapaxes(0, 1)[:, :, None]
+
 
 _POSITIONS = tuple((row, column) for row in range(WINDOW) for column in range(WINDOW))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x, kernel, stride):
-  return _shifted_sum(x, kernel, stride)
+def _taps(padded, stride):
+  """What each tap of the window sees of the padded input: nine times (b, h/s, w/s, c)."""
+  batch, height, width, channels = padded.shape
+  return [lax.slice(padded, (0, row, column, 0),
+                    (batch, height - WINDOW + row + 1, width - WINDOW + column + 1, channels), (1, stride, stride, 1))
+          for row, column in _POSITIONS]
 
 
-def _shifted_sum(x, kernel, stride):
-  """The sum over the nine taps of shifted, strided slices times their weight."""
-  height, width = _out_size(x, stride)
-  padded = _pad(x, stride)
-  return sum(_tap(padded, row, column, height, width, stride) * kernel[row, column, 0] for row, column in _POSITIONS)
+def _weights(kernel):
+  """Of each tap: (1, 1, 1, c)."""
+  return dict(zip(_POSITIONS, lax.split(kernel.reshape(WINDOW * WINDOW, 1, 1, -1), [1] * WINDOW * WINDOW)))
 
 
-def _shifted_backward(stride, residuals, g):
-  x, kernel = residuals
-  if stride == 1:  # what autodiff gives as well, with nine pads in place of one
-    dx = _shifted_sum(g, kernel[::-1, ::-1], stride)
-  else:
-    dx, = jax.vjp(lambda x: _shifted_sum(x, kernel, stride), x)[1](g)
-  return dx, _filter_gradient(x, g, stride).astype(kernel.dtype)
-
-
-_shifted.defvjp(lambda x, kernel, stride: (_shifted_sum(x, kernel, stride), (x, kernel)), _shifted_backward)
-
-
-def _filter_gradient(x, g, stride):
-  """For each tap, the sum over batch and positions of its view of x times g, tile by tile: (3, 3, 1, c).
-
-  Autodiff's nine reductions read x and g nine times from memory, and copy the slices to do so: 14 for 56x56x128,
-  against 6 here. A tile is some rows of one image, or of a few where they are small; the three taps of a column
-  are one product. It is carried from one round to the next: sliced where it is used, its indices would keep the
-  loops from being vectorised.
-  """
-  batch, height, width, channels = g.shape
-  padded = _pad(x, stride)
-  rows = _largest_divisor(height, TILE_ROWS)
-  images = _largest_divisor(batch, max(TILE_FLOATS // (width * channels), 1))
-  bands = height // rows  # of an image
-
-  def tile(i):
-    image, row = i // bands * images, i % bands * rows
-    window = (images, (rows - 1) * stride + WINDOW, *padded.shape[2:])
-    return (lax.dynamic_slice(padded, (image, row * stride, 0, 0), window),
-            lax.dynamic_slice(g, (image, row, 0, 0), (images, rows, width, channels)))
-
-  def add_tile(i, carry):
-    totals, (x_tile, g_tile) = carry
-    seen = lambda k, column: x_tile[:, k * stride:k * stride + WINDOW, column:column + (width - 1) * stride + 1:stride]
-    totals = [sum((seen(k, column) * g_tile[:, k:k + 1] for k in range(rows)), total)  # (images, 3, width, c)
-              for column, total in enumerate(totals)]
-    return totals, tile(i + 1)  # past the end it is clamped, and not used
-
-  zeros = jnp.zeros((images, WINDOW, width, channels), jnp.float32)
-  totals, _ = lax.fori_loop(0, batch // images * bands, add_tile, ([zeros] * WINDOW, tile(0)))
-  return jnp.stack([total.sum((0, 2)) for total in totals], axis=1)[:, :, None]  # (3, 3, 1, c)
-
-
-def _tap(padded, row, column, height, width, stride):
-  """What one tap of the window sees of the padded input: (b, height, width, c)."""
-  batch, _, _, channels = padded.shape
-  end = (batch, row + (height - 1) * stride + 1, column + (width - 1) * stride + 1, channels)
-  return lax.slice(padded, (0, row, column, 0), end, (1, stride, stride, 1))
+def _sum(terms):
+  return functools.reduce(operator.add, terms)  # Python's own would add them to 0
 
 
 def _pad(x, stride):
   """TensorFlow's "SAME" padding."""
-  totals = [max((out - 1) * stride + WINDOW - size, 0) for size, out in zip(x.shape[1:3], _out_size(x, stride))]
+  totals = [(math.ceil(size / stride) - 1) * stride + WINDOW - size for size in x.shape[1:3]]
   return jnp.pad(x, ((0, 0), *((total // 2, total - total // 2) for total in totals), (0, 0)))
-
-
-def _out_size(x, stride):
-  return tuple(math.ceil(size / stride) for size in x.shape[1:3])
 
 
 def _largest_divisor(number, limit):
