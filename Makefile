@@ -1,6 +1,7 @@
 # make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
 # make test                                          the test suite
 # make benchmark [ARGS=--quick]                      our speed beside that of the peers that are installed
+# make benchmark-group                               several models on one pass over the data, and each alone
 # Each sets up .venv from requirements.txt first, once.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test benchmark
+.PHONY: figures test benchmark benchmark-group
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -21,6 +22,9 @@ test: .venv/ready
 
 benchmark: .venv/ready
 	@$(VENV) -m experiments.benchmark $(ARGS)
+
+benchmark-group: .venv/ready
+	@$(VENV) -m experiments.benchmark_group $(ARGS)
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name it with make PYTHON=...")'

@@ -4,6 +4,8 @@
 
 `data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. `res` is the
 largest resolution (0: the recipe's own); the others are 6/7, 5/7 and 4/7 of it, as 192, 160 and 128 are of 224.
+Whoever trains together, the images of all 16 are cropped at the largest resolution and resized on the device, so that
+grouping changes the time that a sweep takes, not its results.
 "As in the paper, all models train with the same parameters" (section 3.2): whatever is set on the command line,
 such as --config.train_for='10 epochs', holds for all 16.
 """
@@ -11,6 +13,10 @@ such as --config.train_for='10 epochs', holds for all 16.
 from configs import fabrics, imagenet, small_images
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
+
+
+# Ways to share a pass over the data, the one that shares most first: what the models of a group have in common.
+GROUPS = {'all': (), 'resolution': ('data.image_size',), 'alpha': ('model.width_multiplier',), 'alone': None}
 
 
 def get_config(arg=None):
@@ -29,5 +35,6 @@ def sweep(config):
   sizes = [round(largest * rho) for rho in config_lib.RESOLUTION_MULTIPLIERS]
   if min(sizes) < config_lib.MIN_SIZE:
     raise UserError(f'res={largest}: the smallest of {sizes} is below {config_lib.MIN_SIZE}; expected res=56 or more')
-  return [{'model.width_multiplier': alpha, 'data.image_size': config_lib.square(size)}
+  stream = {'data.stream_size': config_lib.square(largest)}
+  return [{'model.width_multiplier': alpha, 'data.image_size': config_lib.square(size), **stream}
           for alpha in config_lib.WIDTH_MULTIPLIERS for size in sizes]

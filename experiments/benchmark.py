@@ -2,9 +2,9 @@
 
     python -m experiments.benchmark --out=runs/benchmark            # or: make benchmark
     python -m experiments.benchmark --quick                         # one case each of inference and training
-    python -m experiments.benchmark --grid                          # all 16 models, ours against grouped
+    python -m experiments.benchmark --grid                          # all 16 models, ours against grouped; no chart
 
-writes benchmark.csv (a row a measurement) and benchmark.png and .svg. Every implementation runs in a process of its
+writes benchmark.csv (a row a measurement) and benchmark.png and .svg; --grid benchmark_grid.csv. Every implementation runs in a process of its
 own, as its users start it. Each peer is measured in turns with ours, a few calls of one and a few of the other, so
 that a slow minute of the machine slows both: `ratio` is the peer's median over ours from the same turns, above 1
 where we are faster. compile_s is the first call less a usual one; peak_mb is of the process, all its libraries
@@ -30,14 +30,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.benchmark_implementations import IMPLEMENTATIONS, OURS, missing
+from experiments.benchmark_input import measure_input
 from mobilenet_jax import cli
 from mobilenet_jax.config import RESOLUTION_MULTIPLIERS, WIDTH_MULTIPLIERS
 
 COLUMNS = ('implementation', 'model', 'mode', 'batch', 'ms_per_image', 'peak_mb', 'compile_s', 'ratio')
 TURN_SECONDS = 1.0  # about how long a turn lasts
 CALLS = 2, 30  # in a turn, at least and at most
-INPUT_SIZE = (375, 500)  # height and width of the usual ImageNet photograph, 94 KB as JPEG
-INPUT_BATCH = 64
 
 
 class Worker:
@@ -111,46 +110,6 @@ def measure(peers, model, mode, batch, dtype, turns):
   return rows
 
 
-def measure_input(files=256, batches=24):
-  """Images a second of the training pipeline alone, at 224: JPEG files in a folder, once few and once many."""
-  from PIL import Image
-
-  from mobilenet_jax import config as config_lib
-  from mobilenet_jax.data import pipeline, sources
-  rng = np.random.default_rng(0)
-  rows = []
-  with tempfile.TemporaryDirectory() as folder:
-    paths = [Path(folder) / 'train' / str(i % 2) / f'{i}.jpg' for i in range(files)]
-    for path in (*paths, *(Path(folder) / 'test' / name / '0.jpg' for name in '01')):
-      # Smooth colour with grain: as many bytes as a photograph of that size.
-      small = rng.integers(0, 256, (12, 16, 3), np.uint8)
-      image = np.asarray(Image.fromarray(small).resize(INPUT_SIZE[::-1], Image.Resampling.BICUBIC), np.float32)
-      image = (image + rng.normal(0, 17, image.shape)).clip(0, 255).astype(np.uint8)
-      path.parent.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(image).save(path, quality=90)
-    kilobytes = statistics.mean(path.stat().st_size for path in paths) / 1e3
-    for kind in ('kept decoded', 'decoded each time'):
-      if kind == 'decoded each time':  # more than are kept in memory
-        for i in range(-(-sources.MAX_BYTES_IN_MEMORY // (files * INPUT_SIZE[0] * INPUT_SIZE[1] * 3))):
-          for path in paths:
-            os.link(path, path.with_stem(f'{path.stem}_{i}'))
-      config = config_lib.base()
-      config.data.name = f'folder:{folder}'
-      source = sources.keep_in_memory(sources.load(config.data)[0])
-      with contextlib.closing(pipeline.train_batches(source, config.data, INPUT_BATCH, 0, 0, print)) as stream:
-        for _ in range(6):  # past what was prefetched
-          next(stream)
-        start = time.perf_counter()
-        for _ in range(batches):
-          next(stream)
-        ms = (time.perf_counter() - start) * 1e3 / (batches * INPUT_BATCH)
-      print(f'  input pipeline alone, JPEG of {INPUT_SIZE[1]}x{INPUT_SIZE[0]} ({kilobytes:.0f} KB), {kind}: '
-            f'{1e3 / ms:.0f} images/s', flush=True)
-      rows.append({'implementation': f'mobilenet_jax input, {kind}', 'model': 'JPEG to 224', 'mode': 'input',
-                   'batch': INPUT_BATCH, 'ms_per_image': round(ms, 3), 'peak_mb': '', 'compile_s': '', 'ratio': ''})
-  return rows
-
-
 def _print(row):
   print(f'  {row["implementation"]:24} {row["ms_per_image"]:9.2f} ms an image {row["ratio"]:7.2f} x ours '
         f'{row["peak_mb"]:7,} MB   compiled in {row["compile_s"]:.1f} s', flush=True)
@@ -185,12 +144,15 @@ def draw(rows):
   return figure
 
 
-def write(rows, out: Path) -> None:
-  out.mkdir(parents=True, exist_ok=True)
-  with (out / 'benchmark.csv').open('w', newline='') as file:
-    writer = csv.DictWriter(file, COLUMNS)
+def write_csv(rows, path: Path) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('w', newline='') as file:
+    writer = csv.DictWriter(file, rows[0].keys())
     writer.writeheader()
     writer.writerows(rows)
+
+
+def save_chart(rows, out: Path) -> None:
   figure = draw(rows)
   for suffix, options in (('png', {'dpi': 160}), ('svg', {'metadata': {'Date': None}})):
     figure.savefig(out / f'benchmark.{suffix}', **options)
@@ -234,10 +196,12 @@ def main() -> None:
       print(f'mobilenet {model[0]:g} at {model[1]}, {mode}, batch {batch}, {args.dtype}', flush=True)
       able = [name for name in peers if name not in lacking and (mode == 'inference' or IMPLEMENTATIONS[name][1])]
       rows += measure(able, model, mode, batch, args.dtype, args.turns)
-      write(rows, args.out)
-  if not args.grid:
-    rows += measure_input()
-    write(rows, args.out)
+      write_csv(rows, args.out / ('benchmark_grid.csv' if args.grid else 'benchmark.csv'))
+  if args.grid:
+    return
+  rows += measure_input()
+  write_csv(rows, args.out / 'benchmark.csv')
+  save_chart(rows, args.out)
   print(f'{args.out}/benchmark.csv, .png and .svg')
 
 

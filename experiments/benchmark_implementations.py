@@ -34,7 +34,7 @@ def _ours(lowering):
     import jax
     from mobilenet_jax import config as config_lib
     from mobilenet_jax import inference, optim, parallel, tasks
-    from mobilenet_jax.train import init_state, make_train_step
+    from mobilenet_jax.train_step import init_state, make_train_step
     config = config_lib.base()
     config.model.update(width_multiplier=alpha, dtype=dtype, lowering=lowering)
     config.data.image_size = config_lib.square(size)

@@ -36,7 +36,8 @@ def base() -> ml_collections.ConfigDict:
           data_dir='',  # where TFDS data is; '' for TFDS's own default
           train_split='train',
           eval_split='test',
-          image_size=(224, 224),  # height, width
+          image_size=(224, 224),  # height, width of the network's input
+          stream_size=(0, 0),  # what crops are resized to, where a device resizes them on; (0, 0): image_size
           crop_min_area=0.35,  # of the image, in training: "limiting the size of small crops" (section 3.2)
           crop_max_aspect=4 / 3,
           flip=True,
@@ -121,6 +122,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
   size = tuple(data.image_size)
   expect(len(size) == 2 and min(size) >= MIN_SIZE, 'data.image_size', size,
          f'(height, width), each at least {MIN_SIZE}')
+  stream = tuple(data.stream_size)
+  expect(stream == (0, 0) or len(stream) == 2 and all(a >= b for a, b in zip(stream, size)), 'data.stream_size', stream,
+         f'(0, 0), or (height, width) of at least image_size={size}')
   choices = {
       'task': (config.task, ('classification',)),
       'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet')),

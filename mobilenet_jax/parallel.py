@@ -6,7 +6,10 @@ device (out_axes None): no array carries a device axis outside of here.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -53,6 +56,14 @@ def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, 
     yield batch
 
 
+def at_once(function: Callable, items: Sequence) -> list:
+  """function(item) of each, a thread a core: what is compiled in them is compiled at the same time."""
+  if len(items) < 2:
+    return [function(item) for item in items]
+  with futures.ThreadPoolExecutor(min(len(items), cpu_cores())) as pool:
+    return list(pool.map(function, items))
+
+
 def _sharding(spec):
   return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
 
@@ -65,6 +76,16 @@ def pmap_step(step: Callable) -> Callable:
 def pmap_evaluation(step: Callable) -> Callable:
   """Maps step(variables, batch) -> metrics over all local devices; the batch split."""
   return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def memory() -> int:
+  """Bytes at hand: the first accelerator's, or what the machine has available (elsewhere than on Linux, all it has)."""
+  if limit := (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit'):
+    return limit
+  meminfo = Path('/proc/meminfo')
+  if meminfo.exists():
+    return int(re.search(r'MemAvailable:\s*(\d+) kB', meminfo.read_text())[1]) * 1024
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:

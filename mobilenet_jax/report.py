@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
@@ -12,11 +13,11 @@ METRICS_FILE = 'metrics.jsonl'
 
 
 class Report:
-  """Writes one row a logging step. A run continued at a step forgets the rows after it."""
+  """Writes one row a logging step, and says a line. A run continued at a step forgets the rows after it."""
 
-  def __init__(self, folder: Path, start_step: int, total_steps: int, batch_size: int):
+  def __init__(self, folder: Path, start_step: int, total_steps: int, batch_size: int, say: Callable[[str], None]):
     self._path = folder / METRICS_FILE
-    self._total_steps, self._batch_size = total_steps, batch_size
+    self._total_steps, self._batch_size, self._say = total_steps, batch_size, say
     rows = [row for row in read(folder) if row['step'] <= start_step]
     write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
@@ -31,16 +32,13 @@ class Report:
     speed = self._batch_size / seconds_per_step
     self._writer.add_scalar('images_per_second', speed, step)
     left = duration((self._total_steps - step) * seconds_per_step)
-    print(f'step {step}/{self._total_steps}  {_words(values)}  {speed:.0f} images/s  {left} left', flush=True)
+    self._say(f'step {step}/{self._total_steps}  {_words(values)}  {speed:.0f} images/s  {left} left')
 
   def evaluation(self, step: int, values: dict[str, float]) -> None:
     """Reports an evaluation; its time does not count as training."""
     self._write(step, 'eval', values)
-    print(f'step {step}/{self._total_steps}  evaluated on {values["examples"]}: {_words(values)}', flush=True)
+    self._say(f'step {step}/{self._total_steps}  evaluated on {values["examples"]}: {_words(values)}')
     self._last_time = time.monotonic()
-
-  def note(self, text: str) -> None:
-    print(text, flush=True)
 
   def close(self) -> None:
     self._writer.close()

@@ -1,21 +1,27 @@
-"""A sweep: one config, what each run changes in it, one process a run, one row a finished run.
+"""A sweep: one config, what each run changes in it, and one row a finished run.
 
     python -m mobilenet_jax.sweep --config=configs/grid.py:data=fabrics --workdir=runs/fabrics
 
-The recipe's file has a function sweep(config) that lists the changes. Runs that have finished are skipped, runs that
-were interrupted continue, a run that fails is reported at the end and takes no other down.
+The recipe's file has a function sweep(config) that lists the changes. It may have GROUPS, the ways in which runs share
+a pass over the data: by name, the fields in which the runs of a group agree (None: each is alone); --group chooses one.
+A group is a process.
+Runs that have finished are skipped, runs that were interrupted continue, a run that fails is reported at the end and
+takes no other down.
 """
 
 from mobilenet_jax import cli  # first: it quietens what the others import
 
+import functools
 import multiprocessing
 import multiprocessing.connection
+import operator
 import os
 import runpy
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -29,16 +35,22 @@ from mobilenet_jax.errors import UserError
 CSV_FILE = 'results.csv'
 LOG_FILE = 'log.txt'
 STATUS_SECONDS = 20  # between two lines of progress
+ALONE = {'alone': None}
+MEMORY_SHARE = 0.8  # of the memory at hand that a group may be estimated to take
 
 
-def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str | Path, jobs: int = 0) -> list[dict]:
+def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str | Path, jobs: int = 0,
+          groupings: dict[str, Sequence[str] | None] = ALONE, grouping: str = 'auto') -> list[dict]:
   """Runs every change of `config` in a folder of its own below `workdir`, and writes workdir/results.csv.
 
   Args:
     config: what the runs have in common.
     changes: for each run, its own values by dotted name.
     workdir: the sweep's folder.
-    jobs: runs at once; 0 for one a CPU core, or one at a time where there is an accelerator.
+    jobs: groups at once; 0 for one a CPU core, or one at a time where there is an accelerator.
+    groupings: ways of grouping the runs, the one that shares most first: by name, the fields in which the runs of a
+      group agree, or None for each run alone.
+    grouping: one of these names; 'auto' for the first that fits the memory at hand and, on CPU, leaves no job idle.
 
   Returns:
     The rows of the finished runs.
@@ -46,6 +58,8 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   Raises:
     UserError: on bad input, before anything is started; or, once all others are finished, where runs failed.
   """
+  if grouping not in ('auto', *groupings):
+    raise UserError(f'--group={grouping}: expected auto, {", ".join(groupings)}')
   workdir = Path(workdir)
   runs = {}
   for change in changes:
@@ -53,14 +67,14 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     member.update_from_flattened_dict(change)
     config_lib.validate(member)
     runs[config_lib.model_name(member)] = member
-  from mobilenet_jax.train import claim_folder
+  from mobilenet_jax.run import claim_folder
   for name, member in runs.items():
     claim_folder(workdir / name, member)
 
   waiting = [name for name in runs if not results.read(workdir / name)]
   failed = {}
   if waiting:
-    failed = _run_all(runs, waiting, workdir, jobs)
+    failed = _run_all(runs, waiting, workdir, jobs, groupings, grouping)
   rows = _collect(runs, workdir)
   if failed:
     raise UserError(f'{len(failed)} of {len(runs)} runs failed, the others are in {workdir / CSV_FILE}: '
@@ -69,84 +83,125 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   return rows
 
 
-def _run_all(runs, waiting, workdir, jobs) -> dict[str, str]:
-  """Runs what is waiting, the largest first, `jobs` at once; returns the reasons of those that failed."""
+def _run_all(runs, waiting, workdir, jobs, groupings, grouping) -> dict[str, str]:
+  """Runs what is waiting, the costliest group first, `jobs` at once; returns the reasons of those that failed."""
   # What the libraries of an ended run left open is the system's to clean up, and no news to a person.
   os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')
   spawn = multiprocessing.get_context('spawn')
   with ProcessPoolExecutor(1, spawn) as probe:  # not here: this process shall hold neither data nor devices
-    backend = probe.submit(_prepare, next(iter(runs.values())).to_dict()).result()
+    backend, memory, needs = probe.submit(_prepare, {name: runs[name].to_dict() for name in waiting}).result()
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
   jobs = min(jobs or (max(len(cores), 1) if backend == 'cpu' else 1), len(waiting))
-  size = lambda name: runs[name].model.width_multiplier * runs[name].data.image_size[0] * runs[name].data.image_size[1]
-  waiting = sorted(waiting, key=size)  # taken from the end
-  print(f'{len(runs)} runs in {workdir}: {len(runs) - len(waiting)} finished, {len(waiting)} to do, {jobs} at once '
-        f'on {backend}', flush=True)
+  groups, need = _choose(runs, waiting, jobs if backend == 'cpu' else 1, memory, needs, groupings, grouping)
+  groups = sorted(groups, key=lambda names: sum(map(_cost, map(runs.get, names))))  # taken from the end
+  jobs = min(jobs, len(groups))
+  print(f'{len(runs)} runs in {workdir}: {len(runs) - len(waiting)} finished, {len(waiting)} to do on {backend}, in '
+        f'{len(groups)} group{"s" if len(groups) > 1 else ""} of up to {max(map(len, groups))}, {jobs} at once; models '
+        f'and activations take an estimated {need / 1e9:.2g} GB of {memory / 1e9:.2g}', flush=True)
 
-  running, failed, last_status = {}, {}, time.monotonic()
+  running, failed, done, last_status = {}, {}, len(runs) - len(waiting), time.monotonic()
   free_slots = list(range(jobs))
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs too, as Ctrl-C does
   try:
-    while waiting or running:
-      while waiting and free_slots:
-        name, slot = waiting.pop(), free_slots.pop()
+    while groups or running:
+      while groups and free_slots:
+        names, slot = groups.pop(), free_slots.pop()
         share = cores[slot::jobs] if backend == 'cpu' else []
-        process = spawn.Process(target=_run_one, args=(runs[name].to_dict(), str(workdir / name), share))
+        process = spawn.Process(target=_run_group, args=(
+            [runs[name].to_dict() for name in names], [str(workdir / name) for name in names], share))
         process.start()
-        running[name] = process, slot
-      multiprocessing.connection.wait([process.sentinel for process, _ in running.values()], timeout=1)
-      for name, (process, slot) in list(running.items()):
+        running[process] = names, slot
+      multiprocessing.connection.wait([process.sentinel for process in running], timeout=1)
+      for process, (names, slot) in list(running.items()):
         if process.exitcode is None:
           continue
-        del running[name]
+        del running[process]
         free_slots.append(slot)
-        if process.exitcode:
-          failed[name] = _reason(process.exitcode, workdir / name)
-        done = len(runs) - len(waiting) - len(running)
-        print(f'[{done}/{len(runs)}] {name}: {_outcome(workdir / name, failed.get(name))}', flush=True)
+        for name in names:
+          if not results.read(workdir / name):
+            failed[name] = _reason(process.exitcode, workdir / name)
+          done += 1
+          print(f'[{done}/{len(runs)}] {name}: {_outcome(workdir / name, failed.get(name))}', flush=True)
         _collect(runs, workdir)
       if running and time.monotonic() - last_status > STATUS_SECONDS:
         last_status = time.monotonic()
-        print('  running: ' + ' | '.join(_progress(name, workdir / name) for name in running), flush=True)
+        print('  running: ' + ' | '.join(_progress(names, workdir) for names, _ in running.values()), flush=True)
   finally:
-    for process, _ in running.values():
+    for process in running:
       process.terminate()
-    for process, _ in running.values():
+    for process in running:
       process.join()
   return failed
 
 
-def _prepare(config: dict) -> str:
-  """Prepares or checks the data, and says what JAX would run on."""
+def _prepare(configs: dict[str, dict]):
+  """Prepares or checks the data; what JAX would run on, its memory, and each run's needs of it in bytes.
+
+  The needs are (state, step): what a run keeps, and what a step of it takes besides; the latter for the largest only.
+  """
   import jax
+  from mobilenet_jax import memory, parallel
   from mobilenet_jax.data import sources
   cli.quiet()
-  sources.load(ml_collections.ConfigDict(config).data)
-  return jax.default_backend()
+  configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
+  largest = max(configs.values(), key=_cost)
+  num_classes = sources.load(largest.data)[0].num_classes
+  # The state depends on the model alone, so a grid has few of them.
+  state = functools.cache(lambda model: memory.state_bytes(configs[models[model]], num_classes))
+  models = {str(config.model): name for name, config in configs.items()}
+  needs = {name: state(str(config.model)) for name, config in configs.items()}
+  return jax.default_backend(), parallel.memory(), (needs, memory.step_bytes(largest, num_classes))
 
 
-def _run_one(config: dict, workdir: str, cores: list[int]) -> None:
-  """The body of a run's process: trains, with everything it prints in its log."""
-  log = open(Path(workdir) / LOG_FILE, 'a', buffering=1)
-  os.dup2(log.fileno(), 1)
-  os.dup2(log.fileno(), 2)
+def _choose(runs, waiting, jobs, memory, needs, groupings, grouping) -> tuple[list[list[str]], int]:
+  """The groups, each a list of names, and the bytes that `jobs` of them are estimated to take."""
+  from mobilenet_jax.train import stream
+  states, step = needs
+  for candidate in groupings if grouping == 'auto' else (grouping,):
+    fields, groups = groupings[candidate], {}
+    for name in waiting:
+      common = name if fields is None else [str(operator.attrgetter(field)(runs[name])) for field in fields]
+      groups.setdefault(f'{common} {stream(runs[name])}', []).append(name)
+    groups = list(groups.values())
+    by_size = sorted((sum(map(states.get, names)) + step for names in groups), reverse=True)
+    need = sum(by_size[:jobs])
+    if len(groups) >= jobs and need <= MEMORY_SHARE * memory:
+      break
+  return groups, need
+
+
+def _cost(config) -> float:
+  """In proportion to a step's, roughly."""
+  return config.model.width_multiplier * config.data.image_size[0] * config.data.image_size[1]
+
+
+def _run_group(configs: list[dict], workdirs: list[str], cores: list[int]) -> None:
+  """The body of a group's process: each run's lines go to its log; what libraries print, to the first run's."""
+  logs = [open(Path(workdir) / LOG_FILE, 'a', buffering=1) for workdir in workdirs]
+  os.dup2(logs[0].fileno(), 1)
+  os.dup2(logs[0].fileno(), 2)
+  says = [functools.partial(print, file=log) for log in logs]
   if cores:
     os.sched_setaffinity(0, cores)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its runs
   cli.quiet()
   try:
-    from mobilenet_jax.train import train
-    train(ml_collections.ConfigDict(config), workdir)
+    from mobilenet_jax.train import train_group
+    outcomes = train_group([ml_collections.ConfigDict(config) for config in configs], workdirs, says=says)
   except Exception as error:
     if not isinstance(error, UserError):
       traceback.print_exc()
-    described = isinstance(error, (UserError, OSError))
-    sys.exit(f'error: {cli.describe(error) if described else f"{type(error).__name__}: {error}"}')
+    outcomes = [error] * len(configs)
+  for outcome, say in zip(outcomes, says):
+    if isinstance(outcome, Exception):
+      described = isinstance(outcome, (UserError, OSError))
+      say(f'error: {cli.describe(outcome) if described else f"{type(outcome).__name__}: {outcome}"}')
+  sys.exit(any(isinstance(outcome, Exception) for outcome in outcomes))
 
 
 def _reason(exitcode: int, folder: Path) -> str:
   if exitcode < 0:
-    hint = ', perhaps for lack of memory: try fewer --jobs' if exitcode == -signal.SIGKILL else ''
+    hint = ', perhaps for lack of memory: try fewer --jobs or a smaller --group' if exitcode == -signal.SIGKILL else ''
     return f'ended by signal {signal.Signals(-exitcode).name}{hint}'
   lines = (folder / LOG_FILE).read_text().strip().splitlines()
   return lines[-1].removeprefix('error: ')[:300] if lines else f'exit status {exitcode}'
@@ -159,8 +214,11 @@ def _outcome(folder: Path, reason: str | None) -> str:
   return f'top-1 {row["top1"]:.2%} in {report.duration(row["seconds"])}'
 
 
-def _progress(name: str, folder: Path) -> str:
-  rows = report.read(folder)
+def _progress(names: list[str], workdir: Path) -> str:
+  """Of a group, by its first run that is not finished."""
+  name = next((name for name in names if not results.read(workdir / name)), names[-1])
+  rows = report.read(workdir / name)
+  name += f' and {len(names) - 1} more' if len(names) > 1 else ''
   if not rows:
     return f'{name} starting'
   top1 = next((f' top-1 {row["top1"]:.1%}' for row in reversed(rows) if row['split'] == 'eval'), '')
@@ -177,11 +235,12 @@ def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise UserError('--workdir is missing; give a folder for the sweep, such as --workdir=runs/fabrics')
   path = cli.recipe_path(values)
-  list_changes = runpy.run_path(str(path)).get('sweep')
-  if list_changes is None:
+  recipe = runpy.run_path(str(path))
+  if 'sweep' not in recipe:
     raise UserError(f'{path} has no sweep(config); a single run is python -m mobilenet_jax.main')
   started = time.monotonic()
-  rows = sweep(values.config, list_changes(values.config), values.workdir, values.jobs)
+  rows = sweep(values.config, recipe['sweep'](values.config), values.workdir, values.jobs,
+               recipe.get('GROUPS', ALONE), values.group)
   print(f'{len(rows)} runs finished, after {report.duration(time.monotonic() - started)}; '
         f'rows in {Path(values.workdir) / CSV_FILE}')
 
@@ -189,5 +248,7 @@ def main(values: flags.FlagValues) -> None:
 if __name__ == '__main__':
   cli.define_config()
   flags.DEFINE_string('workdir', None, 'Folder of the sweep; started again in it, the sweep continues.')
-  flags.DEFINE_integer('jobs', 0, 'Runs at once; 0: one a CPU core, or one at a time on an accelerator.', lower_bound=0)
+  flags.DEFINE_string('group', 'auto', "How runs share a pass over the data: a name in the recipe's GROUPS; auto: the "
+                      'first that fits the memory and keeps every CPU core busy.')
+  flags.DEFINE_integer('jobs', 0, 'Groups at once; 0: one a CPU core, or one at a time on an accelerator.', lower_bound=0)
   cli.run(main)

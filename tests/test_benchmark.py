@@ -17,7 +17,8 @@ def test_a_case_gives_a_row_for_ours_and_for_each_peer(tmp_path):
   for row in rows:
     assert tuple(row) == benchmark.COLUMNS and row['model'] == 'mobilenet_0.25_32' and row['batch'] == 2
     assert row['ms_per_image'] > 0 and row['peak_mb'] > 10 and row['ratio'] > 0
-  benchmark.write(rows, tmp_path)
+  benchmark.write_csv(rows, tmp_path / 'benchmark.csv')
+  benchmark.save_chart(rows, tmp_path)
   lines = (tmp_path / 'benchmark.csv').read_text().splitlines()
   assert lines[0] == ','.join(benchmark.COLUMNS) and len(lines) == 3
   assert (tmp_path / 'benchmark.png').stat().st_size > 0

@@ -66,15 +66,18 @@ def test_complexity_json():
   assert '239,273,472' in table and 'conv_dw_13' in table and 'no batch norm, no bias' in table
 
 
-def test_a_sweep_survives_a_failing_run_and_continues(npz, tmp_path):
+@pytest.mark.parametrize('group', ('alone', 'all'))
+def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
   """Two runs of which one fails: the other has its row; mended, only the failed one is run."""
   recipe = tmp_path / 'recipe.py'
   recipe.write_text(
       'from configs import small_images\n'
       'get_config = small_images.get_config\n'
+      "GROUPS = {'all': (), 'alone': None}\n"
       "def sweep(config):\n"
       "  return [{'model.width_multiplier': 0.25}, {'model.width_multiplier': 0.5, 'model.num_classes': 2}]\n")
-  command = ['sweep', f'--config={recipe}:data=npz:{npz},res=32', f'--workdir={tmp_path / "runs"}', *SMALL]
+  command = ['sweep', f'--config={recipe}:data=npz:{npz},res=32', f'--workdir={tmp_path / "runs"}',
+             f'--group={group}', *SMALL]
   assert_one_line(run(*command), '1 of 2 runs failed')
   done = run(*command)
   assert_one_line(done, 'mobilenet_0.5_32 (model.num_classes=2: npz:')

@@ -4,14 +4,14 @@ import importlib
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import pytest
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import optim, parallel, tasks
+from mobilenet_jax.data import pipeline
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.train import init_state, make_train_step
+from mobilenet_jax.train_step import init_state, make_train_step
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -22,8 +22,7 @@ def trace_one_step(config):
   model = task.model(parallel.AXIS)
   tx = optim.create(config.optim, optim.learning_rate(config.optim, 10, 100))
   size = config.batch_size
-  batch = {'image': jnp.zeros((size, *config.data.image_size, 3), jnp.uint8), 'label': jnp.zeros(size, jnp.int32),
-           'mask': jnp.ones(size)}
+  batch = pipeline.blank_batch(config.data, size)
   step = make_train_step(model, task, tx, config)
 
   state = jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))

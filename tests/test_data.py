@@ -101,7 +101,7 @@ def test_evaluation_counts_every_example_once(count):
     wrong = (batch['label'] != 0).astype(np.float32)
     return {k: np.asarray(v) for k, v in metrics.sums({'wrong': wrong}, batch['mask']).items()}
 
-  result = evaluate(step, None, source, tiny_config(), NEVER)
+  result, = evaluate([(step, None)], source, tiny_config(), NEVER)
   assert labels == list(source.labels)
   assert result['examples'] == count
   assert result['wrong'] == pytest.approx((source.labels != 0).mean())
@@ -248,12 +248,20 @@ def test_random_windows_are_inside_and_large_enough():
 
 def test_normalize_and_distort_stay_in_range():
   import jax
-  images = preprocessing.normalize(np.array([[[[0, 127, 255]]]], np.uint8))
+  images = preprocessing.normalize(np.array([[[[0, 127, 255]]]], np.uint8), (1, 1))
   np.testing.assert_allclose(images, [[[[-1, -1 / 255, 1]]]], atol=1e-6)
   images = jax.random.uniform(jax.random.key(0), (8, 6, 6, 3), minval=-1, maxval=1)
   np.testing.assert_allclose(preprocessing.distort_colors(images, jax.random.key(1), 0.0), images, atol=1e-6)
   distorted = preprocessing.distort_colors(images, jax.random.key(1), 1.0)
   assert np.abs(distorted).max() <= 1 and np.abs(distorted - images).mean() > 0.05
+
+
+@pytest.mark.parametrize('size', ((24, 24), (20, 28), (13, 32)))
+def test_device_resizes_as_tensorflow(size):
+  tf = pytest.importorskip('tensorflow')
+  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  expected = tf.image.resize(images, size, 'bilinear').numpy() / 127.5 - 1
+  np.testing.assert_allclose(preprocessing.normalize(images, size), expected, atol=1e-5)
 
 
 def test_prefetch_keeps_order_and_hands_errors_on():

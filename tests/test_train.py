@@ -14,7 +14,8 @@ from conftest import random_images, tiny_config
 from mobilenet_jax import checkpoint, optim, parallel, report, tasks
 from mobilenet_jax.data import pipeline
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.train import init_state, make_train_step, train
+from mobilenet_jax.train import train
+from mobilenet_jax.train_step import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures('tiny_model')
 

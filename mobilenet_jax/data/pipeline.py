@@ -1,6 +1,6 @@
 """Batches of NumPy arrays, the same whatever the source.
 
-A batch is {'image': uint8 (b, h, w, 3), 'label': int32 (b,), 'mask': float32 (b,)}. Everything follows from the
+A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}. Everything follows from the
 seed and the step: an iterator started at step s yields what the one started at 0 yields from s on.
 """
 
@@ -63,6 +63,11 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
   if isinstance(source, ArraySource):
     return prefetch(_array_eval_batches(source, config, batch_size))
   return _stream_eval_batches(source, config, batch_size, on_bad_image)
+
+
+def blank_batch(config: ml_collections.ConfigDict, batch_size: int) -> Batch:
+  """A batch as the pipeline makes them, black: what a step is compiled for."""
+  return _batch(np.zeros((batch_size, *preprocessing.stream_size(config), 3), np.uint8), np.zeros(batch_size))
 
 
 def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
@@ -139,15 +144,17 @@ def _array_eval_batches(source, config, batch_size):
 
 
 def _crop(source, indices, draws, config, pool):
-  """The images at `indices`, cropped at random where there are draws, else centrally: a list of (*image_size, 3)."""
+  """The images at `indices`, cropped at random where there are draws, else centrally: a list of (*stream_size, 3)."""
+  size = preprocessing.stream_size(config)
+
   def crop(index, draw):
     image = source.images[index]
     height, width = (float(n) for n in image.shape[:2])
     if draw is None:
       return preprocessing.crop_array(
-          image, preprocessing.central_window(height, width, config, np), False, tuple(config.image_size))
+          image, preprocessing.central_window(height, width, config, np), False, size)
     window = preprocessing.random_window(height, width, draw, config, np)
-    return preprocessing.crop_array(image, window, config.flip and draw[4] < 0.5, tuple(config.image_size))
+    return preprocessing.crop_array(image, window, config.flip and draw[4] < 0.5, size)
 
   parts = np.array_split(np.arange(len(indices)), parallel.cpu_cores())
   images = pool.map(lambda part: [crop(indices[i], draws[i]) for i in part], parts)
@@ -220,7 +227,7 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
         try:
           image, ok = decode(position, example)[0].numpy(), True
         except tf.errors.InvalidArgumentError:
-          image, ok = np.zeros((*config.image_size, 3), np.uint8), False
+          image, ok = np.zeros((*preprocessing.stream_size(config), 3), np.uint8), False
           bad.append(example['id'].numpy().decode())
         images.append(image)
         labels.append(int(example['label']))

@@ -56,7 +56,7 @@ def crop_array(image: np.ndarray, window, flip: bool, size: tuple[int, int]) -> 
 
 
 def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
-  """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes -> uint8 (*image_size, 3).
+  """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes -> uint8 (*stream_size, 3).
 
   Of a JPEG only the crop is decoded.
 
@@ -84,16 +84,24 @@ def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
     return image[top:top + height, left:left + width]
 
   image = tf.cond(tf.io.is_jpeg(encoded), crop_jpeg, crop_other)
-  image = tf.image.resize(image, config.image_size, 'bilinear')
+  image = tf.image.resize(image, stream_size(config), 'bilinear')
   if draws is not None and config.flip:
     image = tf.cond(draws[4] < 0.5, lambda: image[:, ::-1], lambda: image)
   image = tf.cast(tf.round(image), tf.uint8)
-  return tf.ensure_shape(image, (*config.image_size, 3))
+  return tf.ensure_shape(image, (*stream_size(config), 3))
 
 
-def normalize(images: jax.Array) -> jax.Array:
-  """uint8 -> float32 in [-1, 1], on the device."""
-  return images.astype(jnp.float32) / 127.5 - 1.0
+def stream_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+  """Height and width of the images of a batch, as the pipeline makes it; `config` is the part `data`."""
+  return tuple(config.stream_size if any(config.stream_size) else config.image_size)
+
+
+def normalize(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """On the device: uint8 (b, h, w, 3) -> float32 (b, *size, 3) in [-1, 1], bilinear without antialiasing."""
+  images = images.astype(jnp.float32) / 127.5 - 1.0
+  if images.shape[1:3] == tuple(size):
+    return images
+  return jax.image.resize(images, (images.shape[0], *size, 3), 'linear', antialias=False)
 
 
 def distort_colors(images: jax.Array, rng: jax.Array, strength: float) -> jax.Array:
@@ -120,4 +128,4 @@ def distort_colors(images: jax.Array, rng: jax.Array, strength: float) -> jax.Ar
 def description(config: ml_collections.ConfigDict) -> dict:
   """What a model's user must do to an image; kept with every checkpoint."""
   return {'image_size': list(config.image_size), 'central_crop': config.eval_crop, 'resize': 'bilinear, no antialias',
-          'range': [-1.0, 1.0], 'channels': 'RGB'}
+          'resize_first_to': list(stream_size(config)), 'range': [-1.0, 1.0], 'channels': 'RGB'}

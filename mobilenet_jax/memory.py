@@ -1,0 +1,38 @@
+"""How much memory training takes on a device, from traced shapes: nothing is computed."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from mobilenet_jax import optim, parallel, tasks
+from mobilenet_jax.train_step import init_state
+
+
+def state_bytes(config: ml_collections.ConfigDict, num_classes: int) -> int:
+  """Of what a run keeps from step to step: parameters, optimiser state, batch statistics, averages."""
+  return _bytes(_shapes(config, num_classes)[1])
+
+
+def step_bytes(config: ml_collections.ConfigDict, num_classes: int) -> int:
+  """Of what one step needs besides: activations kept for the gradient, the gradient and the update."""
+  model, state = _shapes(config, num_classes)
+  images = config.batch_size // parallel.device_count() // config.accumulate_steps
+
+  def kept(state, images, rng):
+    apply = lambda params: model.apply({'params': params, 'batch_stats': state.batch_stats}, images, train=True,
+                                       mutable=['batch_stats'], rngs={'dropout': rng})
+    return jax.vjp(apply, state.params)[1]
+
+  shape = jax.ShapeDtypeStruct((images, *config.data.image_size, 3), jnp.float32)
+  residuals = jax.eval_shape(kept, state, shape, jax.random.key(0))  # what is kept holds the parameters too
+  return _bytes(residuals) + _bytes(state.params)
+
+
+def _shapes(config, num_classes):
+  model = tasks.create(config, config.model.num_classes or num_classes).model()
+  tx = optim.create(config.optim, lambda step: 0.0)
+  return model, jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
+
+
+def _bytes(tree):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

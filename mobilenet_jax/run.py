@@ -1,0 +1,193 @@
+"""A run: one model, its state, its steps and its folder."""
+
+import math
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from mobilenet_jax import complexity, metrics, optim, parallel, results, tasks
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.checkpoint import Checkpoints
+from mobilenet_jax.data import pipeline, preprocessing
+from mobilenet_jax.data.sources import Source
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.evaluate import make_eval_step
+from mobilenet_jax.files import write_whole
+from mobilenet_jax.report import Report
+from mobilenet_jax.train_step import init_state, make_train_step
+
+STEPS_AHEAD = 4  # that the host may be ahead of the device: more would only keep their batches in memory
+
+
+class Run:
+  """One model in training.
+
+  Attributes:
+    config: the run's config.
+    outcome: its row once it is finished, the error that stopped it, or None.
+    step: steps done.
+    total_steps: steps to do.
+    eval_step: of this model, see evaluate.make_eval_step, compiled.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, workdir: Path, say: Callable[[str], None]):
+    """Checks the config and claims the folder; nothing is built yet.
+
+    Args:
+      config: a whole config.
+      workdir: the run's folder, see train.train.
+      say: takes each line that a person should see.
+
+    Raises:
+      UserError: on a bad config, or a folder that belongs to another.
+    """
+    config_lib.validate(config)
+    parallel.check_divisible('batch_size', config.batch_size, config.accumulate_steps)
+    parallel.check_divisible('eval_batch_size', config.eval_batch_size)
+    self.config, self.workdir, self._say = config, workdir, say
+    claim_folder(workdir, config)
+    self.outcome = results.read(workdir)
+    self._open = []  # what close() closes
+
+  def start(self, train_source: Source) -> None:
+    """Builds the model and its state, from the newest checkpoint where there is one, and compiles its steps.
+
+    Raises:
+      UserError: where config and data do not fit.
+    """
+    config = self.config
+    num_classes = config.model.num_classes or train_source.num_classes
+    if num_classes < train_source.num_classes:
+      raise UserError(f'model.num_classes={num_classes}: {config.data.name} has {train_source.num_classes}; '
+                      'expected at least as many, or 0 to take the number from the data')
+    per_epoch = pipeline.steps_per_epoch(train_source, config.batch_size)
+    steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
+    self.total_steps = steps(config.train_for, 'train_for')
+    self._every = {name: steps(config[f'{name}_every'], f'{name}_every') for name in ('log', 'eval', 'checkpoint')}
+
+    task = tasks.create(config, num_classes)
+    self._model = task.model(parallel.AXIS)
+    self._schedule = optim.learning_rate(config.optim, steps(config.optim.warmup, 'optim.warmup'),
+                                         steps(config.optim.decay_every, 'optim.decay_every'))
+    tx = optim.create(config.optim, self._schedule)
+    state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config), jax.random.key(config.seed))
+
+    self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric)
+    self._open.append(self._checkpoints)
+    self.step, self._seconds_before = 0, 0.0
+    if restored := self._checkpoints.restore(state):
+      self.step, state, notes = restored
+      self._seconds_before = notes['seconds']
+    self._state = parallel.replicate(state)
+    self._rng = jax.random.key(config.seed + 1)
+    blank = lambda size: parallel.split(pipeline.blank_batch(config.data, size))
+    train_step = parallel.pmap_step(make_train_step(self._model, task, tx, config))
+    self._train_step = train_step.lower(self._state, blank(config.batch_size), self._rng).compile()
+    eval_step = parallel.pmap_evaluation(make_eval_step(self._model, task, config.data.image_size))
+    self.eval_step = eval_step.lower(self.variables(), blank(config.eval_batch_size)).compile()
+    self._window = []  # sums on the device since the last log: reading one would wait for its step
+    self._report = Report(self.workdir, self.step, self.total_steps, config.batch_size, self._say)
+    self._open.append(self._report)
+    self._started = time.monotonic()
+    if self.step:
+      self.note(f'continuing at step {self.step}')
+
+  def note(self, text: str) -> None:
+    """Tells a person something."""
+    self._say(text)
+
+  def train(self, batch: dict[str, jax.Array]) -> None:
+    """Starts the next step on the devices; the batch split."""
+    self._state, sums = self._train_step(self._state, batch, self._rng)
+    self.step += 1
+    self._window.append(sums)
+    if len(self._window) > STEPS_AHEAD:
+      jax.block_until_ready(self._window[-STEPS_AHEAD])
+
+  def due(self, what: str) -> bool:
+    """Whether 'log', 'eval' or 'checkpoint' comes after the step just done."""
+    return self.step == self.total_steps or bool(self._every[what] and self.step % self._every[what] == 0)
+
+  def log(self) -> None:
+    """Reports the means since the last log.
+
+    Raises:
+      UserError: naming the first step whose loss is not finite.
+    """
+    mean = metrics.Mean()
+    for step, sums in enumerate(jax.device_get(self._window), start=self.step - len(self._window) + 1):
+      if not math.isfinite(sums['loss']):
+        raise UserError(f'the loss is {sums["loss"]} at step {step}: training stopped, the last checkpoint is from '
+                        'before; try a smaller optim.learning_rate or a longer optim.warmup in a new --workdir')
+      mean.add(sums)
+    self._window = []
+    self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self.step - 1))})
+
+  def variables(self) -> dict:
+    """What to evaluate."""
+    return self._state.variables()
+
+  def keep(self, evaluation: dict[str, float]) -> None:
+    """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
+    self._report.evaluation(self.step, evaluation)
+    if self.due('checkpoint'):
+      notes = {'seconds': self._seconds(), 'config': self.config.to_dict(),
+               'preprocessing': preprocessing.description(self.config.data)}
+      self._checkpoints.save(self.step, self._state, evaluation, notes)
+    if self.step == self.total_steps:
+      self.finish(evaluation)
+
+  def finish(self, evaluation: dict[str, float]) -> None:
+    """Writes the run's row."""
+    config = self.config
+    cost = complexity.measure(self._model, (*config.data.image_size, 3), train=False)
+    row = {
+        'name': config_lib.model_name(config), 'model': config.model.name,
+        'width_multiplier': config.model.width_multiplier,
+        'height': config.data.image_size[0], 'width': config.data.image_size[1],
+        'mult_adds': cost.mult_adds, 'params': cost.trainable,
+        'top1': evaluation['top1'], 'top5': evaluation['top5'], 'loss': evaluation['loss'],
+        'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
+        'seconds': round(self._seconds(), 1),
+        'dataset': config.data.name, 'seed': config.seed, 'commit': _commit(), 'device': parallel.device_name(),
+    }
+    self.close()
+    results.write(self.workdir, row)
+    self.outcome = row
+
+  def close(self) -> None:
+    """Finishes what is being written, and lets go of the state; may be called again."""
+    while self._open:
+      self._open.pop().close()
+    self._state = self._window = None
+
+  def _seconds(self):
+    return self._seconds_before + time.monotonic() - self._started
+
+
+def claim_folder(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes config.json into a new run folder, or checks that the one there says the same.
+
+  Raises:
+    UserError: naming the differences.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  path, text = workdir / 'config.json', config_lib.to_json(config)
+  if not path.exists():
+    write_whole(path, text)
+  elif difference := config_lib.difference(path.read_text(), text):
+    raise UserError(f'{workdir} belongs to another config (- there, + given: {difference}); '
+                    'give another --workdir, or the config that is there')
+
+
+def _commit() -> str:
+  """The short commit of the code, '-dirty' where it was changed; 'unknown' outside of git."""
+  command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
+  try:
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'

@@ -1,0 +1,85 @@
+"""What a step changes, and the step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from mobilenet_jax import metrics, parallel
+from mobilenet_jax.data import preprocessing
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything a step changes."""
+
+  step: jax.Array  # steps done
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  ema: Any  # averages of {'params', 'batch_stats'}, or {} where off
+
+  def variables(self) -> dict:
+    """What to evaluate: the averaged weights where they are kept."""
+    return self.ema or {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def init_state(rng: jax.Array, model, tx, config: ml_collections.ConfigDict) -> TrainState:
+  """A state before the first step; the parameters do not depend on the image size."""
+  image = jnp.zeros((1, *config.data.image_size, 3))
+  variables = model.init(rng, image, train=False)
+  params, batch_stats = variables['params'], variables['batch_stats']
+  # A copy: a step consumes its state, which may not hold one buffer twice.
+  ema = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if config.ema_decay else {}
+  return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
+
+
+def make_train_step(model, task, tx, config: ml_collections.ConfigDict):
+  """step(state, batch, rng) -> (state, sums), written for one device with collectives over parallel.AXIS."""
+
+  def loss_and_gradient(params, batch_stats, batch, rng):
+    color_rng, dropout_rng = jax.random.split(rng)
+    images = preprocessing.normalize(batch['image'], config.data.image_size)
+    if config.data.color_distortion:
+      images = preprocessing.distort_colors(images, color_rng, config.data.color_distortion)
+
+    def loss(params):
+      logits, updates = model.apply(
+          {'params': params, 'batch_stats': batch_stats}, images, train=True,
+          mutable=['batch_stats'], rngs={'dropout': dropout_rng})
+      return task.loss(logits, batch).mean(), (updates['batch_stats'], logits)
+
+    gradient, (batch_stats, logits) = jax.grad(loss, has_aux=True)(params)
+    return gradient, batch_stats, metrics.sums(task.metrics(logits, batch), batch['mask'])
+
+  def train_step(state: TrainState, batch, rng):
+    rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), jax.lax.axis_index(parallel.AXIS))
+    count = config.accumulate_steps
+    if count == 1:
+      gradient, batch_stats, sums = loss_and_gradient(state.params, state.batch_stats, batch, rng)
+    else:
+      parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)  # (b, ...) -> (parts, b/parts, ...)
+
+      def add_part(carry, part_and_rng):
+        total, batch_stats = carry
+        gradient, batch_stats, sums = loss_and_gradient(state.params, batch_stats, *part_and_rng)
+        return (jax.tree.map(lambda t, g: t + g / count, total, gradient), batch_stats), sums
+
+      start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+      (gradient, batch_stats), sums = jax.lax.scan(add_part, start, (parts, jax.random.split(rng, count)))
+      sums = jax.tree.map(lambda x: x.sum(0), sums)
+
+    gradient, batch_stats = jax.lax.pmean((gradient, batch_stats), parallel.AXIS)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(jnp.add, state.params, updates)
+    step, ema = state.step + 1, state.ema
+    if config.ema_decay:
+      # TF-slim's ramp, so that the first steps are soon forgotten.
+      decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
+      new = {'params': params, 'batch_stats': batch_stats}
+      ema = jax.tree.map(lambda average, value: average + (1 - decay) * (value - average), ema, new)
+    return TrainState(step, params, batch_stats, opt_state, ema), jax.lax.psum(sums, parallel.AXIS)
+
+  return train_step

@@ -1,0 +1,159 @@
+"""Several models on one stream of batches: each becomes what it would have become alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_images, tiny_config
+
+from mobilenet_jax import memory, optim, parallel, sweep, tasks
+from mobilenet_jax.data import pipeline
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.train import train, train_group
+from mobilenet_jax.train_step import init_state, make_train_step
+
+pytestmark = pytest.mark.usefixtures('tiny_model')
+
+DATA = random_images(40, size=60), random_images(20, size=60, seed=1)
+STREAM = {'data.stream_size': (48, 48), 'ema_decay': 0.9, 'model.dropout_rate': 0.1}
+MEMBERS = {
+    'narrow': {},
+    'wide': {'model.width_multiplier': 0.5, 'train_for': '6 steps'},
+    'large': {'data.image_size': (48, 48), 'eval_every': '2 steps'},
+}
+
+
+def configs():
+  return [tiny_config(**STREAM, **changes) for changes in MEMBERS.values()]
+
+
+def folders(root):
+  return [root / name for name in MEMBERS]
+
+
+def content(folder):
+  """What a run leaves behind, but for times: file names, arrays of checkpoints, metrics, config and row."""
+  row = json.loads((folder / 'result.json').read_text())
+  del row['seconds']
+  names = sorted(str(path.relative_to(folder)) for path in folder.glob('*'))
+  steps = sorted(path.name for path in (folder / 'checkpoints').iterdir())
+  return row, names, steps, (folder / 'metrics.jsonl').read_bytes(), (folder / 'config.json').read_bytes()
+
+
+def states(folder, config):
+  from mobilenet_jax.checkpoint import Checkpoints
+  task = tasks.create(config, 4)
+  tx = optim.create(config.optim, lambda step: 0.1)
+  like = init_state(jax.random.key(0), task.model(), tx, config)
+  return jax.tree.leaves(Checkpoints(folder / 'checkpoints', 'top1').restore(like)[1])
+
+
+def assert_same_runs(root, other):
+  for config, folder, twin in zip(configs(), folders(root), folders(other)):
+    assert content(folder) == content(twin)
+    for a, b in zip(states(folder, config), states(twin, config), strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_a_member_equals_the_same_run_alone_bit_for_bit(tmp_path):
+  rows = train_group(configs(), folders(tmp_path / 'group'), DATA)
+  alone = [train(config, folder, DATA) for config, folder in zip(configs(), folders(tmp_path / 'alone'))]
+  assert [row['top1'] for row in rows] == [row['top1'] for row in alone]
+  assert_same_runs(tmp_path / 'group', tmp_path / 'alone')
+
+
+def test_a_member_whose_loss_is_not_finite_stops_alone(tmp_path):
+  bad = tiny_config(**STREAM, **{'optim.learning_rate': 1e30, 'optim.warmup': '3 steps'})
+  _, error, _ = train_group([configs()[0], bad, configs()[1]],
+                            [tmp_path / 'group' / name for name in ('narrow', 'bad', 'wide')], DATA)
+  assert isinstance(error, UserError) and 'the loss is nan' in str(error)
+  assert not (tmp_path / 'group' / 'bad' / 'result.json').exists()
+  train(configs()[1], tmp_path / 'alone', DATA)
+  assert content(tmp_path / 'group' / 'wide') == content(tmp_path / 'alone')
+
+
+KILLED_SCRIPT = '''
+import os, pathlib, signal, sys, time
+sys.path[:0] = ['tests', '.']
+from mobilenet_jax import models, report
+models.VARIANTS['mobilenet'] = {'body': ((1, 64), (2, 128))}
+import test_train_group as group
+if len(sys.argv) > 2:
+  written = report.Report.train
+  def killed(self, step, values):
+    if step == int(sys.argv[2]):
+      while step == 6 and not all(  # they are written in the background
+          (folder / 'checkpoints' / '4').exists() for folder in group.folders(pathlib.Path(sys.argv[1]))):
+        time.sleep(0.05)
+      os.kill(os.getpid(), signal.SIGKILL)
+    written(self, step, values)
+  report.Report.train = killed
+group.train_group(group.configs(), group.folders(pathlib.Path(sys.argv[1])), group.DATA)
+'''
+
+
+def test_an_interrupted_group_continues_bit_for_bit(tmp_path):
+  """Killed behind the checkpoints of step 4, and again when one member has finished at step 6."""
+  def run(folder, *args):
+    return subprocess.run([sys.executable, '-c', KILLED_SCRIPT, str(tmp_path / folder), *args],
+                          cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+
+  done = run('whole')
+  assert done.returncode == 0, done.stderr
+  for step in '6', '8':
+    assert run('killed', step).returncode == -9
+  assert (tmp_path / 'killed' / 'wide' / 'result.json').exists()
+  assert not (tmp_path / 'killed' / 'large' / 'result.json').exists()
+  done = run('killed')
+  assert done.returncode == 0, done.stderr
+  assert 'continuing at step 4' in done.stdout
+  assert_same_runs(tmp_path / 'whole', tmp_path / 'killed')
+
+
+def test_runs_of_different_streams_do_not_share_one(tmp_path):
+  with pytest.raises(UserError, match='a and .*b cannot share a stream of batches: - "batch_size": 8, .* 16'):
+    train_group([tiny_config(), tiny_config(batch_size=16)], [tmp_path / 'a', tmp_path / 'b'], DATA)
+  assert not (tmp_path / 'a').exists()
+
+
+def grid(memory_bytes, jobs, grouping='auto'):
+  """How many groups of how many of the 16 are chosen, where a model takes 10 bytes and a step 100."""
+  from configs import grid
+  config = tiny_config(**{'data.image_size': (56, 56)})
+  runs = {}
+  for change in grid.sweep(config):
+    member = tiny_config(**change)
+    runs[f'{member.model.width_multiplier} {member.data.image_size}'] = member
+  needs = dict.fromkeys(runs, 10), 100
+  groups, need = sweep._choose(runs, list(runs), jobs, memory_bytes, needs, grid.GROUPS, grouping)
+  for names in groups:
+    assert len({runs[name].data.image_size for name in names}) == 1 or len(groups) in (1, 4)
+  return len(groups), len(groups[0]), need
+
+
+@pytest.mark.parametrize('given, expected', (
+    ((1000, 1), (1, 16, 260)),  # all 16: 16 models and one step
+    ((300, 1), (4, 4, 140)),  # 260 is more than the share of 300 that is taken
+    ((1000, 2), (4, 4, 280)),  # one group would leave a job idle
+    ((150, 1), (16, 1, 110)),
+    ((1, 1), (16, 1, 110)),  # nothing fits: the least
+    ((1000, 1, 'alpha'), (4, 4, 140)),
+    ((1, 1, 'all'), (1, 16, 260))))  # as told
+def test_grouping_fits_the_memory_and_the_jobs(given, expected):
+  assert grid(*given) == expected
+
+
+def test_estimated_memory_is_that_of_the_compiled_step():
+  """The state to the byte; of a step, XLA's own plan of temporary buffers to a quarter."""
+  config = tiny_config(batch_size=64)
+  task = tasks.create(config, 4)
+  model, tx = task.model(parallel.AXIS), optim.create(config.optim, lambda step: 0.1)
+  state = init_state(jax.random.key(0), model, tx, config)
+  assert memory.state_bytes(config, 4) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  step = parallel.pmap_step(make_train_step(model, task, tx, config)).lower(
+      parallel.replicate(state), parallel.split(pipeline.blank_batch(config.data, 64)), jax.random.key(0)).compile()
+  assert memory.step_bytes(config, 4) == pytest.approx(step.memory_analysis().temp_size_in_bytes, rel=0.25)
