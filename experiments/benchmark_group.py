@@ -3,9 +3,9 @@
     python -m experiments.benchmark_group --out=runs/benchmark            # or: make benchmark-group
     python -m experiments.benchmark_group --grid --res=224 --batch=256    # all 16, where there is a GPU
 
-writes benchmark_group.csv. The images are JPEG files in a folder, decoded for every batch. Each way is a sweep in processes of its own, as its
-users start it. `train_s` is the time from first batch to row, without imports and compiling; peak_mb is of the largest
-process, estimated_mb what the sweep estimates for its models and activations.
+writes benchmark_group.csv. The images are JPEG files in a folder, decoded for every batch. Each way is a sweep in
+processes of its own, as its users start it. `train_s` is the time from the first step to the row, without imports and
+compiling; peak_mb is of the largest process, estimated_mb what the sweep estimates for its models and activations.
 """
 
 import argparse

@@ -92,7 +92,7 @@ class Run:
     self._window = []  # sums on the device since the last log: reading one would wait for its step
     self._report = Report(self.workdir, self.step, self.total_steps, config.batch_size, self._say)
     self._open.append(self._report)
-    self._started = time.monotonic()
+    self._started = None  # when the first step was
     if self.step:
       self.note(f'continuing at step {self.step}')
 
@@ -102,6 +102,7 @@ class Run:
 
   def train(self, batch: dict[str, jax.Array]) -> None:
     """Starts the next step on the devices; the batch split."""
+    self._started = self._started or time.monotonic()
     self._state, sums = self._train_step(self._state, batch, self._rng)
     self.step += 1
     self._window.append(sums)
@@ -166,7 +167,7 @@ class Run:
     self._state = self._window = None
 
   def _seconds(self):
-    return self._seconds_before + time.monotonic() - self._started
+    return self._seconds_before + (time.monotonic() - self._started if self._started else 0)
 
 
 def claim_folder(workdir: Path, config: ml_collections.ConfigDict) -> None:
