@@ -59,7 +59,7 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     UserError: on bad input, before anything is started; or, once all others are finished, where runs failed.
   """
   if grouping not in ('auto', *groupings):
-    raise UserError(f'--group={grouping}: expected auto, {", ".join(groupings)}')
+    raise UserError(f'--group={grouping}: expected {", ".join(["auto", *groupings])}')
   workdir = Path(workdir)
   runs = {}
   for change in changes:
@@ -137,7 +137,7 @@ def _run_all(runs, waiting, workdir, jobs, groupings, grouping) -> dict[str, str
 def _prepare(configs: dict[str, dict]):
   """Prepares or checks the data; what JAX would run on, its memory, and each run's needs of it in bytes.
 
-  The needs are (state, step): what a run keeps, and what a step of it takes besides; the latter for the largest only.
+  The needs are what each run keeps, by name, and what a step of the largest takes besides.
   """
   import jax
   from mobilenet_jax import memory, parallel
@@ -146,11 +146,8 @@ def _prepare(configs: dict[str, dict]):
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
   largest = max(configs.values(), key=_cost)
   num_classes = sources.load(largest.data)[0].num_classes
-  # The state depends on the model alone, so a grid has few of them.
-  state = functools.cache(lambda model: memory.state_bytes(configs[models[model]], num_classes))
-  models = {str(config.model): name for name, config in configs.items()}
-  needs = {name: state(str(config.model)) for name, config in configs.items()}
-  return jax.default_backend(), parallel.memory(), (needs, memory.step_bytes(largest, num_classes))
+  states = {name: memory.state_bytes(config, num_classes) for name, config in configs.items()}
+  return jax.default_backend(), parallel.memory(), (states, memory.step_bytes(largest, num_classes))
 
 
 def _choose(runs, waiting, jobs, memory, needs, groupings, grouping) -> tuple[list[list[str]], int]:
@@ -191,7 +188,7 @@ def _run_group(configs: list[dict], workdirs: list[str], cores: list[int]) -> No
   except Exception as error:
     if not isinstance(error, UserError):
       traceback.print_exc()
-    outcomes = [error] * len(configs)
+    outcomes = [results.read(Path(workdir)) or error for workdir in workdirs]
   for outcome, say in zip(outcomes, says):
     if isinstance(outcome, Exception):
       described = isinstance(outcome, (UserError, OSError))

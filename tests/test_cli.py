@@ -118,6 +118,11 @@ def test_impossible_models_are_one_line(args, message, tmp_path):
   assert_one_line(run('complexity', *args), message)
 
 
+def test_an_unknown_grouping_is_one_line(tmp_path):
+  done = run('sweep', '--config=configs/grid.py', '--group=pairs', f'--workdir={tmp_path}')
+  assert_one_line(done, '--group=pairs: expected auto, all, resolution, alpha, alone')
+
+
 def test_batch_not_divisible_by_the_devices(npz, tmp_path):
   done = run('main', f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32', f'--workdir={tmp_path}/a',
              '--config.batch_size=10', XLA_FLAGS='--xla_force_host_platform_device_count=4')
