@@ -4,9 +4,8 @@
 
 The recipe's file has a function sweep(config) that lists the changes. It may have GROUPS, the ways in which runs share
 a pass over the data: by name, the fields in which the runs of a group agree (None: each is alone); --group chooses one.
-A group is a process.
-Runs that have finished are skipped, runs that were interrupted continue, a run that fails is reported at the end and
-takes no other down.
+A group is a process. Runs that have finished are skipped, runs that were interrupted continue, a run that fails is
+reported at the end and takes no other down.
 """
 
 from mobilenet_jax import cli  # first: it quietens what the others import
@@ -35,7 +34,7 @@ from mobilenet_jax.errors import UserError
 CSV_FILE = 'results.csv'
 LOG_FILE = 'log.txt'
 STATUS_SECONDS = 20  # between two lines of progress
-ALONE = {'alone': None}
+ALONE = {'alone': None}  # no run shares anything with another
 MEMORY_SHARE = 0.8  # of the memory at hand that a group may be estimated to take
 
 
