@@ -4,10 +4,10 @@
     python -m experiments.benchmark --quick                         # one case each of inference and training
     python -m experiments.benchmark --grid                          # all 16 models, ours against grouped; no chart
 
-writes benchmark.csv (a row a measurement) and benchmark.png and .svg; --grid benchmark_grid.csv. Every implementation runs in a process of its
-own, as its users start it. Each peer is measured in turns with ours, a few calls of one and a few of the other, so
-that a slow minute of the machine slows both: `ratio` is the peer's median over ours from the same turns, above 1
-where we are faster. compile_s is the first call less a usual one; peak_mb is of the process, all its libraries
+writes benchmark.csv (a row a measurement) and benchmark.png and .svg; --grid benchmark_grid.csv. Every implementation
+runs in a process of its own, as its users start it. Each peer is measured in turns with ours, a few calls of one and
+a few of the other, so that a slow minute of the machine slows both: `ratio` is the peer's median over ours from the
+same turns, above 1 where we are faster. compile_s is the first call less a usual one; peak_mb is of the process, all its libraries
 included, or of the accelerator. The input pipeline is measured alone, on JPEG files made for it.
 """
 

@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from experiments.benchmark import write_csv
+from experiments.benchmark_implementations import resident_mb
 from experiments.benchmark_input import PHOTO, make_jpegs
 from mobilenet_jax import cli, parallel
 from mobilenet_jax import config as config_lib
@@ -66,11 +67,8 @@ def _sweep(config, changes, workdir, grouping, jobs):
   wall_s = time.perf_counter() - start
   at_once = min(jobs or parallel.cpu_cores(), len(changes))
   train_s = max(seconds) if grouping == 'all' else sum(seconds) / at_once
-  peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
-  members = []
-  for change in changes:
-    members.append(ml_collections.ConfigDict(config.to_dict()))
-    members[-1].update_from_flattened_dict(change)
+  peak_mb = resident_mb(resource.RUSAGE_CHILDREN)
+  members = [config_lib.changed(config, change) for change in changes]
   states = [memory.state_bytes(member, num_classes=2) for member in members]
   estimated = (sum(states) if grouping == 'all' else max(states)) + max(memory.step_bytes(member, 2) for member in members)
   return {'train_s': round(train_s, 1), 'wall_s': round(wall_s, 1), 'peak_mb': round(peak_mb),

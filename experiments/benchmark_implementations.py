@@ -203,8 +203,13 @@ def _peak_mb(name):
     import jax
     if stats := jax.local_devices()[0].memory_stats():
       return stats['peak_bytes_in_use'] / 1e6
+  return resident_mb(resource.RUSAGE_SELF)
+
+
+def resident_mb(whose: int) -> float:
+  """Peak resident memory in MB of this process, or of the largest of its children; `whose` as for getrusage."""
   unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+  return resource.getrusage(whose).ru_maxrss * unit / 1e6
 
 
 def main() -> None:

@@ -71,6 +71,13 @@ def base() -> ml_collections.ConfigDict:
   return config
 
 
+def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.ConfigDict:
+  """A copy of `config` with other values, given by dotted name."""
+  copy = ml_collections.ConfigDict(config.to_dict())
+  copy.update_from_flattened_dict(change)
+  return copy
+
+
 def parse_arg(arg: str | None, **defaults):
   """Reads the part of --config behind the colon, `key=value,...`, over defaults that also give the types."""
   values = dict(defaults)

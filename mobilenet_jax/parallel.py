@@ -78,8 +78,8 @@ def pmap_evaluation(step: Callable) -> Callable:
   return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None)
 
 
-def memory() -> int:
-  """Bytes at hand: the first accelerator's, or what the machine has available (elsewhere than on Linux, all it has)."""
+def memory_at_hand() -> int:
+  """Bytes: the first accelerator's, or what the machine has available (elsewhere than on Linux, all it has)."""
   if limit := (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit'):
     return limit
   meminfo = Path('/proc/meminfo')

@@ -62,8 +62,7 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   workdir = Path(workdir)
   runs = {}
   for change in changes:
-    member = ml_collections.ConfigDict(config.to_dict())
-    member.update_from_flattened_dict(change)
+    member = config_lib.changed(config, change)
     config_lib.validate(member)
     runs[config_lib.model_name(member)] = member
   from mobilenet_jax.run import claim_folder
@@ -146,7 +145,7 @@ def _prepare(configs: dict[str, dict]):
   largest = max(configs.values(), key=_cost)
   num_classes = sources.load(largest.data)[0].num_classes
   states = {name: memory.state_bytes(config, num_classes) for name, config in configs.items()}
-  return jax.default_backend(), parallel.memory(), (states, memory.step_bytes(largest, num_classes))
+  return jax.default_backend(), parallel.memory_at_hand(), (states, memory.step_bytes(largest, num_classes))
 
 
 def _choose(runs, waiting, jobs, memory, needs, groupings, grouping) -> tuple[list[list[str]], int]:

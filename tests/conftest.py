@@ -1,4 +1,6 @@
 import os
+import signal
+import time
 from pathlib import Path
 
 # Compiled once a machine, by whichever test comes first; must be set before JAX is imported.
@@ -10,14 +12,31 @@ import numpy as np
 import pytest
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import models
+from mobilenet_jax import models, report
 from mobilenet_jax.data.sources import ArraySource
+
+
+TINY = {'body': ((1, 64), (2, 128))}
 
 
 @pytest.fixture
 def tiny_model(monkeypatch):
   """Makes 'mobilenet' two blocks deep: compiled in two seconds rather than ten."""
-  monkeypatch.setitem(models.VARIANTS, 'mobilenet', {'body': ((1, 64), (2, 128))})
+  monkeypatch.setitem(models.VARIANTS, 'mobilenet', TINY)
+
+
+def kill_at(step, folders):
+  """Has this process kill itself when it reports `step`, once each of the run folders has a checkpoint."""
+  written = report.Report.train
+
+  def killed(self, at, values):
+    if at == step:
+      while not all(any((folder / 'checkpoints').glob('[0-9]')) for folder in folders):  # written in the background
+        time.sleep(0.05)
+      os.kill(os.getpid(), signal.SIGKILL)
+    written(self, at, values)
+
+  report.Report.train = killed
 
 
 def tiny_config(**changes):

@@ -153,19 +153,12 @@ def _training_accuracy(config, workdir, source):
 KILLED_SCRIPT = '''
 import sys
 sys.path[:0] = ['tests', '.']
-import os, pathlib, signal, time
-from conftest import random_images, tiny_config
-from mobilenet_jax import models, report, train
-models.VARIANTS['mobilenet'] = {'body': ((1, 64), (2, 128))}
+import pathlib
+from conftest import TINY, kill_at, random_images, tiny_config
+from mobilenet_jax import models, train
+models.VARIANTS['mobilenet'] = TINY
 if len(sys.argv) > 2:
-  written = report.Report.train
-  def killed(self, step, values):
-    if step == int(sys.argv[2]):
-      while not pathlib.Path(sys.argv[1], 'checkpoints', '4').exists():  # it is written in the background
-        time.sleep(0.05)
-      os.kill(os.getpid(), signal.SIGKILL)
-    written(self, step, values)
-  report.Report.train = killed
+  kill_at(int(sys.argv[2]), [pathlib.Path(sys.argv[1])])
 train.train(tiny_config(**{'ema_decay': 0.9, 'model.dropout_rate': 0.1}), sys.argv[1],
             (random_images(40), random_images(20, seed=1)))
 '''

@@ -77,22 +77,16 @@ def test_a_member_whose_loss_is_not_finite_stops_alone(tmp_path):
 
 
 KILLED_SCRIPT = '''
-import os, pathlib, signal, sys, time
+import pathlib, sys
 sys.path[:0] = ['tests', '.']
-from mobilenet_jax import models, report
-models.VARIANTS['mobilenet'] = {'body': ((1, 64), (2, 128))}
+import conftest
 import test_train_group as group
+from mobilenet_jax import models
+models.VARIANTS['mobilenet'] = conftest.TINY
+folders = group.folders(pathlib.Path(sys.argv[1]))
 if len(sys.argv) > 2:
-  written = report.Report.train
-  def killed(self, step, values):
-    if step == int(sys.argv[2]):
-      while step == 6 and not all(  # they are written in the background
-          (folder / 'checkpoints' / '4').exists() for folder in group.folders(pathlib.Path(sys.argv[1]))):
-        time.sleep(0.05)
-      os.kill(os.getpid(), signal.SIGKILL)
-    written(self, step, values)
-  report.Report.train = killed
-group.train_group(group.configs(), group.folders(pathlib.Path(sys.argv[1])), group.DATA)
+  conftest.kill_at(int(sys.argv[2]), folders)
+group.train_group(group.configs(), folders, group.DATA)
 '''
 
 
