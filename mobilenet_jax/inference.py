@@ -10,12 +10,13 @@ from mobilenet_jax.models.layers import ACTIVATIONS, scale_and_offset
 from mobilenet_jax.models.mobilenet import MobileNet
 
 
-def fold(model: MobileNet, variables) -> tuple[Callable, dict]:
+def fold(model: MobileNet, variables, as_convolutions: bool = False) -> tuple[Callable, dict]:
   """Folds the running statistics into the kernels, in float32.
 
   Args:
     model: any MobileNet.
     variables: {'params', 'batch_stats'} of it.
+    as_convolutions: write 1x1 convolutions as such, not as matrix products, which converters do not take for one.
 
   Returns:
     predict(weights, images), which gives what model.apply(variables, images, train=False) gives, up to rounding,
@@ -37,8 +38,9 @@ def fold(model: MobileNet, variables) -> tuple[Callable, dict]:
       layers.append((f'conv_{i}', 'conv', stride))
   convolve = {
       'conv': lambda x, kernel, stride: lowerings.conv(x, kernel, stride, model.lowering),
-      'depthwise': lambda x, kernel, stride: lowerings.depthwise(x, kernel, stride, model.lowering),
-      'pointwise': lambda x, kernel, stride: lowerings.pointwise(x, kernel[0, 0]),
+      'depthwise': lambda x, kernel, stride: lowerings.depthwise(x, kernel, stride, model.lowering, model.padding),
+      'pointwise': lambda x, kernel, stride: (
+          lowerings.convolve(x, kernel, stride) if as_convolutions else lowerings.pointwise(x, kernel[0, 0])),
   }
 
   def predict(weights, images: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # where each is cut off above
 
 
 class Conv(nn.Module):
-  """A 3x3 convolution, "SAME" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features)."""
+  """A 3x3 convolution, "same" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features)."""
 
   features: int
   stride: int = 1
@@ -30,22 +30,25 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-  """One 3x3 filter a channel, "SAME" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c).
+  """One 3x3 filter a channel: (b, h, w, c) -> (b, h/s, w/s, c), rounded up under "same" padding.
 
   Attributes:
     stride: of both axes, 1 or 2.
     lowering: how XLA is asked for the same sum: 'grouped', 'shifted' or 'auto', see lowerings.py. Parameters,
       outputs and gradients are the same.
+    padding: 'same' or 'keras', see lowerings.padding_of.
   """
 
   stride: int = 1
   lowering: str = 'auto'
+  padding: str = 'same'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     kernel = self.param('kernel', conv_init, (3, 3, 1, x.shape[-1]))
-    return lowerings.depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.lowering)
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    return lowerings.depthwise(x, kernel, self.stride, self.lowering, self.padding)
 
 
 class PointwiseConv(nn.Module):

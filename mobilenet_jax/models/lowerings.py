@@ -34,20 +34,33 @@ def resolve(lowering: str) -> str:
   return 'shifted' if jax.default_backend() == 'cpu' else 'grouped'
 
 
+def padding_of(size: int, stride: int, padding: str = 'same', window: int = WINDOW) -> tuple[int, int]:
+  """Rows before and after `size` rows.
+
+  'same' is TensorFlow's: ceil(size / stride) outputs, the odd row after. 'keras' is what keras.applications.MobileNet
+  does before a depthwise convolution of stride 2: nothing before, so that an odd size gives one output less. At even
+  sizes they agree, so at every size of the paper.
+  """
+  if padding == 'keras' and stride == 2:
+    return 0, 1 - size % 2
+  total = (math.ceil(size / stride) - 1) * stride + window - size
+  return total // 2, total - total // 2
+
+
 def conv(x: jax.Array, kernel: jax.Array, stride: int, lowering: str) -> jax.Array:
-  """A 3x3 convolution with "SAME" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), f)."""
+  """A 3x3 convolution, "same" padding: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), f)."""
   if resolve(lowering) == 'grouped' or x.shape[-1] > 4:
-    return _convolve(x, kernel, stride, groups=1)
+    return convolve(x, kernel, stride)
   # The first layer, forward and filter gradient: 8 + 8 as a convolution, 4 + 3 as patches and a product.
   patches = jnp.concatenate(_taps(_pad(x, stride), stride), axis=-1)  # (b, h/s, w/s, 9c)
   return pointwise(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
-def depthwise(x: jax.Array, kernel: jax.Array, stride: int, lowering: str) -> jax.Array:
-  """One 3x3 filter a channel, "SAME": (b, h, w, c) and (3, 3, 1, c) -> (b, ceil(h/s), ceil(w/s), c)."""
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int, lowering: str, padding: str = 'same') -> jax.Array:
+  """One 3x3 filter a channel: (b, h, w, c) and (3, 3, 1, c) -> (b, h/s, w/s, c), rounded up under "same" padding."""
   if resolve(lowering) == 'grouped':
-    return _convolve(x, kernel, stride, groups=x.shape[-1])
-  return _shifted(_pad(x, stride), kernel, stride)
+    return convolve(x, kernel, stride, x.shape[-1], padding)
+  return _shifted(_pad(x, stride, padding), kernel, stride)
 
 
 @jax.custom_vjp
@@ -66,9 +79,11 @@ def _pointwise_backward(residuals, g):
 pointwise.defvjp(lambda x, kernel: (jnp.dot(x, kernel), (x, kernel)), _pointwise_backward)
 
 
-def _convolve(x, kernel, stride, groups):
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1, padding: str = 'same') -> jax.Array:
+  """XLA's own convolution of any window and any number of groups: (b, h, w, c) and (k, k, c / groups, f)."""
+  pads = [padding_of(size, stride, padding, kernel.shape[0]) for size in x.shape[1:3]]
   return lax.conv_general_dilated(
-      x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups)
+      x, kernel, (stride, stride), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups)
 
 
 # The depthwise convolution, shifted. The parts below take padded inputs, so that nothing is padded twice:
@@ -168,10 +183,8 @@ def _sum(terms):
   return functools.reduce(operator.add, terms)  # Python's own would add them to 0
 
 
-def _pad(x, stride):
-  """TensorFlow's "SAME" padding."""
-  totals = [(math.ceil(size / stride) - 1) * stride + WINDOW - size for size in x.shape[1:3]]
-  return jnp.pad(x, ((0, 0), *((total // 2, total - total // 2) for total in totals), (0, 0)))
+def _pad(x, stride, padding='same'):
+  return jnp.pad(x, ((0, 0), *(padding_of(size, stride, padding) for size in x.shape[1:3]), (0, 0)))
 
 
 def _largest_divisor(number, limit):

@@ -33,7 +33,9 @@ class MobileNet(nn.Module):
     width_multiplier: alpha of section 3.3, above 0.
     body: (stride, channels) of each block.
     separable: False replaces every depthwise separable block by a full 3x3 convolution (Table 4).
+    freeze_batch_stats: in training, too, normalise with the running statistics and leave them as they are.
     batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
+    padding: of the depthwise convolutions, 'same' or 'keras', see lowerings.padding_of.
   """
 
   num_classes: int
@@ -44,7 +46,9 @@ class MobileNet(nn.Module):
   dropout_rate: float = 0.001
   batch_norm_decay: float = 0.9997
   batch_norm_epsilon: float = 1e-3
+  freeze_batch_stats: bool = False
   batch_norm_axis: str | None = None
+  padding: str = 'same'
   dtype: jnp.dtype = jnp.float32
   lowering: str = 'auto'
 
@@ -63,16 +67,17 @@ class MobileNet(nn.Module):
     """
     width = functools.partial(scale_channels, width_multiplier=self.width_multiplier)
     norm = functools.partial(
-        BatchNorm, self.activation, not train, self.batch_norm_decay, self.batch_norm_epsilon,
-        self.batch_norm_axis, self.dtype)
+        BatchNorm, self.activation, self.freeze_batch_stats or not train, self.batch_norm_decay,
+        self.batch_norm_epsilon, self.batch_norm_axis, self.dtype)
     conv = functools.partial(Conv, lowering=self.lowering, dtype=self.dtype)
+    depthwise_conv = functools.partial(DepthwiseConv, padding=self.padding, lowering=self.lowering, dtype=self.dtype)
     features = {} if features is None else features
 
     x = conv(width(32), 2, name='conv')(images)  # (b, h/2, w/2, 32a)
     x = features['conv'] = norm(name='conv_bn')(x)
     for i, (stride, channels) in enumerate(self.body, start=1):
       if self.separable:
-        x = DepthwiseConv(stride, self.lowering, self.dtype, name=f'conv_dw_{i}')(x)
+        x = depthwise_conv(stride, name=f'conv_dw_{i}')(x)
         x = norm(name=f'conv_dw_{i}_bn')(x)
         x = PointwiseConv(width(channels), self.dtype, name=f'conv_pw_{i}')(x)
         x = norm(name=f'conv_pw_{i}_bn')(x)
