@@ -10,6 +10,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilenet_jax.errors import UserError
 
+FOLDER = 'checkpoints'  # in a run's folder
 DISK_MARGIN = 1.2  # of a checkpoint's arrays: Orbax writes its own notes beside them
 FULL_DISK_ADVICE = ('the checkpoint was not written, older ones are intact: free some space and start the same '
                     'command again')
@@ -69,6 +70,38 @@ class Checkpoints:
     with _full_disk_as_user_error():
       self._manager.wait_until_finished()
       self._manager.close()
+
+
+def write_model(folder: Path, variables: dict, notes: dict) -> None:
+  """Writes {'params', 'batch_stats'} as the only checkpoint of a folder, as `read_model` reads it."""
+  state = {**jax.device_get(variables), 'ema': {}}
+  args = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
+  with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager, _full_disk_as_user_error():
+    manager.save(0, args=args)
+
+
+def read_model(folder: Path) -> tuple[dict, dict]:
+  """What to evaluate of the newest checkpoint of a run or an imported model, and its notes.
+
+  Returns:
+    {'params', 'batch_stats'}, the averaged ones where they are kept; notes.
+
+  Raises:
+    UserError: where there is no checkpoint, or it cannot be read.
+  """
+  if not (folder / FOLDER).is_dir():
+    raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
+  with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager:
+    step = manager.latest_step()
+    if step is None:
+      raise UserError(f'{folder}: no checkpoint in this folder yet; expected a run that has written one')
+    try:
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(), notes=ocp.args.JsonRestore())
+      restored = manager.restore(step, args=args)
+    except (OSError, ValueError, KeyError) as error:
+      raise UserError(f'{folder}: its checkpoint of step {step} cannot be read ({str(error).splitlines()[0]})') from error
+  state = restored.state
+  return state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, restored.notes
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """What every command line here shares: flags in, one call, one-line errors, quiet libraries."""
 
+import argparse
+import contextlib
 import errno
 import logging
 import os
@@ -30,18 +32,42 @@ def define_config() -> None:
   config_flags.DEFINE_config_file('config', help_string='A recipe: configs/NAME.py[:key=value,...].')
 
 
+class Parser(argparse.ArgumentParser):
+  """Arguments of a command that takes no config; what is wrong with them is an error like any other."""
+
+  def __init__(self, doc: str):
+    super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+  def error(self, message):
+    raise UserError(f'{message}; --help lists the arguments')
+
+
 def run(main: Callable[[flags.FlagValues], None]) -> None:
   """Parses the command line, calls `main(flags)`, and turns errors of the user into one line, status 1."""
+  with _one_line_errors('interrupted: the same command continues from the last checkpoint'):
+    main(_parse(flags.FLAGS, sys.argv))
+
+
+def run_with(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
+  """As `run`, with the arguments that `parser` finds."""
+  with _one_line_errors('interrupted'):
+    main(parser.parse_args())
+
+
+@contextlib.contextmanager
+def _one_line_errors(interrupted: str):
   use_huge_pages()
   quiet()
   try:
-    main(_parse(flags.FLAGS, sys.argv))
+    yield
+  except BrokenPipeError:  # whoever reads our output has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except (UserError, OSError) as error:
     if not isinstance(error, UserError) and error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
       raise
     sys.exit(f'error: {describe(error)}')
   except KeyboardInterrupt:
-    sys.exit('interrupted: the same command continues from the last checkpoint')
+    sys.exit(interrupted)
 
 
 def use_huge_pages() -> None:

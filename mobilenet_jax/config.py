@@ -27,7 +27,9 @@ def base() -> ml_collections.ConfigDict:
           dropout_rate=0.001,
           batch_norm_decay=0.9997,
           batch_norm_epsilon=1e-3,
+          freeze_batch_stats=False,  # use the running statistics in training, too, and leave them as they are
           sync_batch_norm=False,  # batch statistics over all devices rather than each its own
+          padding='same',  # or keras, which differs at odd sizes, see models/lowerings.py
           dtype='float32',  # of the computation; parameters are always float32
           lowering='auto',  # of the convolutions: grouped, shifted; auto: shifted on CPU, see models/lowerings.py
       ),
@@ -45,6 +47,11 @@ def base() -> ml_collections.ConfigDict:
           eval_crop=0.875,
           shuffle_buffer=16384,  # examples, for sources read as a stream
           bad_images='error',  # or skip: named, counted and left out
+      ),
+      init=dict(
+          model='',  # what to start from: whatever trained.load takes, such as mobilenet_1.0_224; '' for random weights
+          keep_head=False,  # its classifier too, for the classes of the data
+          freeze_body=False,  # train the classifier only
       ),
       batch_size=64,  # over all devices
       eval_batch_size=250,
@@ -68,6 +75,14 @@ def base() -> ml_collections.ConfigDict:
       ),
   ))
   config.lock()  # a recipe that sets a field there is not fails
+  return config
+
+
+def from_dict(values: dict) -> ml_collections.ConfigDict:
+  """A whole config of a run, also of one from before a field was there: such a field has its default."""
+  config = base()
+  with config.unlocked():
+    config.update(values)
   return config
 
 
@@ -137,6 +152,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet')),
       'model.activation': (model.activation, ('relu', 'relu6')),
       'model.dtype': (model.dtype, ('float32', 'bfloat16')),
+      'model.padding': (model.padding, ('same', 'keras')),
       'model.lowering': (model.lowering, ('auto', 'grouped', 'shifted')),
       'data.bad_images': (data.bad_images, ('error', 'skip')),
   }

@@ -1,5 +1,6 @@
 """A run: one model, its state, its steps and its folder."""
 
+import json
 import math
 import subprocess
 import time
@@ -9,16 +10,16 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from mobilenet_jax import complexity, metrics, optim, parallel, results, tasks
+from mobilenet_jax import complexity, metrics, optim, parallel, results, tasks, trained
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.checkpoint import Checkpoints
-from mobilenet_jax.data import pipeline, preprocessing
+from mobilenet_jax.data import pipeline
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import make_eval_step
 from mobilenet_jax.files import write_whole
 from mobilenet_jax.report import Report
-from mobilenet_jax.train_step import init_state, make_train_step
+from mobilenet_jax.train_step import TrainState, init_state, make_train_step
 
 STEPS_AHEAD = 4  # that the host may be ahead of the device: more would only keep their batches in memory
 
@@ -71,9 +72,10 @@ class Run:
 
     task = tasks.create(config, num_classes)
     self._model = task.model(parallel.AXIS)
+    self._labels = train_source.class_names if num_classes == train_source.num_classes else None
     self._schedule = optim.learning_rate(config.optim, steps(config.optim.warmup, 'optim.warmup'),
                                          steps(config.optim.decay_every, 'optim.decay_every'))
-    tx = optim.create(config.optim, self._schedule)
+    tx = optim.create(config.optim, self._schedule, config.init.freeze_body)
     state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config), jax.random.key(config.seed))
 
     self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric)
@@ -82,6 +84,8 @@ class Run:
     if restored := self._checkpoints.restore(state):
       self.step, state, notes = restored
       self._seconds_before = notes['seconds']
+    elif config.init.model:
+      state = self._start_from(config.init, train_source, state)
     self._state = parallel.replicate(state)
     self._rng = jax.random.key(config.seed + 1)
     blank = lambda size: parallel.split(pipeline.blank_batch(config.data, size))
@@ -95,6 +99,14 @@ class Run:
     self._started = None  # when the first step was
     if self.step:
       self.note(f'continuing at step {self.step}')
+
+  def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
+    """The state before the first step with the weights of another model."""
+    origin = trained.load(init.model)
+    variables = origin.variables_for(source, like=state.variables(), keep_head=init.keep_head)
+    head = 'its classifier too' if init.keep_head else 'with a new classifier'
+    self.note(f'starting from {init.model}, {head}{"; the body is frozen" if init.freeze_body else ""}')
+    return state.start_with(variables)
 
   def note(self, text: str) -> None:
     """Tells a person something."""
@@ -136,8 +148,7 @@ class Run:
     """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
     self._report.evaluation(self.step, evaluation)
     if self.due('checkpoint'):
-      notes = {'seconds': self._seconds(), 'config': self.config.to_dict(),
-               'preprocessing': preprocessing.description(self.config.data)}
+      notes = {'seconds': self._seconds(), **trained.notes(self.config, self._labels)}
       self._checkpoints.save(self.step, self._state, evaluation, notes)
     if self.step == self.total_steps:
       self.finish(evaluation)
@@ -180,7 +191,9 @@ def claim_folder(workdir: Path, config: ml_collections.ConfigDict) -> None:
   path, text = workdir / 'config.json', config_lib.to_json(config)
   if not path.exists():
     write_whole(path, text)
-  elif difference := config_lib.difference(path.read_text(), text):
+    return
+  claimed = config_lib.to_json(config_lib.from_dict(json.loads(path.read_text())))
+  if difference := config_lib.difference(claimed, text):
     raise UserError(f'{workdir} belongs to another config (- there, + given: {difference}); '
                     'give another --workdir, or the config that is there')
 

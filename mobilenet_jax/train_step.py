@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mobilenet_jax import metrics, parallel
+from mobilenet_jax import metrics, optim, parallel
 from mobilenet_jax.data import preprocessing
 
 
@@ -24,6 +24,10 @@ class TrainState:
   def variables(self) -> dict:
     """What to evaluate: the averaged weights where they are kept."""
     return self.ema or {'params': self.params, 'batch_stats': self.batch_stats}
+
+  def start_with(self, variables: dict) -> 'TrainState':
+    """This state with other weights, of which nothing is known yet but what they are."""
+    return self.replace(**variables, ema=jax.tree.map(jnp.copy, variables) if self.ema else {})
 
 
 def init_state(rng: jax.Array, model, tx, config: ml_collections.ConfigDict) -> TrainState:
@@ -46,6 +50,8 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict):
       images = preprocessing.distort_colors(images, color_rng, config.data.color_distortion)
 
     def loss(params):
+      if config.init.freeze_body:  # so that its gradient is not even computed
+        params = jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, optim.in_body(params))
       logits, updates = model.apply(
           {'params': params, 'batch_stats': batch_stats}, images, train=True,
           mutable=['batch_stats'], rngs={'dropout': dropout_rng})

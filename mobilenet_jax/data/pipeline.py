@@ -149,10 +149,9 @@ def _crop(source, indices, draws, config, pool):
 
   def crop(index, draw):
     image = source.images[index]
-    height, width = (float(n) for n in image.shape[:2])
     if draw is None:
-      return preprocessing.crop_array(
-          image, preprocessing.central_window(height, width, config, np), False, size)
+      return preprocessing.crop_centrally(image, config)
+    height, width = (float(n) for n in image.shape[:2])
     window = preprocessing.random_window(height, width, draw, config, np)
     return preprocessing.crop_array(image, window, config.flip and draw[4] < 0.5, size)
 

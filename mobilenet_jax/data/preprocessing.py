@@ -55,6 +55,12 @@ def crop_array(image: np.ndarray, window, flip: bool, size: tuple[int, int]) -> 
   return resized[:, ::-1] if flip else resized
 
 
+def crop_centrally(image: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+  """The evaluation's crop of an array: uint8 (h, w, 3) -> (*stream_size, 3)."""
+  height, width = (float(n) for n in image.shape[:2])
+  return crop_array(image, central_window(height, width, config, np), False, stream_size(config))
+
+
 def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
   """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes -> uint8 (*stream_size, 3).
 

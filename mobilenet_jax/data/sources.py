@@ -2,11 +2,13 @@
 
     fabrics         the embedded dataset (data/fabrics.py), drawn on first use
     <name>          any TFDS name that has an image and a label, prepared before
-    folder:/path    /path/<class>/<image>, of which a tenth is held out, or /path/<split>/<class>/<image>
+    folder:/path    /path/<class>/<image>, of which a tenth is held out, or /path/<split>/<class>/<image>, or images
+                    and a /path/labels.csv (columns file and label; to evaluate on, not to train)
     npz:/path.npz   arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
 """
 
 import contextlib
+import csv
 import dataclasses
 import io
 import os
@@ -19,6 +21,7 @@ import numpy as np
 from mobilenet_jax.errors import UserError
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')  # what tfds.ImageFolder reads
+LABELS_FILE = 'labels.csv'
 HELD_OUT = 0.1  # of a folder without splits
 MAX_BYTES_IN_MEMORY = 2**30  # of decoded images; a constant, since both ways resize in their own way
 SAMPLE = 64  # images whose size tells whether all would fit
@@ -31,6 +34,7 @@ class ArraySource:
   images: np.ndarray | list[np.ndarray]
   labels: np.ndarray
   num_classes: int
+  class_names: tuple[str, ...] | None = None  # in the order of their labels
 
   @property
   def num_examples(self) -> int:
@@ -54,6 +58,10 @@ class StreamSource:
   def num_classes(self) -> int:
     return self.builder.info.features['label'].num_classes
 
+  @property
+  def class_names(self) -> tuple[str, ...] | None:
+    return _class_names(self.builder)
+
   def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
     """A tf.data.Dataset of {'image': encoded bytes, 'label': int64, 'id': str}; the order follows from the seed."""
     import tensorflow as tf
@@ -74,7 +82,30 @@ class StreamSource:
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-Source = ArraySource | StreamSource
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+  """Image files of one folder, whose labels stand in its labels.csv; in the order of that file."""
+
+  paths: list[str]
+  labels: np.ndarray  # int32
+  num_classes: int
+  class_names: tuple[str, ...] | None
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.paths)
+
+  def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
+    """As StreamSource.examples."""
+    import tensorflow as tf
+    dataset = tf.data.Dataset.from_tensor_slices((self.paths, self.labels.astype(np.int64)))
+    if shuffle_seed is not None:  # all of it: these are names, not images
+      dataset = dataset.shuffle(self.num_examples, seed=shuffle_seed, reshuffle_each_iteration=False)
+    return dataset.map(lambda path, label: {'image': tf.io.read_file(path), 'label': label, 'id': path},
+                       num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+Source = ArraySource | StreamSource | FileSource
 
 
 def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
@@ -90,6 +121,21 @@ def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
     return _from_folder(path, config)
   builder = _tfds_builder(config)
   return tuple(_from_tfds(builder, split) for split in (config.train_split, config.eval_split))
+
+
+def load_whole(config: ml_collections.ConfigDict) -> Source:
+  """The examples of `config.name` to evaluate on: eval_split, or of a folder without splits all of them."""
+  kind, _, path = config.name.partition(':')
+  if kind != 'folder':
+    return load(config)[1]
+  root = _existing_folder(path)
+  if (root / LABELS_FILE).exists():
+    return _from_labels_file(root)
+  if (root / config.eval_split).is_dir():
+    _check_classes(root / config.eval_split, minimum=1)
+    return _image_folder(root, config.eval_split)
+  _check_classes(root, minimum=1)
+  return _unsplit(root)
 
 
 def num_classes(config: ml_collections.ConfigDict) -> int:
@@ -113,25 +159,52 @@ def _from_npz(path: str, split: str) -> ArraySource:
 
 
 def _from_folder(path: str, config: ml_collections.ConfigDict) -> tuple[StreamSource, StreamSource]:
-  root = Path(path).expanduser().resolve()
-  if not root.is_dir():
-    raise UserError(f'data.name=folder:{path}: there is no such folder')
+  root = _existing_folder(path)
   splits = (config.train_split, config.eval_split)
   has_splits = all((root / split).is_dir() for split in splits)
   for parent in [root / split for split in splits] if has_splits else [root]:
     _check_classes(parent)
 
-  import tensorflow_datasets as tfds
   if has_splits:
-    builder = tfds.folder_dataset.ImageFolder(str(root))
-    counts = [builder.info.splits[split].num_examples for split in splits]
-    return tuple(StreamSource(builder, split, 0, count) for split, count in zip(splits, counts))
+    return tuple(_image_folder(root, split) for split in splits)
+  whole = _unsplit(root)
+  held_out = round(whole.num_examples * HELD_OUT)
+  return dataclasses.replace(whole, first=held_out), dataclasses.replace(whole, last=held_out)
+
+
+def _existing_folder(path: str) -> Path:
+  root = Path(path).expanduser().resolve()
+  if not root.is_dir():
+    raise UserError(f'data.name=folder:{path}: there is no such folder')
+  return root
+
+
+def _image_folder(root: Path, split: str) -> StreamSource:
+  import tensorflow_datasets as tfds
+  builder = tfds.folder_dataset.ImageFolder(str(root))
+  return StreamSource(builder, split, 0, builder.info.splits[split].num_examples)
+
+
+def _unsplit(root: Path) -> StreamSource:
   parent = Path(tempfile.mkdtemp())  # ImageFolder wants a folder of splits: one that holds just this one
   (parent / 'all').symlink_to(root)
-  builder = tfds.folder_dataset.ImageFolder(str(parent))
-  count = builder.info.splits['all'].num_examples
-  held_out = round(count * HELD_OUT)
-  return tuple(StreamSource(builder, 'all', *part) for part in ((held_out, count), (0, held_out)))
+  return _image_folder(parent, 'all')
+
+
+def _from_labels_file(root: Path) -> FileSource:
+  path = root / LABELS_FILE
+  with path.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  if not rows or not {'file', 'label'} <= set(rows[0]):
+    raise UserError(f'{path}: expected a line file,label and below it a line an image')
+  found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in IMAGE_FILES}
+  files = [root / row['file'] if (root / row['file']).exists() else found.get(row['file']) for row in rows]
+  if missing := [row['file'] for row, file in zip(rows, files) if file is None]:
+    raise UserError(f'{path}: {len(missing)} of its {len(rows)} images are not in {root}, such as {missing[0]}')
+  labels = [row['label'] for row in rows]
+  names = None if all(label.isdecimal() for label in labels) else tuple(sorted(set(labels)))
+  numbers = [names.index(label) if names else int(label) for label in labels]
+  return FileSource([str(file) for file in files], np.array(numbers, np.int32), max(numbers) + 1, names)
 
 
 def keep_in_memory(source: Source) -> Source:
@@ -154,13 +227,13 @@ def keep_in_memory(source: Source) -> Source:
         return source
   except tf.errors.InvalidArgumentError:  # the pipeline names the image, or skips it
     return source
-  return ArraySource(images, np.array(labels, np.int32), source.num_classes)
+  return ArraySource(images, np.array(labels, np.int32), source.num_classes, source.class_names)
 
 
-def _check_classes(folder: Path) -> None:
+def _check_classes(folder: Path, minimum: int = 2) -> None:
   classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-  if len(classes) < 2:
-    raise UserError(f'{folder}: {len(classes)} sub-folders; expected one a class, at least two')
+  if len(classes) < minimum:
+    raise UserError(f'{folder}: {len(classes)} sub-folders; expected one a class, at least {minimum}')
   for entry in classes:
     if not any(name.lower().endswith(IMAGE_FILES) for name in os.listdir(entry)):
       raise UserError(f'{entry}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove it; '
@@ -214,4 +287,9 @@ def _from_tfds(builder, split: str) -> Source:
   images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
   for i, example in enumerate(examples):
     images[i], labels[i] = example['image'], example['label']
-  return ArraySource(images, labels, features['label'].num_classes)
+  return ArraySource(images, labels, features['label'].num_classes, _class_names(builder))
+
+
+def _class_names(builder) -> tuple[str, ...] | None:
+  names = builder.info.features['label'].names
+  return None if names == [str(i) for i in range(len(names))] else tuple(names)
