@@ -16,10 +16,10 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 
-REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'
+from mobilenet_jax import looks
 
-# One look a resolution, largest first: told apart by shape and by brightness as well as by colour.
-LOOKS = (('#08306b', 'o'), ('#2171b5', 's'), ('#d94801', '^'), ('#fdae6b', 'D'))
+REFERENCE = Path(__file__).parent.parent / 'mobilenet_jax' / 'pretrained' / 'imagenet_reference.csv'
+
 REFERENCE_LOOKS = {'paper': ('+', '0.25', 'the paper'), 'published': ('x', '0.55', 'published models (TF-slim)')}
 
 
@@ -52,7 +52,10 @@ def figure4(rows: list[dict], references: list[dict] = ()):
     ends = np.array([mult_adds.min() * 0.85, mult_adds.max() * 1.15])
     axes.plot(ends / 1e6, intercept + slope * np.log10(ends), color='0.4', linewidth=1, linestyle='--', zorder=1,
               label=f'log-linear fit, $R^2$ = {r_squared:.2f}')
-  return _finish(figure, axes)
+  _finish(axes)
+  figure.draw_without_rendering()  # where things are is known from here on
+  looks.label(axes, {(row['mult_adds'] / 1e6, 100 * row['top1']): f'{row["width_multiplier"]:g}' for row in rows})
+  return figure
 
 
 def figure5(rows: list[dict], references: list[dict] = ()):
@@ -62,7 +65,12 @@ def figure5(rows: list[dict], references: list[dict] = ()):
   _references(axes, references, 'params')
   axes.set_xticks(sorted({row['params'] / 1e6 for row in rows}))  # one an alpha
   axes.minorticks_off()
-  return _finish(figure, axes)
+  for row in {row['width_multiplier']: row for row in sorted(rows, key=lambda row: row['top1'])}.values():
+    # The points of one alpha stand above each other: one label over the highest serves them all.
+    axes.annotate(f'{row["width_multiplier"]:g}', (row['params'] / 1e6, 100 * row['top1']), xytext=(0, 7),
+                  textcoords='offset points', ha='center', fontsize=7)
+  _finish(axes)
+  return figure
 
 
 def _axes(xlabel):
@@ -74,19 +82,10 @@ def _axes(xlabel):
 
 
 def _points(axes, rows, column):
-  sizes = sorted({row['height'] for row in rows}, reverse=True)
-  for i, size in enumerate(sizes):
-    color, marker = LOOKS[i % len(LOOKS)]
+  for size, look in looks.marks(row['height'] for row in rows).items():
     members = [row for row in rows if row['height'] == size]
-    axes.plot([row[column] / 1e6 for row in members], [100 * row['top1'] for row in members], marker, color=color,
-              markeredgecolor='black', markeredgewidth=0.6, markersize=7, zorder=3, label=f'{size:.0f} x {size:.0f}')
-  for alpha in sorted({row['width_multiplier'] for row in rows}):
-    members = [row for row in rows if row['width_multiplier'] == alpha]
-    # Against parameters the points of one alpha stand above each other: one label serves them all.
-    for row in members if column == 'mult_adds' else [max(members, key=lambda row: row['top1'])]:
-      axes.annotate(f'{alpha:g}', (row[column] / 1e6, 100 * row['top1']), textcoords='offset points',
-                    xytext=(6, -9) if column == 'mult_adds' else (0, 7), fontsize=7,
-                    ha='left' if column == 'mult_adds' else 'center', zorder=4)
+    axes.plot([row[column] / 1e6 for row in members], [100 * row['top1'] for row in members], **look, zorder=3,
+              label=f'{size:.0f} x {size:.0f}')
 
 
 def _references(axes, rows, column):
@@ -97,13 +96,12 @@ def _references(axes, rows, column):
                 markersize=7, zorder=2, label=label)
 
 
-def _finish(figure, axes):
+def _finish(axes):
   axes.xaxis.set_major_formatter('{x:.3g}')
   axes.margins(0.08)
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
   axes.set_axisbelow(True)
   axes.legend(title='input; labels are α', fontsize=8, title_fontsize=8, frameon=True, loc='best')
-  return figure
 
 
 def main() -> None:

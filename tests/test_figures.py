@@ -76,7 +76,7 @@ def test_reference_has_the_papers_and_the_published_models():
 @pytest.mark.parametrize('args, message', (
     (['--results', 'nowhere.csv'], '--results=nowhere.csv: No such file'),
     (['--results', 'Makefile'], '--results=Makefile: not a table of results'),
-    (['--results', 'experiments/imagenet_reference.csv', '--reference', 'mine'], 'expected paper or published')))
+    (['--results', figures.REFERENCE, '--reference', 'mine'], 'expected paper or published')))
 def test_bad_input_is_one_line(args, message, tmp_path):
   done = draw(*args, '--out', tmp_path)
   assert done.returncode == 1 and message in done.stderr
