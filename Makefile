@@ -17,7 +17,7 @@ figures: .venv/ready
 	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
 	@$(VENV) -m experiments.figures --results=$(OUT)/results.csv --out=$(OUT)
 
-test: .venv/ready
+test: .venv/ready .venv/ready-export
 	@$(VENV) -m pytest -q -n 2 tests
 
 benchmark: .venv/ready
@@ -25,6 +25,10 @@ benchmark: .venv/ready
 
 benchmark-group: .venv/ready
 	@$(VENV) -m experiments.benchmark_group $(ARGS)
+
+.venv/ready-export: requirements-export.txt .venv/ready
+	@.venv/bin/pip install -q --disable-pip-version-check -r requirements-export.txt
+	@touch .venv/ready-export
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name it with make PYTHON=...")'

@@ -1,0 +1,69 @@
+"""What every exporter is given: a function of images with the weights inside, batch norm folded."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from mobilenet_jax import inference
+from mobilenet_jax.data import preprocessing as preprocessing_lib
+from mobilenet_jax.trained import TrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network to export.
+
+  Attributes:
+    model: where it is from.
+    softmax: probabilities come out, not logits; features of a model without a classifier are neither.
+    preprocessing: images come in as uint8 (b, *stream_size, 3), else as float32 (b, *image_size, 3) in [-1, 1].
+  """
+
+  model: TrainedModel
+  softmax: bool = True
+  preprocessing: bool = False
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    data = self.model.config.data
+    return (*(preprocessing_lib.stream_size(data) if self.preprocessing else data.image_size), 3)
+
+  @property
+  def input_dtype(self):
+    return np.uint8 if self.preprocessing else np.float32
+
+  @property
+  def output(self) -> str:
+    """What comes out: 'probabilities', 'logits' or 'features'."""
+    return ('probabilities' if self.softmax else 'logits') if self.model.num_classes else 'features'
+
+  def function(self) -> Callable[[jax.Array], jax.Array]:
+    """images -> float32 (b, outputs), of convolutions that every converter knows."""
+    model, size = self.model, self.model.config.data.image_size
+    predict, weights = inference.fold(model.module.clone(lowering='grouped'), model.variables, as_convolutions=True)
+
+    def function(images):
+      outputs = predict(weights, preprocessing_lib.normalize(images, size) if self.preprocessing else images)
+      return jax.nn.softmax(outputs) if self.output == 'probabilities' else outputs
+
+    return function
+
+  def inputs(self, prepared: np.ndarray) -> np.ndarray:
+    """What to feed: of images as TrainedModel.prepare gives them."""
+    if self.preprocessing:
+      return prepared
+    return np.asarray(jax.jit(preprocessing_lib.normalize, static_argnums=1)(prepared, self.model.config.data.image_size))
+
+  def reference(self, prepared: np.ndarray) -> np.ndarray:
+    """The outputs of the Flax model itself, neither folded nor converted."""
+    model = self.model
+
+    @jax.jit
+    def apply(variables, images):
+      images = preprocessing_lib.normalize(images, model.config.data.image_size)
+      outputs = model.module.apply(variables, images, train=False)
+      return jax.nn.softmax(outputs) if self.output == 'probabilities' else outputs
+
+    return np.asarray(apply(model.variables, prepared))
