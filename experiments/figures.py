@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from mobilenet_jax import looks
 
@@ -52,6 +53,7 @@ def figure4(rows: list[dict], references: list[dict] = ()):
     ends = np.array([mult_adds.min() * 0.85, mult_adds.max() * 1.15])
     axes.plot(ends / 1e6, intercept + slope * np.log10(ends), color='0.4', linewidth=1, linestyle='--', zorder=1,
               label=f'log-linear fit, $R^2$ = {r_squared:.2f}')
+  axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   _finish(axes)
   figure.draw_without_rendering()  # where things are is known from here on
   looks.label(axes, {(row['mult_adds'] / 1e6, 100 * row['top1']): f'{row["width_multiplier"]:g}' for row in rows})
@@ -71,6 +73,17 @@ def figure5(rows: list[dict], references: list[dict] = ()):
                   textcoords='offset points', ha='center', fontsize=7)
   _finish(axes)
   return figure
+
+
+def write(rows: list[dict], references: list[dict], folder: Path, prefix: str = '') -> None:
+  """Draws both figures into `folder`, as PNG and SVG."""
+  for number, draw in ((4, figure4), (5, figure5)):
+    figure = draw(rows, references)
+    path = folder / f'{prefix}figure{number}'
+    figure.savefig(path.with_suffix('.png'), dpi=160)
+    figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+    plt.close(figure)
+    print(f'figure {number} {path.with_suffix(".png")} and .svg')
 
 
 def _axes(xlabel):
@@ -98,6 +111,7 @@ def _references(axes, rows, column):
 
 def _finish(axes):
   axes.xaxis.set_major_formatter('{x:.3g}')
+  axes.xaxis.set_minor_formatter('')
   axes.margins(0.08)
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
   axes.set_axisbelow(True)
@@ -131,13 +145,7 @@ def main() -> None:
   if copy.resolve() != args.results.resolve():
     copy.write_text(args.results.read_text())
   print(f'table    {copy}')
-  for number, draw in ((4, figure4), (5, figure5)):
-    figure = draw(rows, references)
-    path = args.out / f'{args.name}figure{number}'
-    figure.savefig(path.with_suffix('.png'), dpi=160)
-    figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-    plt.close(figure)
-    print(f'figure {number} {path.with_suffix(".png")} and .svg')
+  write(rows, references, args.out, args.name)
 
 
 if __name__ == '__main__':

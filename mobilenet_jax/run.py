@@ -165,7 +165,7 @@ class Run:
         'top1': evaluation['top1'], 'top5': evaluation['top5'], 'loss': evaluation['loss'],
         'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
         'seconds': round(self._seconds(), 1),
-        'dataset': config.data.name, 'seed': config.seed, 'commit': _commit(), 'device': parallel.device_name(),
+        'dataset': config.data.name, 'seed': config.seed, 'commit': commit(), 'device': parallel.device_name(),
     }
     self.close()
     results.write(self.workdir, row)
@@ -198,7 +198,7 @@ def claim_folder(workdir: Path, config: ml_collections.ConfigDict) -> None:
                     'give another --workdir, or the config that is there')
 
 
-def _commit() -> str:
+def commit() -> str:
   """The short commit of the code, '-dirty' where it was changed; 'unknown' outside of git."""
   command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
   try:

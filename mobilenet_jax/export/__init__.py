@@ -93,7 +93,7 @@ def export(network: Network, name: str, folder: Path, images: np.ndarray | None 
   images = generated_images(network) if images is None else images
   folder.mkdir(parents=True, exist_ok=True)
   stem = config_lib.model_name(network.model.config) + (f'-{kind.precision}' if kind.precision != 'float32' else '')
-  with tempfile.TemporaryDirectory(dir=folder, prefix='.export') as scratch, _converter_errors(name), _quiet():
+  with tempfile.TemporaryDirectory(dir=folder, prefix='.export') as scratch, _converter_errors(name), quiet():
     written = Path(scratch) / f'model{kind.suffix}'
     kind.write(network, written, None if calibration is None else network.inputs(calibration))
     check = compare(network.reference(images), kind.run(written, network.inputs(images)), network)
@@ -134,7 +134,7 @@ def generated_images(network: Network, count: int = CHECK_IMAGES) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
   """What the converters say of themselves, some of it past Python, is no news to a person; what fails is raised."""
   sys.stdout.flush()
   kept = [os.dup(1), os.dup(2)]

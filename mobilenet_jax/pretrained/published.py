@@ -51,9 +51,10 @@ def cache_folder() -> Path:
 
 
 def cached(name: str) -> Path | None:
-  """The file of a published model where the cache has it, else None."""
-  path = cache_folder() / address(name).rpartition('/')[2]
-  return path if path.exists() else None
+  """The file of a published model where the cache has it, also its frozen graph alone; else None."""
+  file_name = address(name).rpartition('/')[2]
+  names = (file_name, file_name.replace('.tgz', '_frozen.pb'))
+  return next((path for path in map(cache_folder().joinpath, names) if path.exists()), None)
 
 
 def fetch(name: str) -> Path:
@@ -63,13 +64,13 @@ def fetch(name: str) -> Path:
     UserError: off-line, or where the file in the cache is no longer what was fetched.
   """
   url = address(name)
-  path = cache_folder() / url.rpartition('/')[2]
   sums = _checksums()
-  if path.exists():
+  if path := cached(name):
     if path.name in sums and _sha256(path) != sums[path.name]:
       raise UserError(f'{path}: not the file that was fetched, by its checksum in {CHECKSUMS_FILE}; '
                       'remove it, and it is fetched again')
     return path
+  path = cache_folder() / url.rpartition('/')[2]
   path.parent.mkdir(parents=True, exist_ok=True)
   print(f'fetching {url} into {path.parent}', flush=True)
   partial = path.with_name(path.name + '.tmp')

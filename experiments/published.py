@@ -1,0 +1,73 @@
+"""Figures 4 and 5 from the published weights: each of the 16 evaluated here, beside the accuracy published for it.
+
+    python -m experiments.published --data=imagenet2012 --out=runs/published --download
+    python -m experiments.published --data=folder:/imagenet/val --out=runs/published
+
+takes the models that the cache has, with --download all 16. A folder holds /<synset>/<image>, or images and a labels.csv
+(file,label; 0 to 999 in the order of synsets). Writes results.csv, figure4 and figure5. The images are read once for each
+resolution.
+"""
+
+from mobilenet_jax import cli  # first: it quietens what the others import
+
+import argparse
+import time
+from pathlib import Path
+
+from experiments import figures
+from mobilenet_jax import complexity, parallel, results, trained
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.data import sources
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.evaluate import evaluate_trained
+from mobilenet_jax.pretrained import published
+from mobilenet_jax.run import commit
+
+
+def evaluate_published(names: list[str], data: dict) -> list[dict]:
+  """A row of results.COLUMNS for each published model, evaluated on what `data` says of config.data."""
+  rows = []
+  for size in published.SIZES:
+    models = {name: trained.load(name) for name in names if name.endswith(f'_{size}')}
+    if not models:
+      continue
+    started = time.monotonic()
+    config = config_lib.changed(next(iter(models.values())).config, {**data, 'eval_batch_size': 100})
+    source = sources.load_whole(config.data)
+    evaluations = evaluate_trained(list(models.values()), source, config, lambda name: print(f'skipping {name}'))
+    for (name, model), means in zip(models.items(), evaluations):
+      cost = complexity.measure(model.module, (size, size, 3), train=False)
+      rows.append({
+          'name': name, 'model': 'mobilenet', 'width_multiplier': model.config.model.width_multiplier, 'height': size,
+          'width': size, 'mult_adds': cost.mult_adds, 'params': cost.trainable, 'top1': means['top1'],
+          'top5': means['top5'], 'loss': means['loss'], 'eval_examples': means['examples'], 'examples_seen': '',
+          'seconds': round(time.monotonic() - started, 1), 'dataset': config.data.name, 'seed': '', 'commit': commit(),
+          'device': parallel.device_name()})
+  return sorted(rows, key=lambda row: names.index(row['name']))
+
+
+def main(args: argparse.Namespace) -> None:
+  names = [name for name in published.NAMES if args.download or published.cached(name)]
+  if not names:
+    raise UserError(f'{published.cache_folder()}: none of the 16 published models is there; fetch them with --download, or '
+                    f'put their files there, such as {published.address(published.NAMES[0]).rpartition("/")[2]}')
+  rows = evaluate_published(names, {'data.name': args.data, 'data.data_dir': args.data_dir,
+                                    'data.eval_split': args.split})
+  args.out.mkdir(parents=True, exist_ok=True)
+  results.write_csv(args.out / 'results.csv', rows)
+  references = [row for row in figures.read(figures.REFERENCE) if row['source'] == 'published']
+  known = {(row['width_multiplier'], row['height']): row['top1'] for row in references}
+  print(f'top-1 on {args.data}, {rows[0]["eval_examples"]:,} images, beside the published one on ImageNet')
+  for row in rows:
+    print(f'{row["name"]:20} {row["top1"]:7.2%} {known[row["width_multiplier"], row["height"]]:7.1%}')
+  figures.write(figures.read(args.out / 'results.csv'), references, args.out)
+
+
+if __name__ == '__main__':
+  parser = cli.Parser(__doc__)
+  parser.add_argument('--data', required=True, help='imagenet2012 as TFDS has it, or folder:/path')
+  parser.add_argument('--data_dir', default='', help='where TFDS data is')
+  parser.add_argument('--split', default='validation', help='split of the data')
+  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
+  parser.add_argument('--download', action='store_true', help='fetch the models that the cache does not have')
+  cli.run_with(parser, main)
