@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
       **({'data.eval_split': args.split} if args.split else {}), 'data.data_dir': args.data_dir})
   parallel.check_divisible('--batch', args.batch)
   # Of its own data a model is asked what it has not been trained on; of other data, all there is.
-  source = sources.load_whole(config.data) if args.data else sources.load(config.data)[1]
+  source = sources.keep_in_memory(sources.load_whole(config.data) if args.data else sources.load(config.data)[1])
   means, = evaluate_trained([model], source, config, lambda name: print(f'skipping {name}', file=sys.stderr))
   if args.json:
     print(json.dumps({'model': args.model, 'data': config.data.name, **means}))
