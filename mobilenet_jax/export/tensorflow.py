@@ -1,24 +1,26 @@
-"""SavedModel and TFLite (LiteRT), through jax2tf and TensorFlow's converter."""
+"""SavedModel, in TensorFlow's operations, and TFLite (LiteRT), through jax2tf and TensorFlow's converter."""
 
 from pathlib import Path
 
 import numpy as np
 
+from mobilenet_jax import inference
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.export.network import Network
-
-PLATFORMS = ('cpu', 'cuda', 'tpu')  # that a SavedModel runs on
+from mobilenet_jax.models.layers import ACTIVATIONS
+from mobilenet_jax.models.lowerings import padding_of
 
 
 def write_saved_model(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-  """A folder, for any batch size; its signature 'serving_default' takes `images`."""
+  """A folder, for any batch size; its signature 'serving_default' takes `images`.
+
+  Of TensorFlow's own operations: what jax2tf writes for any batch size needs a StableHLO that TensorFlow 2.21 does not
+  read from JAX 0.11.
+  """
   del calibration
   import tensorflow as tf
-  from jax.experimental import jax2tf
-  function = jax2tf.convert(network.function(), polymorphic_shapes=[f'(b, {", ".join(map(str, network.input_shape))})'],
-                            with_gradient=False, native_serialization_platforms=PLATFORMS)
   module = tf.Module()
-  module.call = _signature(network, lambda images: {network.output: function(images)}, batch=None)
+  module.call = _signature(network, _in_tensorflow(network), batch=None)
   tf.saved_model.save(module, str(path), signatures=module.call)
 
 
@@ -80,6 +82,38 @@ def quantization(path: Path) -> dict:
   return {name: {'dtype': np.dtype(tensor['dtype']).name, 'scale': tensor['quantization'][0],
                  'zero_point': tensor['quantization'][1]}
           for name, tensor in tensors.items() if tensor['quantization'][0]}
+
+
+def _in_tensorflow(network):
+  """images -> {output: (b, outputs)}: the folded layers as TensorFlow's operations."""
+  import tensorflow as tf
+  model, size = network.model, network.model.config.data.image_size
+  layers = [(layer.kind, layer.stride, np.asarray(layer.kernel), np.asarray(layer.bias))
+            for layer in inference.folded_layers(model.module, model.variables)]
+  cap = ACTIVATIONS[model.module.activation]
+
+  def function(images):
+    x = images
+    if network.preprocessing:
+      x = tf.cast(x, tf.float32) / 127.5 - 1
+      if network.input_shape[:2] != tuple(size):
+        x = tf.image.resize(x, size, 'bilinear')
+    for kind, stride, kernel, bias in layers:
+      padding = model.module.padding if kind == 'depthwise' else 'same'
+      if kernel.shape[0] > 1:
+        x = tf.pad(x, [(0, 0), *(padding_of(size, stride, padding) for size in x.shape[1:3]), (0, 0)])
+      if kind == 'depthwise':
+        x = tf.nn.depthwise_conv2d(x, kernel.transpose(0, 1, 3, 2), (1, stride, stride, 1), 'VALID')
+      else:
+        x = tf.nn.conv2d(x, kernel, stride, 'VALID')
+      x = tf.clip_by_value(x + bias, 0, cap)
+    x = tf.reduce_mean(x, (1, 2))
+    if model.num_classes:
+      classifier = model.variables['params']['classifier']
+      x = x @ np.asarray(classifier['kernel']) + np.asarray(classifier['bias'])
+    return {network.output: tf.nn.softmax(x) if network.output == 'probabilities' else x}
+
+  return function
 
 
 def _interpreter(path):
