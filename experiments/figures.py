@@ -56,7 +56,7 @@ def figure4(rows: list[dict], references: list[dict] = ()):
   axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   _finish(axes)
   figure.draw_without_rendering()  # where things are is known from here on
-  looks.label(axes, {(row['mult_adds'] / 1e6, 100 * row['top1']): f'{row["width_multiplier"]:g}' for row in rows})
+  looks.label(axes, [((row['mult_adds'] / 1e6, 100 * row['top1']), f'{row["width_multiplier"]:g}') for row in rows])
   return figure
 
 

@@ -294,11 +294,11 @@ def draw(rows: list[dict], limits: dict[str, float], picked: dict):
                 fontsize=8, title='input; labels are α; pale: not within the budget', title_fontsize=8)
   figure.draw_without_rendering()  # where things are is known from here on
   for axes, (cost, (_, unit)) in zip(panels, costs.items()):
-    labels = {}
+    labels = []
     for row in sorted(rows, key=lambda row: row['top1']):
       if cost in row:
         kind = row['model'].removesuffix('mobilenet').rstrip('_')
-        labels[row[cost] / unit, 100 * row['top1']] = f'{kind} {row["width_multiplier"]:g}'.strip()
+        labels.append(((row[cost] / unit, 100 * row['top1']), f'{kind} {row["width_multiplier"]:g}'.strip()))
     looks.label(axes, labels)
   return figure
 

@@ -18,11 +18,11 @@ def marks(heights: Iterable[float]) -> dict[float, dict]:
   return found
 
 
-def label(axes, labels: dict[tuple[float, float], str]) -> None:
+def label(axes, labels: list[tuple[tuple[float, float], str]]) -> None:
   """Writes a label at each point (x, y) of Matplotlib's `axes`: near it, nearer than to any other of the points, and
   where it covers no mark, line or label, as far as there is such a place. The figure's layout must be done."""
   pixel = axes.figure.dpi / 72
-  marks = axes.transData.transform(list(labels))
+  marks = axes.transData.transform([point for point, _ in labels])
   taken = []  # boxes: left, bottom, right, top, in pixels
   for line in axes.lines:
     path = line.get_transform().transform_path(line.get_path())
@@ -30,7 +30,7 @@ def label(axes, labels: dict[tuple[float, float], str]) -> None:
     reach = pixel * (line.get_markersize() / 2 if marked else 1)
     taken += [(x - reach, y - reach, x + reach, y + reach)
               for x, y in (path if marked else path.interpolated(100)).vertices]
-  for (point, words), mark in zip(labels.items(), marks):
+  for (point, words), mark in zip(labels, marks):
     text = axes.annotate(words, point, xytext=(0, 0), textcoords='offset points', ha='center', va='center', fontsize=7,
                          zorder=5)
     text.set_in_layout(False)
