@@ -33,13 +33,13 @@ def _ours(lowering):
   def build(alpha, size, dtype, mode, batch):
     import jax
     from mobilenet_jax import config as config_lib
-    from mobilenet_jax import inference, optim, parallel, tasks
+    from mobilenet_jax import inference, models, optim, parallel, tasks
     from mobilenet_jax.train_step import init_state, make_train_step
     config = config_lib.base()
     config.model.update(width_multiplier=alpha, dtype=dtype, lowering=lowering)
     config.data.image_size = config_lib.square(size)
-    task = tasks.create(config, CLASSES)
-    model = task.model(parallel.AXIS)
+    task = tasks.create(config)
+    model = models.create(config.model, CLASSES, parallel.AXIS)
     tx = optim.create(config.optim, optim.learning_rate(config.optim, 0, 1000))
     state = parallel.run_once(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
     if mode == 'inference':
@@ -53,7 +53,7 @@ def _ours(lowering):
 
     def call():
       nonlocal state
-      state, sums = step(state, parallel.split(data), rng)
+      state, sums = step(state, parallel.split(data), rng, {})
       jax.block_until_ready((state, sums))
     return call
   return build

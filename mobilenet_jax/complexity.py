@@ -124,7 +124,7 @@ def table(complexity: Complexity) -> str:
 def print_complexity(values: flags.FlagValues) -> None:
   config = values.config
   config_lib.validate(config)
-  num_classes = config.model.num_classes or sources.num_classes(config.data)
+  num_classes = config.model.num_classes or sources.load(config.data)[0].num_classes
   model = models.create(config.model, num_classes)
   complexity = measure(model, (*config.data.image_size, 3), train=False)
   if not values.json:

@@ -20,7 +20,7 @@ def base() -> ml_collections.ConfigDict:
       task='classification',
       seed=0,
       model=dict(
-          name='mobilenet',  # or conv_mobilenet (Table 4), shallow_mobilenet (Table 5)
+          name='mobilenet',  # or conv_mobilenet (Table 4), shallow_mobilenet (Table 5), nn2 (FaceNet's)
           num_classes=0,  # 0: as many as the dataset has
           width_multiplier=1.0,
           activation='relu6',  # or relu, as the paper writes it
@@ -43,6 +43,12 @@ def base() -> ml_collections.ConfigDict:
           crop_min_area=0.35,  # of the image, in training: "limiting the size of small crops" (section 3.2)
           crop_max_aspect=4 / 3,
           flip=True,
+          split_by='image',  # of a folder without splits: what a tenth is held out of; or class, for people
+          pairs='',  # LFW's pairs.txt, of a folder of people: evaluates on its images, see held_out_folds
+          held_out_folds=(),  # of the pairs, from 0; none of their people is trained on
+          recorded='',  # .npz file of a teacher's outputs, see data/recorded.py
+          recorded_missing='error',  # or skip: examples that the file lacks are left out
+          per_identity=0,  # images of each identity in a training batch; 0: as they come
           color_distortion=0.0,  # strength; 0 is off, 1 is Inception's
           eval_crop=0.875,
           shuffle_buffer=16384,  # examples, for sources read as a stream
@@ -52,6 +58,23 @@ def base() -> ml_collections.ConfigDict:
           model='',  # what to start from: whatever trained.load takes, such as mobilenet_1.0_224; '' for random weights
           keep_head=False,  # its classifier too, for the classes of the data
           freeze_body=False,  # train the classifier only
+      ),
+      distill=dict(
+          model='',  # a teacher that runs beside the student: whatever trained.load takes; data.recorded is another way
+          hard_weight=1.0,  # of the task's own loss, against labels
+          sigmoid_weight=0.0,  # cross-entropy of each attribute against the teacher's probability (section 4.6)
+          softmax_weight=0.0,  # softened cross-entropy against the teacher's classes
+          temperature=1.0,  # of it
+          embedding_weight=0.0,  # squared difference of the outputs (section 4.7)
+          unit_embedding_weight=0.0,  # the same of both brought to unit length
+          features_weight=0.0,  # mean squared difference of features, the student's projected to the teacher's channels
+          features='',  # their names, student:teacher, such as block_11:inception_4e
+      ),
+      embedding=dict(
+          size=128,
+          margin=0.2,  # of the triplet loss
+          folds=10,  # of the pairs that are drawn where data.pairs names none
+          pairs_per_fold=600,
       ),
       batch_size=64,  # over all devices
       eval_batch_size=250,
@@ -91,6 +114,15 @@ def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.C
   copy = ml_collections.ConfigDict(config.to_dict())
   copy.update_from_flattened_dict(change)
   return copy
+
+
+def flat(config: ml_collections.ConfigDict) -> dict:
+  """Every field by its dotted name."""
+  fields = {}
+  for name, value in config.items():
+    fields.update({f'{name}.{inner}': v for inner, v in flat(value).items()}
+                  if isinstance(value, ml_collections.ConfigDict) else {name: value})
+  return fields
 
 
 def parse_arg(arg: str | None, **defaults):
@@ -148,12 +180,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
   expect(stream == (0, 0) or len(stream) == 2 and all(a >= b for a, b in zip(stream, size)), 'data.stream_size', stream,
          f'(0, 0), or (height, width) of at least image_size={size}')
   choices = {
-      'task': (config.task, ('classification',)),
-      'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet')),
+      'task': (config.task, ('classification', 'attributes', 'embedding')),
+      'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet', 'nn2')),
       'model.activation': (model.activation, ('relu', 'relu6')),
       'model.dtype': (model.dtype, ('float32', 'bfloat16')),
       'model.padding': (model.padding, ('same', 'keras')),
       'model.lowering': (model.lowering, ('auto', 'grouped', 'shifted')),
+      'data.split_by': (data.split_by, ('image', 'class')),
+      'data.recorded_missing': (data.recorded_missing, ('error', 'skip')),
       'data.bad_images': (data.bad_images, ('error', 'skip')),
   }
   for field, (given, known) in choices.items():
@@ -163,6 +197,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
   for field in ('crop_min_area', 'eval_crop'):
     expect(0 < data[field] <= 1, f'data.{field}', data[field], 'a part of the image in (0, 1]')
+  expect(config.data.per_identity >= 0 and not (config.data.per_identity and config.batch_size % config.data.per_identity),
+         'data.per_identity', config.data.per_identity, f'a divisor of batch_size={config.batch_size}, or 0')
   for field in ('batch_size', 'eval_batch_size', 'accumulate_steps'):
     expect(config[field] >= 1, field, config[field], 'at least 1')
 

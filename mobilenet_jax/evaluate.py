@@ -6,6 +6,7 @@
 from mobilenet_jax import cli  # first: it quietens what the others import
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -16,39 +17,59 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import metrics, parallel, tasks, trained
+from mobilenet_jax import distill, metrics, parallel, report, tasks, trained
 from mobilenet_jax.data import pipeline, preprocessing, sources
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.trained import TrainedModel
 
 
-def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray | None = None) -> Callable:
-  """step({'params', 'batch_stats'}, batch) -> sums and count over all devices; maps with pmap_evaluation.
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+  """A model to evaluate.
+
+  Attributes:
+    task: see tasks.
+    step: as from make_eval_step, compiled or mapped with pmap_evaluation.
+    variables: {'params', 'batch_stats'}.
+    teacher_variables: of the teacher whose outputs are compared, {} without.
+  """
+
+  task: object
+  step: Callable
+  variables: dict
+  teacher_variables: dict = dataclasses.field(default_factory=dict)
+
+
+def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray | None = None,
+                   teacher: distill.Teacher | None = None) -> Callable:
+  """step({'params', 'batch_stats'}, batch, teacher's variables) -> (sums and count over all devices, what `task` keeps).
 
   `outputs` says which output stands for each label, where it is another one.
   """
-  def eval_step(variables, batch):
+  def eval_step(variables, batch, teacher_variables):
     if outputs is not None:
       batch = {**batch, 'label': jnp.asarray(outputs)[batch['label']]}
-    logits = model.apply(variables, preprocessing.normalize(batch['image'], image_size), train=False)
-    return jax.lax.psum(metrics.sums(task.metrics(logits, batch), batch['mask']), parallel.AXIS)
+    batch, _ = distill.add_outputs(batch, teacher, teacher_variables)
+    found = model.apply(variables, preprocessing.normalize(batch['image'], image_size), train=False)
+    sums = jax.lax.psum(metrics.sums(task.metrics(found, batch), batch['mask']), parallel.AXIS)
+    return sums, task.kept(found, batch)
 
   return eval_step
 
 
-def evaluate(models: Sequence[tuple[Callable, dict]], source: Source, config: ml_collections.ConfigDict,
+def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
              on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
   """The task's metrics of each model over all of `source`, which is read once.
 
   Args:
-    models: of each, its step as from make_eval_step, compiled, and {'params', 'batch_stats'}.
+    models: what to evaluate.
     source: what to evaluate on.
     config: a whole config, whose data and eval_batch_size hold for all.
     on_bad_image: see pipeline.eval_batches.
 
   Returns:
-    For each model the means, and 'examples': how many were counted: all, but for images that could not be decoded
-    where data.bad_images is 'skip'.
+    For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
+    not be decoded where data.bad_images is 'skip'.
   """
   skipped = []
 
@@ -56,26 +77,33 @@ def evaluate(models: Sequence[tuple[Callable, dict]], source: Source, config: ml
     skipped.append(name)
     on_bad_image(name)
 
-  means = [metrics.Mean() for _ in models]
+  means, kept = [metrics.Mean() for _ in models], [[] for _ in models]
   batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, skip)
   for batch in parallel.split_ahead(batches):
-    sums = [eval_step(variables, batch) for eval_step, variables in models]
-    for mean, values in zip(means, sums):
-      mean.add(values)
+    results = [model.step(model.variables, batch, model.teacher_variables) for model in models]
+    counted = parallel.join(batch['mask']) > 0 if any(values for _, values in results) else None
+    for mean, rows, (sums, values) in zip(means, kept, results):
+      mean.add(sums)
+      rows.append({name: part[counted] for name, part in parallel.join(values).items()})
   for mean in means:
     assert mean.count + len(skipped) == source.num_examples, (mean.count, len(skipped), source.num_examples)
-  return [{**mean.compute(), 'examples': mean.count} for mean in means]
+  evaluations = []
+  for model, mean, rows in zip(models, means, kept):
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    evaluations.append({**mean.compute(), **model.task.summary(whole, source), 'examples': mean.count})
+  return evaluations
 
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
                      on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
   """As `evaluate`, for trained models of one preprocessing, whose classes are matched with those of `source`."""
-  steps = []
+  evaluated = []
   for model in models:
-    task = tasks.create(model.config, model.num_classes)
-    step = make_eval_step(model.module, task, model.config.data.image_size, model.outputs_of(source))
-    steps.append((parallel.pmap_evaluation(step), model.variables))
-  return evaluate(steps, source, config, on_bad_image)
+    task = tasks.create(model.config)
+    outputs = model.outputs_of(source) if model.config.task == 'classification' else None
+    step = make_eval_step(model.module, task, model.config.data.image_size, outputs)
+    evaluated.append(Evaluated(task, parallel.pmap_evaluation(step), model.variables))
+  return evaluate(evaluated, source, config, on_bad_image)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -90,8 +118,7 @@ def main(args: argparse.Namespace) -> None:
   if args.json:
     print(json.dumps({'model': args.model, 'data': config.data.name, **means}))
   else:
-    print(f'{args.model} on {config.data.name}: top-1 {means["top1"]:.2%}, top-5 {means["top5"]:.2%}, loss '
-          f'{means["loss"]:.4f}, {means["examples"]:,} examples')
+    print(f'{args.model} on {config.data.name}, {means["examples"]:,} examples: {report.headline(means)}')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ from mobilenet_jax import cli  # first: it quietens what the others import
 
 from absl import flags
 
+from mobilenet_jax import report
 from mobilenet_jax.errors import UserError
 
 
@@ -15,7 +16,7 @@ def main(values: flags.FlagValues) -> None:
     raise UserError('--workdir is missing; give a folder for this run, such as --workdir=runs/mine')
   from mobilenet_jax.train import train
   row = train(values.config, values.workdir)
-  print(f'{row["name"]}: top-1 {row["top1"]:.2%}, top-5 {row["top5"]:.2%}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
+  print(f'{row["name"]}: {report.headline(row)}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
         f'{row["params"] / 1e6:.2f} M parameters; all of it in {values.workdir}')
 
 

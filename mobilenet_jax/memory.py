@@ -4,18 +4,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mobilenet_jax import optim, parallel, tasks
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models, optim, parallel
 from mobilenet_jax.train_step import init_state
 
 
-def state_bytes(config: ml_collections.ConfigDict, num_classes: int) -> int:
+def state_bytes(config: ml_collections.ConfigDict, num_outputs: int) -> int:
   """Of what a run keeps from step to step: parameters, optimiser state, batch statistics, averages."""
-  return _bytes(_shapes(config, num_classes)[1])
+  return _bytes(_shapes(config, num_outputs)[1])
 
 
-def step_bytes(config: ml_collections.ConfigDict, num_classes: int) -> int:
+def step_bytes(config: ml_collections.ConfigDict, num_outputs: int) -> int:
   """Of what one step needs besides: activations kept for the gradient, the gradient and the update."""
-  model, state = _shapes(config, num_classes)
+  model, state = _shapes(config, num_outputs)
   images = config.batch_size // parallel.device_count() // config.accumulate_steps
 
   def kept(state, images, rng):
@@ -28,10 +29,11 @@ def step_bytes(config: ml_collections.ConfigDict, num_classes: int) -> int:
   return _bytes(residuals) + _bytes(state.params)
 
 
-def _shapes(config, num_classes):
-  model = tasks.create(config, config.model.num_classes or num_classes).model()
-  tx = optim.create(config.optim, lambda step: 0.0)
-  return model, jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
+def _shapes(config, num_outputs):
+  model = models.create(config.model, num_outputs)
+  tx = optim.create(config.optim, lambda step: 0.0, config.init.freeze_body)
+  without_features = config_lib.changed(config, {'distill.features_weight': 0.0})  # a projection is small
+  return model, jax.eval_shape(lambda rng: init_state(rng, model, tx, without_features), jax.random.key(0))
 
 
 def _bytes(tree):

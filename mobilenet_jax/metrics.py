@@ -42,3 +42,19 @@ class Mean:
     """The means over every example added; NaN before any."""
     return {name: total / self.count if self.count else float('nan')
             for name, total in self._totals.items() if name != COUNT}
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the curve of precision against recall, exactly: (n,) scores, (n,) bool; NaN without a positive.
+
+  The sum over thresholds of precision times the recall that is gained there; examples of equal score are taken
+  together, as scikit-learn's average_precision_score has it.
+  """
+  positive = np.asarray(positive, bool)
+  if not positive.any():
+    return float('nan')
+  order = np.argsort(-np.asarray(scores, np.float64), kind='stable')
+  last_of_equals = np.append(np.diff(np.asarray(scores)[order]) != 0, True)
+  true_positives = np.cumsum(positive[order])[last_of_equals]
+  precision = true_positives / (np.flatnonzero(last_of_equals) + 1)
+  return float((np.diff(true_positives, prepend=0) * precision).sum() / positive.sum())

@@ -69,13 +69,18 @@ def _sharding(spec):
 
 
 def pmap_step(step: Callable) -> Callable:
-  """Maps step(state, batch, rng) -> (state, metrics) over all local devices, consuming the state; the batch split."""
-  return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0)
+  """Maps step(state, batch, rng, frozen) -> (state, sums) over all local devices, consuming the state; the batch split."""
+  return jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
 def pmap_evaluation(step: Callable) -> Callable:
-  """Maps step(variables, batch) -> metrics over all local devices; the batch split."""
-  return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None)
+  """Maps step(variables, batch, frozen) -> (sums, values an example) over all local devices; batch and values split."""
+  return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, 0))
+
+
+def join(parts):
+  """The inverse of `split`, on the host: (devices, b / devices, ...) -> (b, ...)."""
+  return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), parts)
 
 
 def memory_at_hand() -> int:

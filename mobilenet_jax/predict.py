@@ -46,7 +46,7 @@ def predict(model: trained.TrainedModel, paths: list[Path], k: int, errors: list
     if not good:
       continue
     padded = np.resize(np.stack([image for _, image in good]), (size, *good[0][1].shape))  # one shape, one compilation
-    for (path, _), row in zip(good, model.probabilities(padded)):
+    for (path, _), row in zip(good, model.prediction(padded)):
       yield path, trained.top_labels(row, model.labels, k)
 
 

@@ -10,6 +10,11 @@ from tensorboardX import SummaryWriter
 from mobilenet_jax.files import write_whole
 
 METRICS_FILE = 'metrics.jsonl'
+HEADLINES = {
+    'top1': ('top-1', '.2%'), 'top5': ('top-5', '.2%'),  # classification
+    'mean_ap': ('mean AP', '.2%'), 'emulation': ('emulation', '.4f'),  # attributes
+    'accuracy': ('accuracy', '.2%'), 'auc': ('AUC', '.4f'), 'distance': ('distance', '.4f'),  # embeddings
+}
 
 
 class Report:
@@ -69,5 +74,11 @@ def duration(seconds: float) -> str:
   return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
+def headline(values: dict[str, float]) -> str:
+  """The metrics that a person looks for first, like 'top-1 72.10%, top-5 90.33%'."""
+  found = {name: HEADLINES[name] for name in HEADLINES if name in values}
+  return ', '.join(f'{title} {values[name]:{form}}' for name, (title, form) in found.items())
+
+
 def _words(values: dict[str, float]) -> str:
-  return '  '.join(f'{name} {value:.3f}' for name, value in values.items() if name in ('loss', 'top1', 'top5'))
+  return '  '.join(f'{name} {values[name]:.3f}' for name in ('loss', *HEADLINES) if name in values)

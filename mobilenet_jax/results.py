@@ -8,13 +8,14 @@ from pathlib import Path
 from mobilenet_jax.files import write_whole
 
 RESULT_FILE = 'result.json'
-COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params', 'top1', 'top5', 'loss',
-           'eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
+# Of every row; the metrics of its task stand between the two.
+MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
+RUN_COLUMNS = ('eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
 
 
 def write(folder: Path, row: dict) -> None:
   """Writes a run's row; it is there whole or not at all."""
-  assert set(row) == set(COLUMNS), set(row) ^ set(COLUMNS)
+  assert {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row), {*MODEL_COLUMNS, *RUN_COLUMNS} - set(row)
   write_whole(folder / RESULT_FILE, json.dumps(row, indent=2) + '\n')
 
 
@@ -26,7 +27,8 @@ def read(folder: Path) -> dict | None:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
   text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+  columns = list(rows[0]) if rows else [*MODEL_COLUMNS, *RUN_COLUMNS]
+  writer = csv.DictWriter(text, columns, lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)
   write_whole(path, text.getvalue())

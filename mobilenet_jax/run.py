@@ -10,13 +10,13 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from mobilenet_jax import complexity, metrics, optim, parallel, results, tasks, trained
+from mobilenet_jax import complexity, distill, metrics, models, optim, parallel, results, tasks, trained
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.checkpoint import Checkpoints
-from mobilenet_jax.data import pipeline
+from mobilenet_jax.data import pipeline, preprocessing
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.evaluate import make_eval_step
+from mobilenet_jax.evaluate import Evaluated, make_eval_step
 from mobilenet_jax.files import write_whole
 from mobilenet_jax.report import Report
 from mobilenet_jax.train_step import TrainState, init_state, make_train_step
@@ -32,7 +32,6 @@ class Run:
     outcome: its row once it is finished, the error that stopped it, or None.
     step: steps done.
     total_steps: steps to do.
-    eval_step: of this model, see evaluate.make_eval_step, compiled.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, workdir: Path, say: Callable[[str], None]):
@@ -54,29 +53,34 @@ class Run:
     self.outcome = results.read(workdir)
     self._open = []  # what close() closes
 
-  def start(self, train_source: Source) -> None:
+  def start(self, train_source: Source, teacher: distill.Teacher | None = None) -> None:
     """Builds the model and its state, from the newest checkpoint where there is one, and compiles its steps.
+
+    Args:
+      train_source: what it will be trained on.
+      teacher: what it learns from, unless that is recorded in the batches.
 
     Raises:
       UserError: where config and data do not fit.
     """
     config = self.config
-    num_classes = config.model.num_classes or train_source.num_classes
-    if num_classes < train_source.num_classes:
-      raise UserError(f'model.num_classes={num_classes}: {config.data.name} has {train_source.num_classes}; '
-                      'expected at least as many, or 0 to take the number from the data')
+    task = tasks.create(config)
+    num_outputs, self._labels = task.outputs(train_source)
+    distill.check(config, has_teacher=teacher is not None or bool(config.data.recorded))
     per_epoch = pipeline.steps_per_epoch(train_source, config.batch_size)
     steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
     self.total_steps = steps(config.train_for, 'train_for')
     self._every = {name: steps(config[f'{name}_every'], f'{name}_every') for name in ('log', 'eval', 'checkpoint')}
 
-    task = tasks.create(config, num_classes)
-    self._model = task.model(parallel.AXIS)
-    self._labels = train_source.class_names if num_classes == train_source.num_classes else None
+    self._model = models.create(config.model, num_outputs, parallel.AXIS)
+    if teacher:
+      shape = (1, *preprocessing.stream_size(config.data), 3)
+      teacher = distill.select(teacher, num_outputs, self._labels, shape)
+    self._teacher_variables = teacher.variables if teacher else {}
     self._schedule = optim.learning_rate(config.optim, steps(config.optim.warmup, 'optim.warmup'),
                                          steps(config.optim.decay_every, 'optim.decay_every'))
     tx = optim.create(config.optim, self._schedule, config.init.freeze_body)
-    state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config), jax.random.key(config.seed))
+    state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config, teacher), jax.random.key(config.seed))
 
     self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric)
     self._open.append(self._checkpoints)
@@ -88,11 +92,13 @@ class Run:
       state = self._start_from(config.init, train_source, state)
     self._state = parallel.replicate(state)
     self._rng = jax.random.key(config.seed + 1)
-    blank = lambda size: parallel.split(pipeline.blank_batch(config.data, size))
-    train_step = parallel.pmap_step(make_train_step(self._model, task, tx, config))
-    self._train_step = train_step.lower(self._state, blank(config.batch_size), self._rng).compile()
-    eval_step = parallel.pmap_evaluation(make_eval_step(self._model, task, config.data.image_size))
-    self.eval_step = eval_step.lower(self.variables(), blank(config.eval_batch_size)).compile()
+    blank = lambda size: parallel.split(pipeline.blank_batch(config.data, train_source, size))
+    train_step = parallel.pmap_step(make_train_step(self._model, task, tx, config, teacher))
+    train_args = self._state, blank(config.batch_size), self._rng, self._teacher_variables
+    self._train_step = train_step.lower(*train_args).compile()
+    eval_step = make_eval_step(self._model, task, config.data.image_size, teacher=teacher)
+    self._task, eval_args = task, (self._variables(), blank(config.eval_batch_size), self._teacher_variables)
+    self._eval_step = parallel.pmap_evaluation(eval_step).lower(*eval_args).compile()
     self._window = []  # sums on the device since the last log: reading one would wait for its step
     self._report = Report(self.workdir, self.step, self.total_steps, config.batch_size, self._say)
     self._open.append(self._report)
@@ -115,7 +121,7 @@ class Run:
   def train(self, batch: dict[str, jax.Array]) -> None:
     """Starts the next step on the devices; the batch split."""
     self._started = self._started or time.monotonic()
-    self._state, sums = self._train_step(self._state, batch, self._rng)
+    self._state, sums = self._train_step(self._state, batch, self._rng, self._teacher_variables)
     self.step += 1
     self._window.append(sums)
     if len(self._window) > STEPS_AHEAD:
@@ -140,9 +146,14 @@ class Run:
     self._window = []
     self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self.step - 1))})
 
-  def variables(self) -> dict:
+  def evaluated(self) -> Evaluated:
     """What to evaluate."""
-    return self._state.variables()
+    return Evaluated(self._task, self._eval_step, self._variables(), self._teacher_variables)
+
+  def _variables(self):
+    variables = self._state.variables()
+    params = {name: value for name, value in variables['params'].items() if name != distill.PROJECTION}
+    return {**variables, 'params': params}
 
   def keep(self, evaluation: dict[str, float]) -> None:
     """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
@@ -162,7 +173,7 @@ class Run:
         'width_multiplier': config.model.width_multiplier,
         'height': config.data.image_size[0], 'width': config.data.image_size[1],
         'mult_adds': cost.mult_adds, 'params': cost.trainable,
-        'top1': evaluation['top1'], 'top5': evaluation['top5'], 'loss': evaluation['loss'],
+        **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
         'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
         'seconds': round(self._seconds(), 1),
         'dataset': config.data.name, 'seed': config.seed, 'commit': commit(), 'device': parallel.device_name(),

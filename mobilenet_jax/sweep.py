@@ -138,14 +138,16 @@ def _prepare(configs: dict[str, dict]):
   The needs are what each run keeps, by name, and what a step of the largest takes besides.
   """
   import jax
-  from mobilenet_jax import memory, parallel
+  from mobilenet_jax import memory, parallel, tasks
   from mobilenet_jax.data import sources
   cli.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
   largest = max(configs.values(), key=_cost)
-  num_classes = sources.load(largest.data)[0].num_classes
-  states = {name: memory.state_bytes(config, num_classes) for name, config in configs.items()}
-  return jax.default_backend(), parallel.memory_at_hand(), (states, memory.step_bytes(largest, num_classes))
+  # Whether a run's own number of classes fits its data, the run says.
+  task = tasks.create(config_lib.changed(largest, {'model.num_classes': 0}))
+  num_outputs, _ = task.outputs(sources.load(largest.data)[0])
+  states = {name: memory.state_bytes(config, num_outputs) for name, config in configs.items()}
+  return jax.default_backend(), parallel.memory_at_hand(), (states, memory.step_bytes(largest, num_outputs))
 
 
 def _choose(runs, waiting, jobs, memory, needs, groupings, grouping) -> tuple[list[list[str]], int]:
@@ -206,7 +208,7 @@ def _outcome(folder: Path, reason: str | None) -> str:
   if reason:
     return f'failed: {reason}'
   row = results.read(folder)
-  return f'top-1 {row["top1"]:.2%} in {report.duration(row["seconds"])}'
+  return f'{report.headline(row)} in {report.duration(row["seconds"])}'
 
 
 def _progress(names: list[str], workdir: Path) -> str:
@@ -216,8 +218,8 @@ def _progress(names: list[str], workdir: Path) -> str:
   name += f' and {len(names) - 1} more' if len(names) > 1 else ''
   if not rows:
     return f'{name} starting'
-  top1 = next((f' top-1 {row["top1"]:.1%}' for row in reversed(rows) if row['split'] == 'eval'), '')
-  return f'{name} step {rows[-1]["step"]}{top1}'
+  evaluation = next((f', {report.headline(row)}' for row in reversed(rows) if row['split'] == 'eval'), '')
+  return f'{name} step {rows[-1]["step"]}{evaluation}'
 
 
 def _collect(runs, workdir: Path) -> list[dict]:

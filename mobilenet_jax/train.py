@@ -1,6 +1,7 @@
 """The only training loop: a group of models, on one stream of batches."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 import ml_collections
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import parallel
+from mobilenet_jax import distill, parallel, tasks
 from mobilenet_jax.data import pipeline, preprocessing, sources
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import evaluate
@@ -21,7 +22,7 @@ _PRINT = itertools.repeat(functools.partial(print, flush=True))
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path,
-          data: tuple[sources.Source, sources.Source] | None = None) -> dict:
+          data: tuple[sources.Source, sources.Source] | None = None, teacher: distill.Teacher | None = None) -> dict:
   """Trains to the end, from the newest checkpoint in `workdir` where there is one.
 
   Args:
@@ -29,14 +30,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
     workdir: the run's folder: config.json, metrics.jsonl, tensorboard/, checkpoints/ and, once finished,
       result.json.
     data: training and evaluation source; by default those that config.data names.
+    teacher: what to learn from; by default what config.distill names. Its terms and weights are those of config.distill.
 
   Returns:
-    The run's row, see results.COLUMNS.
+    The run's row, see results.py.
 
   Raises:
     UserError: on bad input, a folder that belongs to another config, or a loss that is not finite.
   """
-  outcome, = train_group([config], [workdir], data)
+  outcome, = train_group([config], [workdir], data, teacher=teacher)
   if isinstance(outcome, UserError):
     raise outcome
   return outcome
@@ -44,7 +46,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
 
 def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | Path],
                 data: tuple[sources.Source, sources.Source] | None = None,
-                says: list[Callable[[str], None]] | None = None) -> list[dict | UserError]:
+                says: list[Callable[[str], None]] | None = None,
+                teacher: distill.Teacher | None = None) -> list[dict | UserError]:
   """Trains each config in its folder as `train` does, all of them on one stream of batches.
 
   Every batch is read, cropped and sent to the devices once, and every model takes its step on it. What a model
@@ -56,6 +59,7 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     workdirs: each run's folder, as in `train`.
     data: as in `train`.
     says: for each run, what takes the lines that a person should see; by default they are printed.
+    teacher: as in `train`; one for all.
 
   Returns:
     For each run its row, or the error that stopped it: the others went on.
@@ -73,10 +77,15 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     return [run.outcome for run in runs]
 
   train_source, eval_source = data or map(sources.keep_in_memory, sources.load(shared.data))
+  if shared.data.recorded:
+    outputs = tasks.create(shared).outputs(train_source)
+    train_source, eval_source = (distill.selected(source, *outputs) for source in (train_source, eval_source))
+  if teacher := teacher or distill.load_teacher(shared):
+    teacher = dataclasses.replace(teacher, variables=parallel.replicate(teacher.variables))
   with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
     for run in runs:
       stack.callback(run.close)
-    parallel.at_once(lambda run: _or_stop(run, lambda: run.start(train_source)), active())
+    parallel.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, teacher)), active())
     skipped = set()
 
     def on_bad_image(name):
@@ -86,8 +95,7 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
           run.note(f'skipping {name}: it cannot be decoded ({len(skipped)} skipped so far)')
 
     def evaluated(runs):
-      models = [(run.eval_step, run.variables()) for run in runs]
-      return zip(runs, evaluate(models, eval_source, shared, on_bad_image))
+      return zip(runs, evaluate([run.evaluated() for run in runs], eval_source, shared, on_bad_image))
 
     # Of a group that was interrupted, some had got further than others, and some had ended but for their row.
     step = min((run.step for run in active()), default=0)
@@ -126,4 +134,5 @@ def stream(config: ml_collections.ConfigDict) -> str:
   data = {**config.data, 'image_size': preprocessing.stream_size(config.data)}
   del data['stream_size']
   sizes = {name: config[name] for name in ('seed', 'batch_size', 'eval_batch_size')}
-  return json.dumps({'data': data, **sizes}, indent=2, sort_keys=True)
+  teacher = {'teacher': config.distill.model, 'task': config.task}
+  return json.dumps({'data': data, **sizes, **teacher}, indent=2, sort_keys=True)

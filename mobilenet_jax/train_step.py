@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mobilenet_jax import metrics, optim, parallel
+from mobilenet_jax import distill, metrics, optim, parallel
 from mobilenet_jax.data import preprocessing
 
 
@@ -30,21 +30,25 @@ class TrainState:
     return self.replace(**variables, ema=jax.tree.map(jnp.copy, variables) if self.ema else {})
 
 
-def init_state(rng: jax.Array, model, tx, config: ml_collections.ConfigDict) -> TrainState:
+def init_state(rng: jax.Array, model, tx, config: ml_collections.ConfigDict,
+               teacher: distill.Teacher | None = None) -> TrainState:
   """A state before the first step; the parameters do not depend on the image size."""
   image = jnp.zeros((1, *config.data.image_size, 3))
   variables = model.init(rng, image, train=False)
+  stream = (1, *preprocessing.stream_size(config.data), 3)
+  variables['params'].update(distill.init_projection(jax.random.fold_in(rng, 1), config, model, teacher, stream))
   params, batch_stats = variables['params'], variables['batch_stats']
   # A copy: a step consumes its state, which may not hold one buffer twice.
   ema = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if config.ema_decay else {}
   return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
 
 
-def make_train_step(model, task, tx, config: ml_collections.ConfigDict):
-  """step(state, batch, rng) -> (state, sums), written for one device with collectives over parallel.AXIS."""
+def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher: distill.Teacher | None = None):
+  """step(state, batch, rng, teacher's variables) -> (state, sums), for one device, with collectives over parallel.AXIS."""
 
-  def loss_and_gradient(params, batch_stats, batch, rng):
+  def loss_and_gradient(params, batch_stats, batch, rng, teacher_variables):
     color_rng, dropout_rng = jax.random.split(rng)
+    batch, teacher_features = distill.add_outputs(batch, teacher, teacher_variables)
     images = preprocessing.normalize(batch['image'], config.data.image_size)
     if config.data.color_distortion:
       images = preprocessing.distort_colors(images, color_rng, config.data.color_distortion)
@@ -52,25 +56,27 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict):
     def loss(params):
       if config.init.freeze_body:  # so that its gradient is not even computed
         params = jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, optim.in_body(params))
-      logits, updates = model.apply(
-          {'params': params, 'batch_stats': batch_stats}, images, train=True,
+      features = {}
+      outputs, updates = model.apply(
+          {'params': params, 'batch_stats': batch_stats}, images, train=True, features=features,
           mutable=['batch_stats'], rngs={'dropout': dropout_rng})
-      return task.loss(logits, batch).mean(), (updates['batch_stats'], logits)
+      losses = distill.loss(config, task, outputs, features, params, batch, teacher_features)
+      return losses.mean(), (updates['batch_stats'], outputs, losses)
 
-    gradient, (batch_stats, logits) = jax.grad(loss, has_aux=True)(params)
-    return gradient, batch_stats, metrics.sums(task.metrics(logits, batch), batch['mask'])
+    gradient, (batch_stats, outputs, losses) = jax.grad(loss, has_aux=True)(params)
+    return gradient, batch_stats, metrics.sums({'loss': losses, **task.metrics(outputs, batch)}, batch['mask'])
 
-  def train_step(state: TrainState, batch, rng):
+  def train_step(state: TrainState, batch, rng, teacher_variables):
     rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), jax.lax.axis_index(parallel.AXIS))
     count = config.accumulate_steps
     if count == 1:
-      gradient, batch_stats, sums = loss_and_gradient(state.params, state.batch_stats, batch, rng)
+      gradient, batch_stats, sums = loss_and_gradient(state.params, state.batch_stats, batch, rng, teacher_variables)
     else:
       parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)  # (b, ...) -> (parts, b/parts, ...)
 
       def add_part(carry, part_and_rng):
         total, batch_stats = carry
-        gradient, batch_stats, sums = loss_and_gradient(state.params, batch_stats, *part_and_rng)
+        gradient, batch_stats, sums = loss_and_gradient(state.params, batch_stats, *part_and_rng, teacher_variables)
         return (jax.tree.map(lambda t, g: t + g / count, total, gradient), batch_stats), sums
 
       start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mobilenet_jax import checkpoint, inference, models, parallel
+from mobilenet_jax import checkpoint, inference, models, tasks
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.data import images as images_lib
 from mobilenet_jax.data import preprocessing
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.models.mobilenet import MobileNet
 
 BACKGROUND = 'background'  # the class 0 of TF-slim's models, which no example has
 IMAGENET_LABELS = Path(__file__).parent / 'pretrained' / 'imagenet_labels.txt'  # synsets, with WordNet 3.0's words
@@ -54,7 +55,7 @@ class TrainedModel:
     return models.create(self.config.model, self.num_classes)
 
   def predict(self, images) -> np.ndarray:
-    """Probabilities, float32 (n, num_classes).
+    """Probabilities of classes or attributes, or embeddings of unit length: float32 (n, num_classes).
 
     Args:
       images: a path, a PIL image or an array uint8 (h, w, 3), or a sequence of them; arrays of any size.
@@ -62,13 +63,13 @@ class TrainedModel:
     Raises:
       UserError: on a path that is no image, or a model without a classifier.
     """
-    return self.probabilities(self.prepare(images))
+    return self.prediction(self.prepare(images))
 
-  def probabilities(self, prepared: np.ndarray) -> np.ndarray:
+  def prediction(self, prepared: np.ndarray) -> np.ndarray:
     """`predict` of images as `prepare` gives them."""
     if not self.num_classes:
       raise UserError(f'{self.origin}: has no classifier to predict with; it gives features')
-    return np.asarray(self._probabilities(prepared))
+    return np.asarray(self._prediction(prepared))
 
   def top(self, images, k: int = 5) -> list[list[tuple[str, float]]]:
     """For each image its k likeliest labels with their probabilities, the likeliest first; args as in `predict`."""
@@ -92,14 +93,16 @@ class TrainedModel:
     return np.stack([preprocessing.crop_centrally(images_lib.read(image), self.config.data) for image in images])
 
   def fold(self):
-    """(function of weights and images in [-1, 1], weights): the network with batch norm folded, see inference.fold."""
-    return inference.fold(self.module, self.variables)
+    """(function of weights and images in [-1, 1], weights): the network with batch norm folded where it is a MobileNet."""
+    if isinstance(self.module, MobileNet):
+      return inference.fold(self.module, self.variables)
+    return lambda variables, images: self.module.apply(variables, images, train=False), self.variables
 
   @functools.cached_property
-  def _probabilities(self):
+  def _prediction(self):
     predict, weights = self.fold()
-    size = self.config.data.image_size
-    function = jax.jit(lambda weights, images: jax.nn.softmax(predict(weights, preprocessing.normalize(images, size))))
+    task, size = tasks.create(self.config), self.config.data.image_size
+    function = jax.jit(lambda weights, images: task.prediction(predict(weights, preprocessing.normalize(images, size))))
     return functools.partial(function, weights)
 
   @functools.cached_property
@@ -120,12 +123,11 @@ class TrainedModel:
     Raises:
       UserError: naming the classes that the model does not have.
     """
-    ours = [_key(label) for label in self.labels or ()]
-    theirs = [_key(name) for name in source.class_names or ()]
+    ours, theirs = keys(self.labels or ()), keys(source.class_names or ())
     if ours and theirs:
       if missing := [name for name in theirs if name not in ours]:
-        raise UserError(f'{self.origin}: knows {len(ours)} classes ({_some(ours)}), the data {len(theirs)}, of which it '
-                        f'lacks {_some(missing)}; expected data of the same classes')
+        raise UserError(f'{self.origin}: knows {len(ours)} classes ({some(ours)}), the data {len(theirs)}, of which it '
+                        f'lacks {some(missing)}; expected data of the same classes')
       return np.array([ours.index(name) for name in theirs], np.int32)
     first = int(bool(ours) and ours[0] == BACKGROUND)
     if source.num_classes > self.num_classes - first:
@@ -151,14 +153,15 @@ class TrainedModel:
         raise UserError(f'init.keep_head: {self.origin} has no classifier to keep')
       outputs = self.outputs_of(source)
       head = {'kernel': classifier['kernel'][:, outputs], 'bias': classifier['bias'][outputs]}
-    variables = {'params': {**params, 'classifier': head}, 'batch_stats': self.variables['batch_stats']}
+    projection = {name: like['params'][name] for name in ('projection',) if name in like['params']}
+    variables = {'params': {**params, **projection, 'classifier': head}, 'batch_stats': self.variables['batch_stats']}
     shapes = lambda tree: {jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
                            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     ours, theirs = shapes(variables), shapes(like)
     wrong = [f'{name} is {ours.get(name, "missing")}, expected {theirs.get(name, "nothing")}'
              for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if wrong:
-      raise UserError(f'init.model={self.origin}: not of the architecture that config.model describes: {_some(wrong)} '
+      raise UserError(f'init.model={self.origin}: not of the architecture that config.model describes: {some(wrong)} '
                       f'({len(wrong)} in all)')
     return jax.tree.map(jnp.asarray, variables)
 
@@ -183,6 +186,7 @@ def load(name: str | Path, averaged: bool = True) -> TrainedModel:
   path = Path(name).expanduser()
   if path.is_dir():
     variables, kept = checkpoint.read_model(path)
+    variables['params'].pop('projection', None)  # of a distillation, which the model does without
     labels = kept.get('labels')
     return TrainedModel(config_lib.from_dict(kept['config']), variables, tuple(labels) if labels else None, str(name))
   from mobilenet_jax import pretrained
@@ -207,11 +211,13 @@ def imagenet_labels(num_classes: int) -> tuple[str, ...] | None:
   return {1000: names, 1001: (BACKGROUND, *names)}.get(num_classes)
 
 
-def _key(label: str) -> str:
-  """What tells a class: of a synset its number, which WordNet's words follow in labels, and nothing in folders."""
-  first = label.partition(' ')[0]
-  return first if first[:1] == 'n' and first[1:].isdigit() and len(first) == 9 else label
+def keys(labels: Sequence[str]) -> list[str]:
+  """What tells each class: of a synset its number, which WordNet's words follow in labels, and nothing in folders."""
+  def key(label):
+    first = label.partition(' ')[0]
+    return first if first[:1] == 'n' and first[1:].isdigit() and len(first) == 9 else label
+  return [key(label) for label in labels]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
   return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

@@ -4,33 +4,47 @@ import importlib
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import optim, parallel, tasks
+from mobilenet_jax import models, optim, parallel, tasks
 from mobilenet_jax.data import pipeline
+from mobilenet_jax.data.sources import ArraySource
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.train_step import init_state, make_train_step
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parent.parent / 'configs').glob('*.py'))
 
 
+def one_example(config):
+  """With every target that a task may ask for, and a teacher's where there is no class to predict."""
+  extra = {}
+  if config.task != 'classification':
+    extra = {'attributes': np.zeros((1, 17), np.int32), 'teacher': np.zeros((1, config.embedding.size), np.float32)}
+    if config.task == 'attributes':
+      extra['teacher'] = extra['teacher'][:, :17]
+  names = {'attributes': tuple(map(str, range(17)))}
+  return ArraySource(np.zeros((1, 64, 64, 3), np.uint8), np.zeros(1, np.int32), 10, None, extra, ('0',), names)
+
+
 def trace_one_step(config):
   config_lib.validate(config)
-  task = tasks.create(config, config.model.num_classes or 10)
-  model = task.model(parallel.AXIS)
+  task, source = tasks.create(config), one_example(config)
+  model = models.create(config.model, task.outputs(source)[0], parallel.AXIS)
   tx = optim.create(config.optim, optim.learning_rate(config.optim, 10, 100))
   size = config.batch_size
-  batch = pipeline.blank_batch(config.data, size)
+  batch = pipeline.blank_batch(config.data, source, size)
   step = make_train_step(model, task, tx, config)
 
   state = jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
   # vmap stands in for pmap: it knows the axis, and eval_shape goes through it without a device.
-  mapped = jax.vmap(step, (None, 0, None), axis_name=parallel.AXIS)
-  new_state, sums = jax.eval_shape(mapped, state, jax.tree.map(lambda x: x[None], batch), jax.random.key(0))
+  mapped = jax.vmap(step, (None, 0, None, None), axis_name=parallel.AXIS)
+  new_state, sums = jax.eval_shape(mapped, state, jax.tree.map(lambda x: x[None], batch), jax.random.key(0), {})
   expected = jax.tree.map(lambda x: ((1, *x.shape), x.dtype), state)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == expected
-  assert {'loss', 'top1', 'top5', 'count'} == set(sums)
+  metrics = {'classification': {'top1', 'top5'}, 'attributes': {'emulation'}, 'embedding': {'distance'}}
+  assert {'loss', 'count', *metrics[config.task]} == set(sums)
 
 
 @pytest.mark.parametrize('name', RECIPES)

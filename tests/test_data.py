@@ -5,11 +5,11 @@ import pytest
 from conftest import random_images, tiny_config
 from PIL import Image
 
-from mobilenet_jax import metrics
-from mobilenet_jax.data import fabrics, pipeline, preprocessing, sources
+from mobilenet_jax import metrics, parallel
+from mobilenet_jax.data import fabrics, pipeline, preprocessing, sources, tfds_sets
 from mobilenet_jax.data.sources import ArraySource
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.evaluate import evaluate
+from mobilenet_jax.evaluate import Evaluated, evaluate
 
 NEVER = lambda name: pytest.fail(f'{name} was skipped')
 
@@ -94,14 +94,21 @@ def test_evaluation_counts_every_example_once(count):
   source = random_images(count)
   labels = []
 
-  def step(variables, batch):
+  def step(variables, batch, teacher_variables):
     batch = {name: np.concatenate(parts) for name, parts in batch.items()}  # of the devices
     assert batch['image'].shape == (8, 32, 32, 3)
     labels.extend(batch['label'][batch['mask'] > 0])
     wrong = (batch['label'] != 0).astype(np.float32)
-    return {k: np.asarray(v) for k, v in metrics.sums({'wrong': wrong}, batch['mask']).items()}
+    sums = {k: np.asarray(v) for k, v in metrics.sums({'wrong': wrong}, batch['mask']).items()}
+    return sums, {'kept': batch['label'].reshape(parallel.device_count(), -1)}
 
-  result, = evaluate([(step, None)], source, tiny_config(), NEVER)
+  class Task:
+    def summary(self, kept, source):
+      assert kept['kept'].tolist() == source.labels.tolist()
+      return {'summed': kept['kept'].sum()}
+
+  result, = evaluate([Evaluated(Task(), step, {})], source, tiny_config(), NEVER)
+  assert result['summed'] == source.labels.sum()
   assert labels == list(source.labels)
   assert result['examples'] == count
   assert result['wrong'] == pytest.approx((source.labels != 0).mean())
@@ -123,8 +130,8 @@ def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
   monkeypatch.setattr(fabrics, 'NUM_EXAMPLES', {'train': 23, 'test': 9})
   builder = fabrics.Fabrics(data_dir=str(tmp_path), file_format='tfrecord')
   builder.download_and_prepare()
-  source = sources.StreamSource(builder, 'train', 0, 23)
-  in_memory = sources._from_tfds(builder, 'train')
+  source = sources.StreamSource(builder, 'train')
+  in_memory = tfds_sets._split(builder, 'train')
   config = data_config(image_size=(64, 64), crop_min_area=1.0, crop_max_aspect=1.0, flip=False, eval_crop=1.0)
 
   batches = list(pipeline.eval_batches(source, config, 5, NEVER))
@@ -166,7 +173,7 @@ def test_small_folders_are_kept_decoded_and_large_ones_are_streamed(tmp_path, mo
   monkeypatch.setattr(sources, 'SAMPLE', 2)
   monkeypatch.setattr(sources, 'MAX_BYTES_IN_MEMORY', 5 * 40 * 50 * 3)
   _, stream, _ = load(tmp_path)
-  assert isinstance(in_memory, ArraySource) and isinstance(stream, sources.StreamSource)
+  assert isinstance(in_memory, ArraySource) and isinstance(stream, sources.FileSource)
   assert {image.shape for image in in_memory.images} == {(40, 50, 3), (41, 50, 3), (42, 50, 3)}
   for a, b in zip(*(pipeline.eval_batches(source, config, 4, NEVER) for source in (in_memory, stream)), strict=True):
     np.testing.assert_array_equal(a['label'], b['label'])

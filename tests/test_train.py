@@ -11,7 +11,7 @@ import optax
 import pytest
 from conftest import random_images, tiny_config
 
-from mobilenet_jax import checkpoint, optim, parallel, report, tasks
+from mobilenet_jax import checkpoint, models, optim, parallel, report, tasks
 from mobilenet_jax.data import pipeline
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.train import train
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures('tiny_model')
 
 
 def make(config, classes=4):
-  task = tasks.create(config, classes)
-  model = task.model(parallel.AXIS)
+  task = tasks.create(config)
+  model = models.create(config.model, classes, parallel.AXIS)
   tx = optim.create(config.optim, lambda step: config.optim.learning_rate)
   state = init_state(jax.random.key(0), model, tx, config)
   return model, tx, state, make_train_step(model, task, tx, config)
@@ -63,7 +63,7 @@ def test_step_equals_the_same_step_written_by_hand():
   averages = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, {'params': params, 'batch_stats': stats},
                           {'params': new_params, 'batch_stats': new_stats})
 
-  new, sums = parallel.pmap_step(step)(parallel.replicate(state), parallel.split(batch), jax.random.key(1))
+  new, sums = parallel.pmap_step(step)(parallel.replicate(state), parallel.split(batch), jax.random.key(1), {})
   assert int(new.step) == 1
   assert_trees_close(new.params, new_params, rtol=1e-5, atol=1e-5)
   assert_trees_close(new.batch_stats, new_stats, rtol=1e-5, atol=1e-5)
@@ -83,7 +83,7 @@ def test_accumulated_parts_equal_the_whole_batch():
   for parts in (1, 4):
     config.accumulate_steps = parts
     _, _, state, step = make(config)
-    state, sums = parallel.pmap_step(step)(parallel.replicate(state), parallel.split(same), jax.random.key(1))
+    state, sums = parallel.pmap_step(step)(parallel.replicate(state), parallel.split(same), jax.random.key(1), {})
     assert sums['count'] == 8
     states.append(state.params)
   assert_trees_close(*states, rtol=1e-4, atol=1e-6)
@@ -102,7 +102,7 @@ config = tiny_config(**{'model.sync_batch_norm': True, 'batch_size': 16, 'optim.
 _, _, state, step = test_train.make(config)
 step, state = parallel.pmap_step(step), parallel.replicate(state)
 for batch in test_train.batches(config, 4):
-  state, sums = step(state, parallel.split(batch), jax.random.key(1))
+  state, sums = step(state, parallel.split(batch), jax.random.key(1), {})
 leaves = jax.tree.leaves((state.params, state.batch_stats))
 np.savez(sys.argv[2], loss=sums['loss'], *[np.asarray(leaf) for leaf in leaves])
 '''

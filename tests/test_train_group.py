@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import random_images, tiny_config
 
-from mobilenet_jax import memory, optim, parallel, sweep, tasks
+from mobilenet_jax import memory, models, optim, parallel, sweep, tasks
 from mobilenet_jax.data import pipeline
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.train import train, train_group
@@ -46,9 +46,9 @@ def content(folder):
 
 def states(folder, config):
   from mobilenet_jax.checkpoint import Checkpoints
-  task = tasks.create(config, 4)
+  task = tasks.create(config)
   tx = optim.create(config.optim, lambda step: 0.1)
-  like = init_state(jax.random.key(0), task.model(), tx, config)
+  like = init_state(jax.random.key(0), models.create(config.model, 4), tx, config)
   return jax.tree.leaves(Checkpoints(folder / 'checkpoints', 'top1').restore(like)[1])
 
 
@@ -144,10 +144,10 @@ def test_grouping_fits_the_memory_and_the_jobs(given, expected):
 def test_estimated_memory_is_that_of_the_compiled_step():
   """The state to the byte; of a step, XLA's own plan of temporary buffers to a quarter."""
   config = tiny_config(batch_size=64)
-  task = tasks.create(config, 4)
-  model, tx = task.model(parallel.AXIS), optim.create(config.optim, lambda step: 0.1)
-  state = init_state(jax.random.key(0), model, tx, config)
+  task = tasks.create(config)
+  model, tx = models.create(config.model, 4, parallel.AXIS), optim.create(config.optim, lambda step: 0.1)
+  state, source = init_state(jax.random.key(0), model, tx, config), random_images(1)
   assert memory.state_bytes(config, 4) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   step = parallel.pmap_step(make_train_step(model, task, tx, config)).lower(
-      parallel.replicate(state), parallel.split(pipeline.blank_batch(config.data, 64)), jax.random.key(0)).compile()
+      parallel.replicate(state), parallel.split(pipeline.blank_batch(config.data, source, 64)), jax.random.key(0), {}).compile()
   assert memory.step_bytes(config, 4) == pytest.approx(step.memory_analysis().temp_size_in_bytes, rel=0.25)

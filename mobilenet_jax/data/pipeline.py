@@ -1,7 +1,7 @@
 """Batches of NumPy arrays, the same whatever the source.
 
-A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}. Everything follows from the
-seed and the step: an iterator started at step s yields what the one started at 0 yields from s on.
+A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}, and what else the source has
+for each example: 'attributes' int32 (b, a), 'teacher' float32 (b, d). Everything follows from the seed and the step: an iterator started at step s yields what the one started at 0 yields from s on.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import numpy as np
 
 from mobilenet_jax import parallel
 from mobilenet_jax.data import preprocessing
-from mobilenet_jax.data.sources import ArraySource, Source, StreamSource
+from mobilenet_jax.data.sources import ArraySource, FileSource, Source, StreamSource
 from mobilenet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -65,9 +65,10 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
   return _stream_eval_batches(source, config, batch_size, on_bad_image)
 
 
-def blank_batch(config: ml_collections.ConfigDict, batch_size: int) -> Batch:
-  """A batch as the pipeline makes them, black: what a step is compiled for."""
-  return _batch(np.zeros((batch_size, *preprocessing.stream_size(config), 3), np.uint8), np.zeros(batch_size))
+def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
+  """A batch as the pipeline makes them of `source`, black: what a step is compiled for."""
+  targets = {name: np.zeros((batch_size, *shape), dtype) for name, (shape, dtype) in _target_shapes(source).items()}
+  return _batch(np.zeros((batch_size, *preprocessing.stream_size(config), 3), np.uint8), targets)
 
 
 def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
@@ -106,14 +107,21 @@ def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
     stop.set()
 
 
-def _batch(images, labels, mask=None) -> Batch:
-  labels = np.asarray(labels, np.int32)
-  mask = np.ones(len(labels), np.float32) if mask is None else np.asarray(mask, np.float32)
-  return {'image': np.asarray(images), 'label': labels, 'mask': mask}
+def _target_shapes(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  if isinstance(source, StreamSource):
+    return {'label': ((), np.int32), **{name: ((len(names),), np.int32) for name, names in source.extra_names.items()}}
+  return {name: (values.shape[1:], values.dtype) for name, values in source.targets.items()}
+
+
+def _batch(images, targets, mask=None) -> Batch:
+  images = np.asarray(images)
+  mask = np.ones(len(images), np.float32) if mask is None else np.asarray(mask, np.float32)
+  narrow = lambda values: values.astype(np.int32) if values.dtype.kind in 'biu' else values
+  return {'image': images, 'mask': mask, **{name: narrow(np.asarray(values)) for name, values in targets.items()}}
 
 
 def _pad(batch: Batch, batch_size: int) -> Batch:
-  missing = batch_size - len(batch['label'])
+  missing = batch_size - len(batch['mask'])
   return {k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
 
 
@@ -126,21 +134,39 @@ def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch
     while True:
       epoch, first = step // per_epoch, step % per_epoch
       # Two streams of one counter-based generator: the order by epoch, the crops by step.
-      order = np.random.Generator(np.random.Philox(key=[seed, 2 * epoch])).permutation(source.num_examples)
+      rng = np.random.Generator(np.random.Philox(key=[seed, 2 * epoch]))
+      order = _epoch_order(source, config, batch_size, rng)
       for k in range(first, per_epoch):
         indices = order[k * batch_size:(k + 1) * batch_size]
         rng = np.random.Generator(np.random.Philox(key=[seed, 2 * step + 1]))
         draws = rng.random((batch_size, preprocessing.DRAWS))
-        yield _batch(_crop(source, indices, draws, config, pool), source.labels[indices])
+        yield _batch(_crop(source, indices, draws, config, pool), _targets_at(source, indices))
         step += 1
 
 
 def _array_eval_batches(source, config, batch_size):
   with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
     for first in range(0, source.num_examples, batch_size):
-      indices = range(first, min(first + batch_size, source.num_examples))
+      indices = np.arange(first, min(first + batch_size, source.num_examples))
       images = _crop(source, indices, [None] * len(indices), config, pool)
-      yield _pad(_batch(images, source.labels[first:first + batch_size]), batch_size)
+      yield _pad(_batch(images, _targets_at(source, indices)), batch_size)
+
+
+def _epoch_order(source, config, batch_size, rng) -> np.ndarray:
+  """The indices of an epoch's examples in a new order, its batches one after another."""
+  if not config.per_identity:
+    return rng.permutation(source.num_examples)
+  # Each batch of some identities, `per_identity` images of each; who has more images comes more often, in other batches.
+  own = [rng.permutation(np.flatnonzero(source.labels == label)) for label in np.unique(source.labels)]
+  size = config.per_identity
+  parts = [images[k:k + size] for images in own for k in range(0, len(images) - size + 1, size)]
+  parts = [parts[i] for i in rng.permutation(len(parts))]
+  wanted = source.num_examples // batch_size * batch_size // size
+  return np.concatenate([parts[i % len(parts)] for i in range(wanted)])
+
+
+def _targets_at(source, indices):
+  return {name: values[indices] for name, values in source.targets.items()}
 
 
 def _crop(source, indices, draws, config, pool):
@@ -169,7 +195,11 @@ def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoc
   while True:
     epoch, first = step // per_epoch, step % per_epoch
     order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    encoded = source.examples(order_seed, config.shuffle_buffer)
+    if config.per_identity and isinstance(source, FileSource):
+      rng = np.random.default_rng(order_seed)
+      encoded = source.in_order(_epoch_order(source, config, batch_size, rng))
+    else:
+      encoded = source.examples(order_seed, config.shuffle_buffer)
     for batch, bad in _decoded(encoded, config, batch_size, first, per_epoch, seed=order_seed, train=True):
       good = np.flatnonzero(batch['mask'])
       for name in bad:
@@ -206,7 +236,8 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
     draws = None
     if train:
       draws = tf.unstack(tf.random.stateless_uniform([preprocessing.DRAWS], seed=[seed, position]))
-    return preprocessing.crop_encoded(example['image'], draws, config), example['label']
+    targets = {name: value for name, value in example.items() if name not in ('image', 'id')}
+    return preprocessing.crop_encoded(example['image'], draws, config), targets
 
   numbered = encoded.enumerate()
 
@@ -218,10 +249,9 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
   iterator = batches_from(first)
   for k in range(first, last):
     try:
-      images, labels = next(iterator)
-      yield _batch(images, labels), []
+      yield _batch(*next(iterator)), []
     except tf.errors.InvalidArgumentError:
-      images, labels, mask, bad = [], [], [], []
+      images, rows, mask, bad = [], [], [], []
       for position, example in numbered.skip(k * batch_size).take(batch_size):
         try:
           image, ok = decode(position, example)[0].numpy(), True
@@ -229,7 +259,7 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
           image, ok = np.zeros((*preprocessing.stream_size(config), 3), np.uint8), False
           bad.append(example['id'].numpy().decode())
         images.append(image)
-        labels.append(int(example['label']))
+        rows.append({name: value.numpy() for name, value in example.items() if name not in ('image', 'id')})
         mask.append(ok)
-      yield _batch(images, labels, mask), bad
+      yield _batch(images, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, mask), bad
       iterator = batches_from(k + 1)

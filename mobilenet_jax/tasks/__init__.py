@@ -2,10 +2,13 @@
 
 import ml_collections
 
+from mobilenet_jax.tasks.attributes import Attributes
 from mobilenet_jax.tasks.classification import Classification
+from mobilenet_jax.tasks.embedding import Embedding
 
-TASKS = {'classification': Classification}
+TASKS = {'classification': Classification, 'attributes': Attributes, 'embedding': Embedding}
 
 
-def create(config: ml_collections.ConfigDict, num_classes: int):
-  return TASKS[config.task](config, num_classes)
+def create(config: ml_collections.ConfigDict):
+  """The task that config.task names, of a whole config."""
+  return TASKS[config.task](config)

@@ -1,10 +1,11 @@
 """Image classification (sections 4.1 and 4.2, Tables 4 to 9)."""
 
-import flax.linen as nn
 import jax
 import ml_collections
 
-from mobilenet_jax import losses, metrics, models
+from mobilenet_jax import losses, metrics
+from mobilenet_jax.data.sources import Source
+from mobilenet_jax.errors import UserError
 
 
 class Classification:
@@ -12,12 +13,28 @@ class Classification:
 
   main_metric = 'top1'
 
-  def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
+  def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
-    self._num_classes = num_classes
 
-  def model(self, batch_norm_axis: str | None = None) -> nn.Module:
-    return models.create(self._config.model, self._num_classes, batch_norm_axis)
+  def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
+    """How many outputs the model has, and their names: the classes of the data it is trained on.
+
+    Raises:
+      UserError: where config and data do not fit.
+    """
+    given = self._config.model.num_classes
+    if given and given < source.num_classes:
+      raise UserError(f'model.num_classes={given}: {self._config.data.name} has {source.num_classes}; '
+                      'expected at least as many, or 0 to take the number from the data')
+    if not source.num_classes:
+      raise UserError(f'data.name={self._config.data.name}: has no labels that are classes; expected some, or task=attributes '
+                      'or embedding')
+    number = given or source.num_classes
+    return number, source.class_names if number == source.num_classes else None
+
+  def prediction(self, logits: jax.Array) -> jax.Array:
+    """Probabilities (b, classes)."""
+    return jax.nn.softmax(logits)
 
   def loss(self, logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """What training minimises, one value an example (b,): cross-entropy in nats."""
@@ -30,3 +47,13 @@ class Classification:
         'top1': metrics.in_top_k(logits, batch['label'], 1),
         'top5': metrics.in_top_k(logits, batch['label'], 5),
     }
+
+  def kept(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Per-example values (b, ...) that `summary` wants of a whole evaluation."""
+    del logits, batch
+    return {}
+
+  def summary(self, kept: dict, source: Source) -> dict[str, float]:
+    """Metrics that are no means over examples."""
+    del kept, source
+    return {}

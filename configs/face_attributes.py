@@ -1,0 +1,47 @@
+"""Face attributes, distilled (section 4.6, Table 12).
+
+    python -m mobilenet_jax.main --config=configs/face_attributes.py:alpha=0.5,res=48,teacher=runs/teacher --workdir=runs/student
+    python -m mobilenet_jax.main --config=configs/face_attributes.py:data=folder:lfw160,recorded=probs.npz,res=128,alpha=0.5 \\
+        --workdir=runs/lfw
+
+`data` is faces (embedded), celeb_a, or a folder of people. The teacher is a model (`teacher`) or its outputs recorded
+(`recorded`); without one, and with soft=False, the labels are learnt, or the recorded teacher's decisions. A student learns
+without regularisation and without early stopping, as in the paper.
+"""
+
+from mobilenet_jax import config as config_lib
+
+
+def get_config(arg=None):
+  arg = config_lib.parse_arg(arg, data='faces', alpha=1.0, res=64, teacher='', recorded='', soft=1)
+  config = config_lib.base()
+  config.task = 'attributes'
+
+  config.data.name = arg.data
+  config.data.split_by = 'class'  # of a folder: people in training prove nothing
+  config.data.recorded = arg.recorded
+  config.data.recorded_missing = 'skip' if arg.recorded else 'error'
+  config.data.image_size = config_lib.square(arg.res)
+  config.data.crop_min_area = 0.7
+  config.data.crop_max_aspect = 1.1
+  config.data.eval_crop = 0.9
+  config.batch_size = 32
+  config.eval_batch_size = 200
+
+  config.model.width_multiplier = arg.alpha
+  config.model.batch_norm_decay = 0.99
+
+  if (arg.teacher or arg.recorded) and arg.soft:
+    config.distill.model = arg.teacher
+    config.distill.hard_weight = 0.0
+    config.distill.sigmoid_weight = 1.0
+
+  config.ema_decay = 0.99
+  config.train_for = '15 epochs'
+  config.optim.learning_rate = 3e-3
+  config.optim.epsilon = 1e-6
+  config.optim.warmup = '200 steps'
+  config.optim.decay_rate = 0.7
+  config.optim.decay_every = '1 epoch'
+  config.optim.weight_decay = 0.0
+  return config

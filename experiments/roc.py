@@ -1,0 +1,114 @@
+"""ROC curves of face verification, VAL against FAR, as PNG and SVG; imports no JAX.
+
+    python -m experiments.roc --curve teacher=teacher.csv --curve "1.0 MobileNet-160"=student.csv --out=roc.png
+
+A file has the columns far and val, ascending, and may have accuracy, the same in every row, as verification.write_roc
+writes them. A curve is a staircase, the VAL at the largest threshold of at most such a FAR, and begins at its first
+false accept: its pairs resolve nothing below.
+"""
+
+import argparse
+import csv
+import dataclasses
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mobilenet_jax import looks
+from mobilenet_jax.errors import UserError
+
+FAR_MIN, FAR_READ = 1e-4, 1e-3  # where the axis begins, and where the legend reads VAL
+STYLES = ('-', '--', '-.', (0, (1, 0.8)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """far and val (points,) in [0, 1]; accuracy in [0, 1] or None."""
+  name: str
+  far: np.ndarray
+  val: np.ndarray
+  accuracy: float | None
+
+  def val_at(self, far: float) -> float:
+    """VAL at a false accept rate, NaN where it is below the least of the curve."""
+    return float(self.val[self.far <= far][-1]) if self.far[self.far > 0][0] <= far else float('nan')
+
+  @property
+  def label(self) -> str:
+    val = self.val_at(FAR_READ)
+    accuracy = '' if self.accuracy is None else f'{100 * self.accuracy:.2f} %, '
+    return f'{self.name}: {accuracy}' + ('VAL not resolved' if np.isnan(val) else f'VAL {100 * val:.1f} %')
+
+
+def read(name: str, path: Path) -> Curve:
+  where = f'--curve {name}={path}'
+  try:
+    with path.open(newline='') as file:
+      rows = list(csv.DictReader(file))
+    far, val = (np.array([float(row[column]) for row in rows]) for column in ('far', 'val'))
+    accuracy = float(rows[0]['accuracy']) if rows and 'accuracy' in rows[0] else None
+  except OSError as error:
+    raise UserError(f'{where}: {error.strerror}; expected a CSV file with the columns far and val') from error
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'{where}: not a table of numbers with the columns far and val ({error})') from error
+  for column in (far, val):
+    if not len(column) or not 0 <= column[0] <= column[-1] <= 1 or not np.all(np.diff(column) >= 0) or not far[-1]:
+      raise UserError(f'{where}: expected far and val in ascending order, within 0 and 1, far above 0 at the last')
+  return Curve(name, far, val, accuracy)
+
+
+def draw(curves: list[Curve]):
+  figure, axes = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
+  axes.set_xscale('log')
+  lowest = 1.0
+  for i, curve in enumerate(curves):
+    resolved = (curve.far > 0) & np.append(np.diff(curve.far) > 0, True)  # the highest VAL of each FAR
+    axes.plot(curve.far[resolved], 100 * curve.val[resolved], drawstyle='steps-post', linewidth=1.5,
+              color=looks.LOOKS[i % 4][0], linestyle=STYLES[(i + i // 4) % 4], label=curve.label)
+    lowest = min(lowest, curve.val_at(max(FAR_MIN, curve.far[resolved][0])))
+  axes.axvline(FAR_READ, color='0.6', linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+  axes.set_xlim(FAR_MIN, 1)
+  bottom = max(0, 10 * np.floor(10 * lowest - 0.2))
+  axes.set_ylim(bottom, 100 + (100 - bottom) / 50)  # a line at 100 % is drawn whole
+  axes.set_xlabel('false accept rate (FAR)')
+  axes.set_ylabel('validation rate (VAL, %)')
+  axes.grid(True, which='major', color='0.88', linewidth=0.6)
+  axes.set_axisbelow(True)
+  known = 'accuracy; ' if any(curve.accuracy is not None for curve in curves) else ''
+  axes.legend(title=f'{known}VAL at FAR $10^{{-3}}$', fontsize=8, title_fontsize=8, frameon=True, loc='lower right',
+              handlelength=3)
+  return figure
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--curve', action='append', required=True, metavar='NAME=PATH', help='one for each curve')
+  parser.add_argument('--out', type=Path, required=True, help='PNG file to write; an SVG comes beside it')
+  args = parser.parse_args()
+
+  try:
+    if args.out.suffix != '.png':
+      raise UserError(f'--out={args.out}: expected the name of a PNG file, such as roc.png')
+    curves = []
+    for curve in args.curve:
+      name, _, path = curve.rpartition('=')  # a name may hold a =, as in 'α = 0.5'
+      if not name or not path:
+        raise UserError(f'--curve {curve}: expected NAME=PATH, such as teacher=runs/teacher/roc.csv')
+      curves.append(read(name, Path(path)))
+  except UserError as error:
+    sys.exit(f'error: {error}')
+
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  figure = draw(curves)
+  figure.savefig(args.out, dpi=160)
+  figure.savefig(args.out.with_suffix('.svg'), metadata={'Date': None})
+  print(f'roc {args.out} and .svg')
+
+
+if __name__ == '__main__':
+  main()

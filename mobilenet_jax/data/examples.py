@@ -1,0 +1,82 @@
+"""Examples, in memory or in files: images, and for each of them a label and other numbers by name."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+Extra = dict[str, np.ndarray]  # (n, ...) each: 'attributes' in {0, 1} or -1 where unknown, 'teacher'
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+  """Examples in memory: images uint8 (n, h, w, 3), or n of their own sizes; labels int32 (n,) in [0, num_classes)."""
+
+  images: np.ndarray | list[np.ndarray]
+  labels: np.ndarray
+  num_classes: int
+  class_names: tuple[str, ...] | None = None  # in the order of their labels
+  extra: Extra = dataclasses.field(default_factory=dict)
+  ids: tuple[str, ...] | None = None  # what each example is called
+  extra_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of the columns of `extra`
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.images)
+
+  @property
+  def targets(self) -> Extra:
+    """Everything but the images, by its name in a batch."""
+    return {'label': self.labels, **self.extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+  """Examples in image files; the rest as in ArraySource."""
+
+  images: list[str]  # paths
+  labels: np.ndarray
+  num_classes: int
+  class_names: tuple[str, ...] | None = None
+  extra: Extra = dataclasses.field(default_factory=dict)
+  extra_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.images)
+
+  @property
+  def ids(self) -> tuple[str, ...]:
+    """'<folder>/<file>'."""
+    return tuple('/'.join(Path(path).parts[-2:]) for path in self.images)
+
+  @property
+  def targets(self) -> Extra:
+    return {'label': self.labels, **self.extra}
+
+  def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
+    """A tf.data.Dataset of {'image': encoded bytes, 'id': path} and all targets; the order follows from the seed."""
+    del shuffle_buffer  # these are names, not images: all of them are shuffled
+    order = np.arange(self.num_examples)
+    if shuffle_seed is not None:
+      order = np.random.default_rng(shuffle_seed).permutation(order)
+    return self.in_order(order)
+
+  def in_order(self, order: np.ndarray):
+    """As `examples`, those at the indices `order`."""
+    import tensorflow as tf
+    paths = [self.images[i] for i in order]
+    targets = {name: values[order] for name, values in self.targets.items()}
+    return tf.data.Dataset.from_tensor_slices((paths, targets)).map(
+        lambda path, targets: {'image': tf.io.read_file(path), 'id': path, **targets},
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def subset(source: ArraySource | FileSource, indices: np.ndarray):
+  """The examples at `indices`, in that order."""
+  pick = lambda values: values[indices] if isinstance(values, np.ndarray) else [values[i] for i in indices]
+  changes = {'images': pick(source.images), 'labels': source.labels[indices],
+             'extra': {name: values[indices] for name, values in source.extra.items()}}
+  if isinstance(source, ArraySource) and source.ids:
+    changes['ids'] = tuple(source.ids[i] for i in indices)
+  return dataclasses.replace(source, **changes)

@@ -1,0 +1,100 @@
+"""Folders of images: a folder a class, or a person, with or without splits; or images and a labels.csv."""
+
+import csv
+import os
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from mobilenet_jax import verification
+from mobilenet_jax.data.examples import FileSource, subset
+from mobilenet_jax.errors import UserError
+
+IMAGE_FILES = ('.jpg', '.jpeg', '.png')
+LABELS_FILE = 'labels.csv'
+HELD_OUT = 0.1  # of a folder without splits
+
+
+def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, FileSource]:
+  """Training and evaluation source of a folder; `config` is the part `data` of a config.
+
+  Raises:
+    UserError: where there is no such folder, or a class has no images.
+  """
+  root = _existing_folder(path)
+  if config.pairs:
+    return _by_pairs(_classes(root), config)
+  splits = (config.train_split, config.eval_split)
+  if all((root / split).is_dir() for split in splits):
+    return tuple(_classes(root / split) for split in splits)
+  whole = _classes(root)
+  if config.split_by == 'class':  # of all classes, for they are people, of whom those in training prove nothing
+    order = np.random.default_rng(0).permutation(whole.num_classes)
+    held_out = np.isin(whole.labels, order[:round(HELD_OUT * whole.num_classes)])
+  else:
+    order = np.random.default_rng(0).permutation(whole.num_examples)
+    held_out = np.isin(np.arange(whole.num_examples), order[:round(HELD_OUT * whole.num_examples)])
+  return subset(whole, np.flatnonzero(~held_out)), subset(whole, np.flatnonzero(held_out))
+
+
+def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
+  """All images of a folder, or those of its eval_split, or those that its labels.csv names."""
+  root = _existing_folder(path)
+  if (root / LABELS_FILE).exists():
+    return _from_labels_file(root)
+  return _classes(root / config.eval_split if (root / config.eval_split).is_dir() else root, minimum=1)
+
+
+def _by_pairs(whole, config):
+  """Trains on the people of no pair of the held-out folds, evaluates on every image of a pair."""
+  pairs = verification.read_pairs(Path(config.pairs).expanduser())
+  missing = set(config.held_out_folds) - set(pairs.fold.tolist())
+  if missing:
+    raise UserError(f'data.held_out_folds={tuple(config.held_out_folds)}: {config.pairs} has the folds 0 to '
+                    f'{pairs.fold.max()}')
+  names = [image.rpartition('.')[0] for image in whole.ids]
+  in_pairs = {*pairs.first, *pairs.second}
+  held_out = np.isin(pairs.fold, config.held_out_folds)
+  people = {name.partition('/')[0] for names in (pairs.first, pairs.second) for name, out in zip(names, held_out) if out}
+  kept = [label for label, person in enumerate(whole.class_names) if person not in people]
+  return (subset(whole, np.flatnonzero(np.isin(whole.labels, kept))),
+          subset(whole, np.flatnonzero([name in in_pairs for name in names])))
+
+
+def _existing_folder(path: str) -> Path:
+  root = Path(path).expanduser().resolve()
+  if not root.is_dir():
+    raise UserError(f'data.name=folder:{path}: there is no such folder')
+  return root
+
+
+def _classes(root: Path, minimum: int = 2) -> FileSource:
+  classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+  if len(classes) < minimum:
+    raise UserError(f'{root}: {len(classes)} sub-folders; expected one a class, at least {minimum}')
+  images, labels = [], []
+  for label, name in enumerate(classes):
+    files = sorted(file for file in os.listdir(root / name) if file.lower().endswith(IMAGE_FILES))
+    if not files:
+      raise UserError(f'{root / name}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove it; '
+                      'if it is a split, name yours as in --config.data.eval_split=val')
+    images += [str(root / name / file) for file in files]
+    labels += [label] * len(files)
+  return FileSource(images, np.array(labels, np.int32), len(classes), tuple(classes))
+
+
+def _from_labels_file(root: Path) -> FileSource:
+  path = root / LABELS_FILE
+  with path.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  if not rows or not {'file', 'label'} <= set(rows[0]):
+    raise UserError(f'{path}: expected a line file,label and below it a line an image')
+  found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in IMAGE_FILES}
+  files = [root / row['file'] if (root / row['file']).exists() else found.get(row['file']) for row in rows]
+  if missing := [row['file'] for row, file in zip(rows, files) if file is None]:
+    raise UserError(f'{path}: {len(missing)} of its {len(rows)} images are not in {root}, such as {missing[0]}')
+  labels = [row['label'] for row in rows]
+  names = None if all(label.isdecimal() for label in labels) else tuple(sorted(set(labels)))
+  numbers = [names.index(label) if names else int(label) for label in labels]
+  return FileSource([str(file) for file in files], np.array(numbers, np.int32), max(numbers) + 1, names)

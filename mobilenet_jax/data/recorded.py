@@ -1,0 +1,75 @@
+"""A teacher's outputs, recorded beforehand: a .npz file of arrays keyed by example.
+
+    names       (n,) what each example is called: '<folder>/<file>' or '<file>' of a folder of images, '<split>/<number>' of
+                an embedded set or one of TFDS that fits into memory
+    logits      (n, d) float32, of classes or attributes; or probs, probabilities of attributes; or embeddings
+    attributes  (d,) the name of each output, where it has one; or labels
+"""
+
+import dataclasses
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from mobilenet_jax.data.examples import ArraySource, FileSource, subset
+from mobilenet_jax.errors import UserError
+
+TEACHER = 'teacher'  # the outputs' name in a batch
+OUTPUTS = ('logits', 'probs', 'embeddings')
+COLUMNS = ('attributes', 'labels')
+SMALLEST = 1e-7  # a probability of 0 would be a logit of minus infinity
+
+
+def join(source: ArraySource | FileSource, config: ml_collections.ConfigDict) -> ArraySource | FileSource:
+  """`source` with the outputs that data.recorded has for its examples.
+
+  Raises:
+    UserError: where the file is none, has NaN, or lacks some of the examples, under data.recorded_missing='error'.
+  """
+  if not isinstance(source, (ArraySource, FileSource)) or source.ids is None:
+    raise UserError(f'data.recorded={config.recorded}: {config.name} is read as a stream, whose examples have no names '
+                    'to look up; expected a folder of images, or a set that fits into memory')
+  names, outputs, columns = read(config.recorded)
+  if not any('/' in name for name in names[:100]):  # by the file's name alone
+    ids = [name.rpartition('/')[2] for name in source.ids]
+  else:
+    ids = source.ids
+  places = {name: i for i, name in enumerate(names)}
+  rows = np.array([places.get(name, -1) for name in ids])
+  missing = np.flatnonzero(rows < 0)
+  if len(missing) and config.recorded_missing == 'error' or len(missing) == len(rows):
+    few = ', '.join(ids[i] for i in missing[:3]) + (', ...' if len(missing) > 3 else '')
+    raise UserError(f'data.recorded={config.recorded}: no outputs for {len(missing)} of {len(rows)} examples of '
+                    f'{config.name} ({few}); record them, or leave these out with --config.data.recorded_missing=skip')
+  kept = np.flatnonzero(rows >= 0)
+  source = subset(source, kept)
+  return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[rows[kept]]},
+                             extra_names={**source.extra_names, **({TEACHER: columns} if columns else {})})
+
+
+def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
+  """Names, logits or embeddings, and column names of a file.
+
+  Raises:
+    UserError: naming what the file lacks.
+  """
+  try:
+    with np.load(Path(path).expanduser()) as file:
+      arrays = {name: file[name] for name in file.files}
+  except (OSError, ValueError, EOFError) as error:
+    raise UserError(f'data.recorded={path}: no readable .npz file there ({error})') from error
+  outputs = next((arrays[name] for name in OUTPUTS if name in arrays), None)
+  names = arrays.get('names')
+  if names is None or outputs is None or outputs.ndim != 2 or len(names) != len(outputs):
+    shapes = ', '.join(f'{name} {array.shape}' for name, array in arrays.items())
+    raise UserError(f'data.recorded={path}: has {shapes or "nothing"}; expected names (n,) and {" or ".join(OUTPUTS)} (n, d)')
+  bad = np.flatnonzero(~np.isfinite(outputs).all(1))
+  if len(bad):
+    raise UserError(f'data.recorded={path}: {len(bad)} of {len(names)} examples have outputs that are not finite, such as '
+                    f'{names[bad[0]]}; record them again')
+  if 'probs' in arrays:
+    probs = np.clip(outputs.astype(np.float64), SMALLEST, 1 - SMALLEST)
+    outputs = np.log(probs) - np.log1p(-probs)
+  columns = next((tuple(map(str, arrays[name])) for name in COLUMNS if name in arrays), None)
+  return list(map(str, names)), outputs.astype(np.float32), columns

@@ -1,0 +1,145 @@
+"""FaceNet's NN2, by its size the FaceNet that section 4.7 distils from (Table 14).
+
+Table 2 is here that of its own paper: Schroff, Kalenichenko and Philbin, 2015, arXiv 1503.03832.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mobilenet_jax.models.layers import BatchNorm, PointwiseConv, conv_init
+
+# Table 2: #1x1, (#3x3 reduce, #3x3), (#5x5 reduce, #5x5), pool, its projection (p), stride; 0 and None: there is none.
+INCEPTIONS = {
+    '2': (0, (64, 192), None, None, 0, 1),
+    '3a': (64, (96, 128), (16, 32), 'max', 32, 1),
+    '3b': (64, (96, 128), (32, 64), 'l2', 64, 1),
+    '3c': (0, (128, 256), (32, 64), 'max', 0, 2),
+    '4a': (256, (96, 192), (32, 64), 'l2', 128, 1),
+    '4b': (224, (112, 224), (32, 64), 'l2', 128, 1),
+    '4c': (192, (128, 256), (32, 64), 'l2', 128, 1),
+    '4d': (160, (144, 288), (32, 64), 'l2', 128, 1),
+    '4e': (0, (160, 256), (64, 128), 'max', 0, 2),
+    '5a': (384, (192, 384), (48, 128), 'l2', 128, 1),
+    '5b': (384, (192, 384), (48, 128), 'max', 128, 1),
+}
+
+
+def max_pool(x, stride: int):
+  """The largest of each 3x3 window: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)."""
+  return nn.max_pool(x, (3, 3), (stride, stride), 'SAME')
+
+
+def l2_pool(x, epsilon: float = 1e-12):
+  """Root mean square of each 3x3 window, beyond the border 0: (b, h, w, c) -> (b, h, w, c).
+
+  This is a third of Table 2's L2 norm, a factor that the batch norm behind takes out. Under the root is epsilon, for
+  a gradient at 0.
+  """
+  squares = jnp.square(x.astype(jnp.float32))
+  return jnp.sqrt(nn.avg_pool(squares, (3, 3), padding='SAME') + epsilon).astype(x.dtype)
+
+
+def conv_bn(x, features: int, window: int, stride: int = 1, *, name: str, norm: Callable, dtype: jnp.dtype):
+  """Convolution, batch norm and activation, the layers `name` and `name`_bn of the calling module.
+
+  (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features), "same" padding.
+  """
+  if window == 1:
+    x = PointwiseConv(features, dtype, name=name)(x)
+  else:
+    x = nn.Conv(features, (window, window), stride, use_bias=False, dtype=dtype, kernel_init=conv_init, name=name)(x)
+  return norm(name=f'{name}_bn')(x)
+
+
+class Inception(nn.Module):
+  """Branches side by side, concatenated: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), sum of the branches).
+
+  Attributes:
+    conv: conv_bn, bound.
+    ones: channels of the 1x1 convolution.
+    threes: channels of the 1x1 convolution that reduces for the 3x3 one, and of that.
+    fives: the same for 5x5.
+    pool: 'max' or 'l2', over 3x3.
+    projection: channels of the 1x1 convolution behind the pool; 0 passes all of the pool's on.
+    stride: of the 3x3 and 5x5 convolutions and of a max pool.
+  """
+
+  conv: Callable
+  ones: int
+  threes: tuple[int, int]
+  fives: tuple[int, int] | None
+  pool: str | None
+  projection: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x):
+    branches = []
+    if self.ones:
+      branches.append(self.conv(x, self.ones, 1, name='conv_1x1'))
+    for window, channels in ((3, self.threes), (5, self.fives)):
+      if channels:
+        reduced = self.conv(x, channels[0], 1, name=f'conv_{window}x{window}_reduce')
+        branches.append(self.conv(reduced, channels[1], window, self.stride, name=f'conv_{window}x{window}'))
+    if self.pool:
+      pooled = l2_pool(x) if self.pool == 'l2' else max_pool(x, self.stride)
+      branches.append(self.conv(pooled, self.projection, 1, name='conv_pool') if self.projection else pooled)
+    return jnp.concatenate(branches, axis=-1)
+
+
+class NN2(nn.Module):
+  """FaceNet's NN2 (Table 2), the Inception network of 7.5 M parameters and 1.6 B Mult-Adds at 224x224.
+
+  Batch norm follows every convolution, in place of its bias, and so also takes the place of the two local response
+  normalisations ("norm"), as in davidsandberg/facenet. The L2 normalisation of the embedding is left to the task.
+
+  Attributes:
+    num_classes: width of the last layer, 128 in the paper; 0 leaves it out and returns the pooled features.
+    freeze_batch_stats: in training, too, normalise with the running statistics and leave them as they are.
+    batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
+  """
+
+  num_classes: int
+  activation: str = 'relu'
+  dropout_rate: float = 0.0
+  batch_norm_decay: float = 0.9997
+  batch_norm_epsilon: float = 1e-3
+  freeze_batch_stats: bool = False
+  batch_norm_axis: str | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, *, train: bool, features: dict | None = None):
+    """Runs the network.
+
+    Args:
+      images: (b, h, w, 3) in [-1, 1]; h and w at least 64, and 224 in the paper.
+      train: use and update batch statistics, and drop out (needs an rng named 'dropout' at a rate above 0).
+      features: a dict that, where given, is filled with every block's output by name: 'conv1', then
+        'inception_2' to 'inception_5b', then 'pooled'.
+
+    Returns:
+      Outputs of the last layer, not normalised, float32 (b, num_classes).
+    """
+    norm = functools.partial(
+        BatchNorm, self.activation, self.freeze_batch_stats or not train, self.batch_norm_decay,
+        self.batch_norm_epsilon, self.batch_norm_axis, self.dtype)
+    conv = functools.partial(conv_bn, norm=norm, dtype=self.dtype)
+    features = {} if features is None else features
+
+    x = features['conv1'] = conv(images, 64, 7, 2, name='conv1')  # (b, h/2, w/2, 64)
+    x = max_pool(x, 2)  # (b, h/4, w/4, 64)
+    for name, row in INCEPTIONS.items():
+      x = features[f'inception_{name}'] = Inception(conv, *row, name=f'inception_{name}')(x)
+      if name == '2':
+        x = max_pool(x, 2)  # (b, h/8, w/8, 192)
+
+    x = features['pooled'] = x.mean(axis=(1, 2))  # (b, 1024)
+    if not self.num_classes:
+      return x.astype(jnp.float32)
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    x = nn.Dense(self.num_classes, kernel_init=conv_init, dtype=self.dtype, name='classifier')(x)
+    return x.astype(jnp.float32)

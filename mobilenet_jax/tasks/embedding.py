@@ -1,0 +1,60 @@
+"""Face embeddings (section 4.7, Table 14): images of a person are near each other."""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from mobilenet_jax import losses, verification
+from mobilenet_jax.data.recorded import TEACHER
+from mobilenet_jax.data.sources import Source
+from mobilenet_jax.errors import UserError
+
+
+class Embedding:
+  """Vectors of unit length; the label of an example is its person."""
+
+  main_metric = 'accuracy'
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    self._config = config
+    self._pairs = None
+
+  def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
+    """As Classification.outputs: as many as config.embedding.size."""
+    del source
+    return self._config.embedding.size, None
+
+  def prediction(self, outputs: jax.Array) -> jax.Array:
+    """Unit vectors (b, d)."""
+    return losses.unit(outputs)
+
+  def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """FaceNet's triplet loss with semi-hard negatives of the batch, one value an anchor: (b, d) -> (b,)."""
+    return losses.semi_hard_triplet(losses.unit(outputs), batch['label'], self._config.embedding.margin)
+
+  def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Where there is a teacher, the squared distance of its unit vector and ours, in [0, 4]."""
+    if TEACHER not in batch:
+      return {}
+    return {'distance': losses.squared_difference(losses.unit(outputs), losses.unit(batch[TEACHER]))}
+
+  def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    del batch
+    return {'embeddings': losses.unit(outputs)}
+
+  def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
+    """Verification by LFW's protocol, see verification.py, on the pairs of data.pairs, else on pairs drawn."""
+    config = self._config
+    if source.ids is None:
+      raise UserError(f'task=embedding: the examples of {config.data.name} have no names to tell pairs by; expected a '
+                      'folder of people, or a set that fits into memory')
+    names = [name.rpartition('.')[0] or name for name in source.ids]
+    if self._pairs is None:
+      self._pairs = (verification.read_pairs(Path(config.data.pairs).expanduser()) if config.data.pairs else
+                     verification.draw_pairs(names, [str(label) for label in source.labels], config.embedding.folds,
+                                             config.embedding.pairs_per_fold, seed=0))
+    folds = tuple(config.data.held_out_folds) or None
+    result = verification.evaluate(names, kept['embeddings'], self._pairs, folds)
+    return result.summary()
