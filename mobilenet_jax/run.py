@@ -14,6 +14,7 @@ from mobilenet_jax import complexity, distill, metrics, models, optim, parallel,
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.checkpoint import Checkpoints
 from mobilenet_jax.data import pipeline, preprocessing
+from mobilenet_jax.data.recorded import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import Evaluated, make_eval_step
@@ -66,7 +67,7 @@ class Run:
     config = self.config
     task = tasks.create(config)
     num_outputs, self._labels = task.outputs(train_source)
-    distill.check(config, has_teacher=teacher is not None or bool(config.data.recorded))
+    distill.check(config, has_teacher=teacher is not None or TEACHER in getattr(train_source, 'extra', {}))
     per_epoch = pipeline.steps_per_epoch(train_source, config.batch_size)
     steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
     self.total_steps = steps(config.train_for, 'train_for')

@@ -69,7 +69,7 @@ class TrainedModel:
     """`predict` of images as `prepare` gives them."""
     if not self.num_classes:
       raise UserError(f'{self.origin}: has no classifier to predict with; it gives features')
-    return np.asarray(self._prediction(prepared))
+    return np.asarray(tasks.create(self.config).prediction(self._outputs(prepared)))
 
   def top(self, images, k: int = 5) -> list[list[tuple[str, float]]]:
     """For each image its k likeliest labels with their probabilities, the likeliest first; args as in `predict`."""
@@ -98,12 +98,15 @@ class TrainedModel:
       return inference.fold(self.module, self.variables)
     return lambda variables, images: self.module.apply(variables, images, train=False), self.variables
 
+  def outputs(self, prepared: np.ndarray) -> np.ndarray:
+    """What the last layer gives for images as `prepare` gives them: logits, or embeddings of any length."""
+    return np.asarray(self._outputs(prepared))
+
   @functools.cached_property
-  def _prediction(self):
+  def _outputs(self):
     predict, weights = self.fold()
-    task, size = tasks.create(self.config), self.config.data.image_size
-    function = jax.jit(lambda weights, images: task.prediction(predict(weights, preprocessing.normalize(images, size))))
-    return functools.partial(function, weights)
+    size = self.config.data.image_size
+    return functools.partial(jax.jit(lambda weights, images: predict(weights, preprocessing.normalize(images, size))), weights)
 
   @functools.cached_property
   def _features(self):

@@ -312,3 +312,78 @@ def test_npz(tmp_path):
   np.savez(path, train_images=source.images / 255, train_labels=source.labels)
   with pytest.raises(UserError, match=r'train_images is float64 \(12, 32, 32, 3\).*expected uint8'):
     sources.load(data_config(name=f'npz:{path}'))
+
+
+# People, attributes, pairs.
+
+
+@pytest.fixture(scope='module')
+def people(tmp_path_factory):
+  """Twelve people with one to three images each, and pairs of some of them in two folds."""
+  pytest.importorskip('tensorflow')
+  root = tmp_path_factory.mktemp('people')
+  for i in range(12):
+    (root / f'person_{i:02}').mkdir()
+    for k in range(1, 2 + i % 3):
+      Image.new('RGB', (40, 40), (20 * i, 60 * k, 0)).save(root / f'person_{i:02}' / f'person_{i:02}_{k:04}.png')
+  lines = ['2\t1', 'person_01\t1\t2', 'person_02\t1\tperson_03\t1', 'person_04\t1\t2', 'person_05\t2\tperson_06\t1']
+  (root / 'pairs.txt').write_text('\n'.join(lines) + '\n')
+  return root
+
+
+def test_people_are_held_out_whole(people):
+  _, train, test = load(people, split_by='class')
+  assert set(train.labels) & set(test.labels) == set() and len(set(test.labels)) == 1
+  assert train.num_examples + test.num_examples == sum(1 + i % 3 for i in range(12))
+  assert test.ids[0].split('/')[0] == train.class_names[test.labels[0]]
+
+
+def test_nobody_of_a_held_out_fold_is_trained_on(people):
+  _, train, test = load(people, pairs=str(people / 'pairs.txt'), held_out_folds=(1,))
+  names = {name.partition('/')[0] for name in train.ids}
+  assert names == {f'person_{i:02}' for i in range(12)} - {'person_04', 'person_05', 'person_06'}
+  assert set(test.ids) == {f'person_{i:02}/person_{i:02}_{k:04}.png' for i, k in (
+      (1, 1), (1, 2), (2, 1), (3, 1), (4, 1), (4, 2), (5, 2), (6, 1))}
+  with pytest.raises(UserError, match=r'data.held_out_folds=\(2,\): .*pairs.txt has the folds 0 to 1'):
+    load(people, pairs=str(people / 'pairs.txt'), held_out_folds=(2,))
+
+
+@pytest.mark.parametrize('in_memory', (True, False))
+def test_batches_of_identities(people, in_memory):
+  """Each batch holds groups of two images of a person; people with one image have no such group."""
+  config, train, _ = load(people, per_identity=2)
+  source = train if in_memory else sources.load(config)[0]
+  stream = pipeline.train_batches(source, config, 4, seed=0, start_step=0, on_bad_image=NEVER)
+  for _ in range(8):
+    labels = next(stream)['label']
+    assert labels[0] == labels[1] and labels[2] == labels[3]
+  single = ArraySource(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32), 8)
+  with pytest.raises(UserError, match='data.per_identity=2: none of the 8 identities has as many images'):
+    next(pipeline.train_batches(single, config, 4, 0, 0, NEVER))
+
+
+def test_celeb_a_is_read_as_tfds_has_it():
+  """Its attributes by name and its identity one level down; the same in a stream and in memory."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+  pytest.importorskip('tensorflow')
+  with tfds.testing.mock_data(num_examples=6):
+    builder = tfds.builder('celeb_a')
+    assert builder.info.features['image'].shape == (218, 178, 3)
+    stream = tfds_sets.StreamSource(builder, 'train')
+    names = stream.extra_names['attributes']
+    assert len(names) == 40 and 'Eyeglasses' in names and stream.num_classes == 0
+    expected = list(tfds.as_numpy(builder.as_dataset(split='train')))
+    found = list(stream.examples(None, 1).as_numpy_iterator())
+    for row, example in zip(expected, found):
+      assert example['label'] == row['identity']['Identity_No']
+      assert example['attributes'].tolist() == [row['attributes'][name] for name in names]
+
+
+def test_people_of_tfds_are_told_by_their_names():
+  tfds = pytest.importorskip('tensorflow_datasets')
+  pytest.importorskip('tensorflow')
+  with tfds.testing.mock_data(num_examples=6):
+    stream = tfds_sets.StreamSource(tfds.builder('lfw'), 'train')
+    labels = [example['label'] for example in stream.examples(None, 1).as_numpy_iterator()]
+    names = [example['label'] for example in tfds.as_numpy(tfds.builder('lfw').as_dataset(split='train'))]
+  assert [[a == b for a in labels] for b in labels] == [[a == b for a in names] for b in names]

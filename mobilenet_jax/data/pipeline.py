@@ -160,6 +160,9 @@ def _epoch_order(source, config, batch_size, rng) -> np.ndarray:
   own = [rng.permutation(np.flatnonzero(source.labels == label)) for label in np.unique(source.labels)]
   size = config.per_identity
   parts = [images[k:k + size] for images in own for k in range(0, len(images) - size + 1, size)]
+  if not parts:
+    raise UserError(f'data.per_identity={size}: none of the {len(own)} identities has as many images; expected people with '
+                    'several, or fewer of each')
   parts = [parts[i] for i in rng.permutation(len(parts))]
   wanted = source.num_examples // batch_size * batch_size // size
   return np.concatenate([parts[i % len(parts)] for i in range(wanted)])
@@ -195,7 +198,10 @@ def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoc
   while True:
     epoch, first = step // per_epoch, step % per_epoch
     order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    if config.per_identity and isinstance(source, FileSource):
+    if config.per_identity and isinstance(source, StreamSource):
+      raise UserError(f'data.per_identity={config.per_identity}: {config.name} is read as a stream, in which nobody can be '
+                      'looked up; expected a folder of people, or a set that fits into memory')
+    if config.per_identity:
       rng = np.random.default_rng(order_seed)
       encoded = source.in_order(_epoch_order(source, config, batch_size, rng))
     else:

@@ -1,0 +1,89 @@
+"""Records a teacher's outputs for a dataset, once, so that a slow teacher is paid for once; interrupted, it continues.
+
+    python -m mobilenet_jax.record runs/teacher --data=faces --out=teacher.npz
+    python -m mobilenet_jax.main --config=configs/face_attributes.py:recorded=teacher.npz,alpha=0.5 --workdir=runs/student
+
+Each image is seen as in evaluation, cropped centrally. The file is as data/recorded.py says.
+"""
+
+from mobilenet_jax import cli  # first: it quietens what the others import
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import trained
+from mobilenet_jax.data import pipeline, sources
+from mobilenet_jax.data.examples import ArraySource, FileSource, subset
+from mobilenet_jax.errors import UserError
+
+PART = 2000  # examples that are written at a time
+BATCH = 100
+
+
+def record(model: trained.TrainedModel, source: ArraySource | FileSource, folder: Path) -> tuple[list[str], np.ndarray]:
+  """Names and raw outputs (n, d) of all examples: logits, or embeddings; parts that `folder` has are not run again.
+
+  Raises:
+    UserError: where outputs are not finite, naming the example.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  outputs = []
+  for first in range(0, source.num_examples, PART):
+    path = folder / f'{first:09}.npy'
+    indices = np.arange(first, min(first + PART, source.num_examples))
+    if not path.exists():
+      part = subset(source, indices)
+      rows = np.concatenate([model.outputs(batch['image'])[batch['mask'] > 0]
+                             for batch in pipeline.eval_batches(part, model.config.data, BATCH, _no_skipping)])
+      if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
+        raise UserError(f'{model.origin}: gives outputs that are not finite for {len(bad)} of {len(rows)} images, such as '
+                        f'{part.ids[bad[0]]}; expected a trained model')
+      with path.with_suffix('.tmp').open('wb') as file:
+        np.save(file, rows)
+      path.with_suffix('.tmp').replace(path)
+    outputs.append(np.load(path))
+    print(f'{indices[-1] + 1} of {source.num_examples}', flush=True)
+  return list(source.ids), np.concatenate(outputs)
+
+
+def _no_skipping(name):
+  raise UserError(f'{name}: cannot be decoded; mend or remove it')
+
+
+def main(args: argparse.Namespace) -> None:
+  if args.out.suffix != '.npz':
+    raise UserError(f'--out={args.out}: expected the name of a .npz file')
+  if args.out.exists():
+    raise UserError(f'--out={args.out}: is there already; remove it, or give another name')
+  model = trained.load(args.model)
+  config = config_lib.changed(model.config, {'data.name': args.data, 'data.data_dir': args.data_dir, 'data.pairs': '',
+                                             'data.recorded': '', 'data.split_by': 'image'})
+  parts = args.out.with_suffix('.parts')
+  names, outputs = [], []
+  for split, source in zip(('train', 'test'), sources.load(config.data)):
+    if not isinstance(source, (ArraySource, FileSource)) or source.ids is None:
+      raise UserError(f'--data={args.data}: is read as a stream, whose examples have no names; expected a folder of images, '
+                      'or a set that fits into memory')
+    found = record(model, source, parts / split)
+    names += found[0]
+    outputs.append(found[1])
+  kind = 'embeddings' if model.config.task == 'embedding' else 'logits'
+  labels = {'labels': model.labels} if model.labels else {}
+  with args.out.with_suffix('.tmp').open('wb') as file:
+    np.savez(file, names=names, **{kind: np.concatenate(outputs)}, **labels)
+  args.out.with_suffix('.tmp').replace(args.out)
+  shutil.rmtree(parts)
+  print(f'{len(names)} examples in {args.out}')
+
+
+if __name__ == '__main__':
+  parser = cli.Parser(__doc__)
+  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  parser.add_argument('--data', required=True, help='faces, another TFDS name that fits into memory, or folder:/path')
+  parser.add_argument('--data_dir', default='', help='where TFDS data is')
+  parser.add_argument('--out', type=Path, required=True, help='a .npz file')
+  cli.run_with(parser, main)
