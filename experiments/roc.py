@@ -85,6 +85,19 @@ def draw(curves: list[Curve]):
   return figure
 
 
+def write(curves: dict[str, Path], out: Path) -> None:
+  """Draws the curves of CSV files by name, as PNG and SVG.
+
+  Raises:
+    UserError: where a file is no curve.
+  """
+  figure = draw([read(name, path) for name, path in curves.items()])
+  out.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(out, dpi=160)
+  figure.savefig(out.with_suffix('.svg'), metadata={'Date': None})
+  print(f'roc {out} and .svg')
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--curve', action='append', required=True, metavar='NAME=PATH', help='one for each curve')
@@ -94,20 +107,15 @@ def main() -> None:
   try:
     if args.out.suffix != '.png':
       raise UserError(f'--out={args.out}: expected the name of a PNG file, such as roc.png')
-    curves = []
+    curves = {}
     for curve in args.curve:
       name, _, path = curve.rpartition('=')  # a name may hold a =, as in 'α = 0.5'
       if not name or not path:
         raise UserError(f'--curve {curve}: expected NAME=PATH, such as teacher=runs/teacher/roc.csv')
-      curves.append(read(name, Path(path)))
+      curves[name] = Path(path)
+    write(curves, args.out)
   except UserError as error:
     sys.exit(f'error: {error}')
-
-  args.out.parent.mkdir(parents=True, exist_ok=True)
-  figure = draw(curves)
-  figure.savefig(args.out, dpi=160)
-  figure.savefig(args.out.with_suffix('.svg'), metadata={'Date': None})
-  print(f'roc {args.out} and .svg')
 
 
 if __name__ == '__main__':

@@ -214,7 +214,9 @@ def difference(old: str, new: str) -> str:
 
 
 def model_name(config: ml_collections.ConfigDict) -> str:
-  """The paper's way of naming: mobilenet_0.75_192; height and width where they differ."""
+  """The paper's way of naming: mobilenet_0.75_192; height and width where they differ; nn2_224 has no width to name."""
   height, width = config.data.image_size
   size = f'{height}' if height == width else f'{height}x{width}'
+  if config.model.name == 'nn2':
+    return f'nn2_{size}'
   return f'{config.model.name}_{config.model.width_multiplier:g}_{size}'.replace('_1_', '_1.0_')

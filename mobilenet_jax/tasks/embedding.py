@@ -19,7 +19,6 @@ class Embedding:
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
-    self._pairs = None
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
     """As Classification.outputs: as many as config.embedding.size."""
@@ -46,15 +45,26 @@ class Embedding:
 
   def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
     """Verification by LFW's protocol, see verification.py, on the pairs of data.pairs, else on pairs drawn."""
-    config = self._config
-    if source.ids is None:
-      raise UserError(f'task=embedding: the examples of {config.data.name} have no names to tell pairs by; expected a '
-                      'folder of people, or a set that fits into memory')
-    names = [name.rpartition('.')[0] or name for name in source.ids]
-    if self._pairs is None:
-      self._pairs = (verification.read_pairs(Path(config.data.pairs).expanduser()) if config.data.pairs else
-                     verification.draw_pairs(names, [str(label) for label in source.labels], config.embedding.folds,
-                                             config.embedding.pairs_per_fold, seed=0))
-    folds = tuple(config.data.held_out_folds) or None
-    result = verification.evaluate(names, kept['embeddings'], self._pairs, folds)
-    return result.summary()
+    folds = tuple(self._config.data.held_out_folds) or None
+    pairs = pairs_of(self._config, source)
+    return verification.evaluate(image_names(source), kept['embeddings'], pairs, folds).summary()
+
+
+def image_names(source: Source) -> list[str]:
+  """What pairs call the examples: '<person>/<person>_0001', without a suffix.
+
+  Raises:
+    UserError: where they have no names.
+  """
+  if getattr(source, 'ids', None) is None:
+    raise UserError('task=embedding: examples that are read as a stream, or arrays, have no names to tell pairs by; '
+                    'expected a folder of people, or a set of TFDS that fits into memory')
+  return [name.rpartition('.')[0] or name for name in source.ids]
+
+
+def pairs_of(config: ml_collections.ConfigDict, source: Source) -> verification.Pairs:
+  """Those that data.pairs names, else drawn from the identities of `source`, always the same."""
+  if config.data.pairs:
+    return verification.read_pairs(Path(config.data.pairs).expanduser())
+  return verification.draw_pairs(image_names(source), [str(label) for label in source.labels], config.embedding.folds,
+                                 config.embedding.pairs_per_fold, seed=0)

@@ -1,0 +1,101 @@
+"""What the experiments of distillation have in common: a teacher, its students, their table and figure."""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+
+import ml_collections
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.files import write_whole
+from mobilenet_jax.sweep import sweep
+
+LOOKS = (('#08306b', 'o', '-'), ('#d94801', 's', '--'))
+
+
+def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measures: dict[str, tuple[str, float]]) -> None:
+  """Draws a panel a measure, as PNG and SVG.
+
+  Args:
+    path: without its suffix.
+    series: for each kind of target the rows of the students that learnt from it.
+    teachers: rows drawn as a star.
+    measures: column, its title and a factor.
+  """
+  figure = Figure(figsize=(4.2 * len(measures), 3.8), layout='constrained')
+  panels = figure.subplots(1, len(measures), squeeze=False)[0]
+  for axes, (measure, (title, factor)) in zip(panels, measures.items()):
+    for (name, rows), (color, marker, line) in zip(series.items(), LOOKS):
+      rows = sorted((row for row in rows if row[measure] != ''), key=lambda row: row['mult_adds'])
+      if rows:
+        axes.plot([row['mult_adds'] / 1e6 for row in rows], [factor * row[measure] for row in rows], line, color=color,
+                  marker=marker, markeredgecolor='black', markeredgewidth=0.6, linewidth=1, label=name)
+    for row in teachers:
+      if row[measure] != '':
+        axes.plot(row['mult_adds'] / 1e6, factor * row[measure], '*', color='0.3', markersize=11, label='the teacher')
+    axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter('{x:.3g}')
+    axes.xaxis.set_minor_formatter('')
+    axes.set_xlabel('Mult-Adds (millions)')
+    axes.set_ylabel(title)
+    axes.margins(0.1)
+    axes.grid(True, color='0.88', linewidth=0.6)
+    axes.set_axisbelow(True)
+  panels[0].legend(fontsize=8)
+  figure.savefig(path.with_suffix('.png'), dpi=160)
+  figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+  print(f'figure {path.with_suffix(".png")} and .svg')
+
+
+def add_arguments(parser: argparse.ArgumentParser, widths: list[float]) -> None:
+  parser.add_argument('--data', default='faces', help='faces, another TFDS name, or folder:/path of people')
+  parser.add_argument('--recorded', default='', help="the teacher's outputs, recorded; by default NN2 is trained")
+  parser.add_argument('--res', type=int, default=64, help='side of the largest input in pixels')
+  parser.add_argument('--widths', type=float, nargs='+', default=widths, help='of the students')
+  parser.add_argument('--sizes', type=int, nargs='+', help="of the students; by default --res and the paper's part of it")
+  parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the config, for all runs')
+  parser.add_argument('--out', type=Path, required=True, help='folder of the runs and the table')
+
+
+def with_given(config: ml_collections.ConfigDict, given: list[str]) -> ml_collections.ConfigDict:
+  """A config with what --set says, in the types of its fields."""
+  fields = config_lib.flat(config)
+  changes = dict(change.split('=', 1) for change in given)
+  return config_lib.changed(config, {name: type(fields[name])(value) for name, value in changes.items()})
+
+
+def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict, str]:
+  """NN2, as `config` would train a student; its row and its folder."""
+  row, = sweep(config_lib.changed(config, {'model.name': 'nn2', 'model.activation': 'relu'}), [{}], folder)
+  return row, str(folder / row['name'])
+
+
+def train_students(config: ml_collections.ConfigDict, sizes: list[int], widths: list[float], folder: Path) -> list[dict]:
+  """A row for each size and width, all trained on one pass over the data."""
+  students = [{'model.width_multiplier': width, 'data.image_size': config_lib.square(size),
+               'data.stream_size': config_lib.square(max(sizes))} for size in sizes for width in widths]
+  return sweep(config, students, folder, groupings={'all': ()})
+
+
+def write_table(path: Path, rows: list[dict], columns: dict[str, tuple[str, str]]) -> None:
+  """Writes rows as CSV, all their fields, and as Markdown, prints that.
+
+  Args:
+    path: without its suffix.
+    rows: with the same fields in each.
+    columns: of the Markdown: field, title and format; where a field is '' so is its cell.
+  """
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  write_whole(path.with_suffix('.csv'), text.getvalue())
+  cells = [[title for title, _ in columns.values()], ['---'] * len(columns)]
+  cells += [[format(row[name], form) if row[name] != '' else '' for name, (_, form) in columns.items()] for row in rows]
+  table = ''.join(f'| {" | ".join(line)} |\n' for line in cells)
+  write_whole(path.with_suffix('.md'), table)
+  print(table)
