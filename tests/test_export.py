@@ -98,6 +98,21 @@ def test_features_of_a_model_without_classifier(tmp_path):
   np.testing.assert_allclose(FORMATS['onnx'].run(path, inputs), np.asarray(theirs(inputs)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('task, prediction', (
+    ('attributes', lambda x: 1 / (1 + np.exp(-x))), ('embedding', lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True))))
+def test_other_tasks_end_in_their_own_prediction(task, prediction, models, images, tmp_path):
+  theirs, ours = models
+  config = trained.config_lib.changed(ours.config, {'task': task})
+  network = Network(trained.TrainedModel(config, ours.variables, None, 'x'))
+  inputs = images.astype(np.float32) / 127.5 - 1
+  expected = prediction(np.asarray(theirs(inputs)).reshape(5, 7))
+  for name in ('tflite', 'saved_model'):
+    path, _ = export(network, name, tmp_path)
+    np.testing.assert_allclose(FORMATS[name].run(path, inputs), expected, atol=1e-4)
+  with pytest.raises(UserError, match=f'its MobileNet is a classifier, this is a model of {task}'):
+    export(network, 'keras', tmp_path)
+
+
 def test_a_failed_check_is_an_error_and_leaves_nothing(models, tmp_path, monkeypatch):
   for name, wrong in (('onnx', 2e-4), ('tflite', np.nan), ('tflite-float16', 0.1)):
     kind = FORMATS[name]

@@ -48,6 +48,8 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _check_same_network(config):
+  if config.task != 'classification':
+    raise UserError(f'keras: its MobileNet is a classifier, this is a model of {config.task}; export to another format')
   if (config.model.name, config.model.activation) != ('mobilenet', 'relu6'):
     raise UserError(f'keras: its MobileNet is the model mobilenet with relu6, not {config.model.name} with '
                     f'{config.model.activation}; export to another format')

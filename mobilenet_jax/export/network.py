@@ -6,8 +6,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from mobilenet_jax import inference
+from mobilenet_jax import inference, tasks
 from mobilenet_jax.data import preprocessing as preprocessing_lib
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.models.mobilenet import MobileNet
 from mobilenet_jax.trained import TrainedModel
 
 
@@ -17,7 +19,8 @@ class Network:
 
   Attributes:
     model: where it is from.
-    softmax: probabilities come out, not logits; features of a model without a classifier are neither.
+    softmax: what the task predicts comes out, probabilities or embeddings of unit length, not what the last layer gives;
+      features of a model without a classifier are neither.
     preprocessing: images come in as uint8 (b, *stream_size, 3), else as float32 (b, *image_size, 3) in [-1, 1].
   """
 
@@ -36,17 +39,29 @@ class Network:
 
   @property
   def output(self) -> str:
-    """What comes out: 'probabilities', 'logits' or 'features'."""
-    return ('probabilities' if self.softmax else 'logits') if self.model.num_classes else 'features'
+    """What comes out: 'probabilities', 'embeddings', 'logits' or 'features'."""
+    if not self.model.num_classes:
+      return 'features'
+    if not self.softmax:
+      return 'logits'
+    return 'embeddings' if self.model.config.task == 'embedding' else 'probabilities'
+
+  @property
+  def predicts(self) -> bool:
+    """Whether it ends in the task's prediction."""
+    return self.output in ('probabilities', 'embeddings')
 
   def function(self) -> Callable[[jax.Array], jax.Array]:
     """images -> float32 (b, outputs), of convolutions that every converter knows."""
     model, size = self.model, self.model.config.data.image_size
+    task = tasks.create(model.config)
+    if not isinstance(model.module, MobileNet):
+      raise UserError(f'{model.origin}: a {model.config.model.name}; expected a MobileNet to export')
     predict, weights = inference.fold(model.module.clone(lowering='grouped'), model.variables, as_convolutions=True)
 
     def function(images):
       outputs = predict(weights, preprocessing_lib.normalize(images, size) if self.preprocessing else images)
-      return jax.nn.softmax(outputs) if self.output == 'probabilities' else outputs
+      return task.prediction(outputs) if self.predicts else outputs
 
     return function
 
@@ -58,12 +73,12 @@ class Network:
 
   def reference(self, prepared: np.ndarray) -> np.ndarray:
     """The outputs of the Flax model itself, neither folded nor converted."""
-    model = self.model
+    model, task = self.model, tasks.create(self.model.config)
 
     @jax.jit
     def apply(variables, images):
       images = preprocessing_lib.normalize(images, model.config.data.image_size)
       outputs = model.module.apply(variables, images, train=False)
-      return jax.nn.softmax(outputs) if self.output == 'probabilities' else outputs
+      return task.prediction(outputs) if self.predicts else outputs
 
     return np.asarray(apply(model.variables, prepared))

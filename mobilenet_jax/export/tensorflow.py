@@ -91,6 +91,8 @@ def _in_tensorflow(network):
   layers = [(layer.kind, layer.stride, np.asarray(layer.kernel), np.asarray(layer.bias))
             for layer in inference.folded_layers(model.module, model.variables)]
   cap = ACTIVATIONS[model.module.activation]
+  predict = {'classification': tf.nn.softmax, 'attributes': tf.nn.sigmoid,
+             'embedding': lambda x: tf.math.l2_normalize(x, -1)}[model.config.task]
 
   def function(images):
     x = images
@@ -111,7 +113,7 @@ def _in_tensorflow(network):
     if model.num_classes:
       classifier = model.variables['params']['classifier']
       x = x @ np.asarray(classifier['kernel']) + np.asarray(classifier['bias'])
-    return {network.output: tf.nn.softmax(x) if network.output == 'probabilities' else x}
+    return {network.output: predict(x) if network.predicts else x}
 
   return function
 
