@@ -3,6 +3,8 @@
 import argparse
 import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_collections
@@ -68,10 +70,14 @@ def with_given(config: ml_collections.ConfigDict, given: list[str]) -> ml_collec
   return config_lib.changed(config, {name: type(fields[name])(value) for name, value in changes.items()})
 
 
-def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict, str]:
-  """NN2, as `config` would train a student; its row and its folder."""
+def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict, Path, Path]:
+  """NN2, as `config` would train a student: its row, its folder, and its outputs for the data, recorded."""
   row, = sweep(config_lib.changed(config, {'model.name': 'nn2', 'model.activation': 'relu'}), [{}], folder)
-  return row, str(folder / row['name'])
+  outputs = folder / 'outputs.npz'
+  if not outputs.exists():
+    subprocess.run([sys.executable, '-m', 'mobilenet_jax.record', folder / row['name'], f'--data={config.data.name}',
+                    f'--data_dir={config.data.data_dir}', f'--out={outputs}'], check=True)
+  return row, folder / row['name'], outputs
 
 
 def train_students(config: ml_collections.ConfigDict, sizes: list[int], widths: list[float], folder: Path) -> list[dict]:

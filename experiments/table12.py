@@ -28,14 +28,14 @@ MARKDOWN = {'name': ('', ''), 'targets': ('learns from', ''), 'mean_ap': ('mean 
 
 def run(args: argparse.Namespace) -> list[dict]:
   """Trains what is not there yet; the rows of the table."""
-  recipe = lambda options: distillation.with_given(face_attributes.get_config(
-      f'data={args.data},res={args.res},recorded={args.recorded},{options}'), args.set)
-  rows, teacher = [], ''
-  if not args.recorded:
-    row, teacher = distillation.train_teacher(recipe(''), args.out / 'teacher')
+  recipe = lambda options: distillation.with_given(
+      face_attributes.get_config(f'data={args.data},res={args.res},{options}'), args.set)
+  rows, recorded = [], args.recorded
+  if not recorded:
+    row, _, recorded = distillation.train_teacher(recipe(''), args.out / 'teacher')
     rows.append(_row(row, 'labels', PAPER_TEACHER, 'the teacher, NN2'))
   sizes = args.sizes or [args.res, round(args.res * 4 / 7)]
-  for targets, options in (('teacher', f'teacher={teacher}'), ('labels', f'teacher={teacher},soft=0')):
+  for targets, options in (('teacher', f'recorded={recorded}'), ('labels', f'recorded={recorded},soft=0')):
     for row in distillation.train_students(recipe(options), sizes, args.widths, args.out / targets):
       part = next((part for part in (1, 4 / 7) if row['height'] == round(args.res * part)), None)
       rows.append(_row(row, targets, PAPER.get((row['width_multiplier'], part))))

@@ -43,14 +43,14 @@ def run(args: argparse.Namespace) -> list[dict]:
   found: dict[str, list[tuple[dict, verification.Verification]]] = {}
   for fold in args.folds if args.pairs else [-1]:
     recipe = lambda options: distillation.with_given(face_embeddings.get_config(
-        f'data={args.data},res={args.res},pairs={args.pairs},fold={fold},recorded={args.recorded},{options}'), args.set)
-    folder, teacher = args.out / (f'fold{fold}' if args.pairs else 'all'), ''
-    if not args.recorded:
-      row, teacher = distillation.train_teacher(recipe(''), folder / 'teacher')
-      found.setdefault('the teacher, NN2', []).append((row, verify(Path(teacher))))
+        f'data={args.data},res={args.res},pairs={args.pairs},fold={fold},{options}'), args.set)
+    folder, outputs = args.out / (f'fold{fold}' if args.pairs else 'all'), args.recorded
+    if outputs:
+      found.setdefault('the teacher, recorded', []).append(({}, verify_recorded(recipe(f'recorded={outputs}'))))
     else:
-      found.setdefault('the teacher, recorded', []).append(({}, verify_recorded(recipe(''), args.recorded)))
-    for row in distillation.train_students(recipe(f'teacher={teacher}'), sizes, args.widths, folder / 'students'):
+      row, teacher, outputs = distillation.train_teacher(recipe(''), folder / 'teacher')
+      found.setdefault('the teacher, NN2', []).append((row, verify(teacher)))
+    for row in distillation.train_students(recipe(f'recorded={outputs}'), sizes, args.widths, folder / 'students'):
       found.setdefault(row['name'], []).append((row, verify(folder / 'students' / row['name'])))
 
   rows = []
@@ -79,7 +79,7 @@ def verify(folder: Path) -> verification.Verification:
   return _verify(model.config, source, embeddings)
 
 
-def verify_recorded(config, path: str) -> verification.Verification:
+def verify_recorded(config) -> verification.Verification:
   """The teacher on the same images."""
   source = sources.load(config.data)[1]
   return _verify(config, source, source.extra[recorded.TEACHER])

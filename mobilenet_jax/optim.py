@@ -36,8 +36,8 @@ def create(config: ml_collections.ConfigDict, schedule: optax.Schedule,
 
 
 def in_body(params):
-  """True for what is not the classifier's."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key != 'classifier', params)
+  """True for what is neither the classifier's nor a distillation's."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key not in ('classifier', 'projection'), params)
 
 
 def _select(params, depthwise: bool):

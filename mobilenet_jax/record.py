@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     raise UserError(f'--out={args.out}: is there already; remove it, or give another name')
   model = trained.load(args.model)
   config = config_lib.changed(model.config, {'data.name': args.data, 'data.data_dir': args.data_dir, 'data.pairs': '',
-                                             'data.recorded': '', 'data.split_by': 'image'})
+                                             'data.recorded': ''})
   parts = args.out.with_suffix('.parts')
   names, outputs = [], []
   for split, source in zip(('train', 'test'), sources.load(config.data)):

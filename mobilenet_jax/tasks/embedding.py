@@ -30,7 +30,10 @@ class Embedding:
     return losses.unit(outputs)
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """FaceNet's triplet loss with semi-hard negatives of the batch, one value an anchor: (b, d) -> (b,)."""
+    """FaceNet's triplet loss, one value an anchor: (b, d) -> (b,).
+
+    Its semi-hard negatives are those of a device's own share of the batch.
+    """
     return losses.semi_hard_triplet(losses.unit(outputs), batch['label'], self._config.embedding.margin)
 
   def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
