@@ -1,5 +1,6 @@
 # make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
 # make test                                          the test suite
+# make test-slow                                     what takes too long for it: experiments end to end, and more cases
 # make benchmark [ARGS=--quick]                      our speed beside that of the peers that are installed
 # make benchmark-group                               several models on one pass over the data, and each alone
 # Each sets up .venv from requirements.txt first, once.
@@ -11,7 +12,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test benchmark benchmark-group
+.PHONY: figures test test-slow benchmark benchmark-group
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -19,6 +20,9 @@ figures: .venv/ready
 
 test: .venv/ready .venv/ready-export
 	@$(VENV) -m pytest -q -n 2 tests
+
+test-slow: .venv/ready .venv/ready-export
+	@$(VENV) -m pytest -q -n 2 -m slow tests
 
 benchmark: .venv/ready
 	@$(VENV) -m experiments.benchmark $(ARGS)

@@ -4,9 +4,9 @@
     python -m mobilenet_jax.main --config=configs/face_attributes.py:data=folder:lfw160,recorded=probs.npz,res=128,alpha=0.5 \\
         --workdir=runs/lfw
 
-`data` is faces (embedded), celeb_a, or a folder of people. The teacher is a model (`teacher`) or its outputs recorded
-(`recorded`); without one, and with soft=False, the labels are learnt, or the recorded teacher's decisions. A student learns
-without regularisation and without early stopping, as in the paper.
+`data` is faces (embedded), celeb_a, or with `recorded` a folder of people. The teacher is a model (`teacher`) or its
+outputs recorded (`recorded`); without one, or with soft=0, the labels are learnt, or, where there are none, the recorded
+teacher's decisions. A student learns without regularisation and without early stopping, as in the paper.
 """
 
 from mobilenet_jax import config as config_lib

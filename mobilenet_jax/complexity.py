@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import models
+from mobilenet_jax import models, tasks
 from mobilenet_jax.data import sources
 
 CONVENTION = 'convolution and classifier weights and their multiply-accumulates; no batch norm, no bias'
@@ -124,8 +124,9 @@ def table(complexity: Complexity) -> str:
 def print_complexity(values: flags.FlagValues) -> None:
   config = values.config
   config_lib.validate(config)
-  num_classes = config.model.num_classes or sources.load(config.data)[0].num_classes
-  model = models.create(config.model, num_classes)
+  known = config.task == 'classification' and config.model.num_classes  # then no data is needed
+  num_outputs = known or tasks.create(config).outputs(sources.load(config.data)[0])[0]
+  model = models.create(config.model, num_outputs)
   complexity = measure(model, (*config.data.image_size, 3), train=False)
   if not values.json:
     print(table(complexity))

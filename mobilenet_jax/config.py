@@ -45,7 +45,7 @@ def base() -> ml_collections.ConfigDict:
           flip=True,
           split_by='image',  # of a folder without splits: what a tenth is held out of; or class, for people
           pairs='',  # LFW's pairs.txt, of a folder of people: evaluates on its images, see held_out_folds
-          held_out_folds=(),  # of the pairs, from 0; none of their people is trained on
+          held_out_folds=(),  # of the pairs, from 0: none of their people is trained on; (): nobody of any pair is
           recorded='',  # .npz file of a teacher's outputs, see data/recorded.py
           recorded_missing='error',  # or skip: examples that the file lacks are left out
           per_identity=0,  # images of each identity in a training batch; 0: as they come
@@ -192,6 +192,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
   }
   for field, (given, known) in choices.items():
     expect(given in known, field, repr(given), 'one of ' + ', '.join(known))
+  expect(config.task != 'embedding' or data.bad_images == 'error', 'data.bad_images', data.bad_images,
+         'error: pairs name their images')
   for field in ('dropout_rate', 'batch_norm_decay'):
     expect(0 <= model[field] < 1, f'model.{field}', model[field], 'a number in [0, 1)')
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')

@@ -121,25 +121,31 @@ def init_projection(rng: jax.Array, config: ml_collections.ConfigDict, model: nn
   names = feature_names(config)
   if names is None:
     return {}
-  images = jax.ShapeDtypeStruct(image_shape, jnp.uint8)
-  _, theirs = jax.eval_shape(teacher.function, teacher.variables, images)
+  theirs = {}
+  if teacher:
+    images = jax.ShapeDtypeStruct(image_shape, jnp.uint8)
+    _, theirs = jax.eval_shape(teacher.function, teacher.variables, images)
 
   def features():
     found = {}
     model.init(jax.random.key(0), jnp.zeros((1, *config.data.image_size, 3)), train=False, features=found)
     return found
 
-  channels = []
+  channels, ranks = [], []
   for name, found, who in zip(names, (jax.eval_shape(features), theirs), ('student', 'teacher')):
     if name not in found:
       raise UserError(f'distill.features={config.distill.features}: the {who} has no {name}; expected one of '
                       + (', '.join(found) or 'none: what is recorded has no features'))
     channels.append(found[name].shape[-1])
+    ranks.append(found[name].ndim)
+  if ranks[0] != ranks[1]:
+    raise UserError(f'distill.features={config.distill.features}: one is pooled, the other is not; expected two maps, or '
+                    'pooled:pooled')
   return {PROJECTION: {'kernel': nn.initializers.lecun_normal()(rng, tuple(channels))}}
 
 
 def add_outputs(batch: dict[str, jax.Array], teacher: Teacher | None, variables) -> tuple[dict, dict]:
-  """A batch with the teacher's outputs in it, unless they are recorded in it or there are none; the teacher's features."""
+  """A batch with the outputs of the teacher that runs beside the student, where there is one, and its features."""
   if teacher is None:
     return batch, {}
   outputs, features = jax.lax.stop_gradient(teacher.function(variables, batch['image']))
@@ -179,14 +185,25 @@ def loss(config: ml_collections.ConfigDict, task, outputs: jax.Array, features: 
   return sum(terms)
 
 
-def check(config: ml_collections.ConfigDict, has_teacher: bool) -> None:
-  """Raises UserError where terms want a teacher and there is none, or there is one and no term."""
+def is_soft(config: ml_collections.ConfigDict) -> bool:
+  """Whether anything but the labels is learnt."""
+  return any(config.distill[name] for name in config.distill if name.endswith('_weight') and name != 'hard_weight')
+
+
+def check(config: ml_collections.ConfigDict, live: bool, is_recorded: bool) -> None:
+  """Raises UserError where terms want a teacher and there is none, or there are two of them, or no term.
+
+  Args:
+    config: a whole config.
+    live: whether a teacher runs beside the student.
+    is_recorded: whether the batches have a teacher's outputs.
+  """
   terms = [name for name in config.distill if name.endswith('_weight') and config.distill[name]]
   soft = [name for name in terms if name != 'hard_weight']
-  if soft and not has_teacher:
+  if soft and not (live or is_recorded):
     raise UserError(f'distill.{soft[0]}={config.distill[soft[0]]}: there is no teacher; name one with distill.model, or '
                     'recorded outputs with data.recorded')
   if not terms:
     raise UserError('distill: all weights are 0, so that there is nothing to learn; give one, such as hard_weight=1')
-  if config.distill.model and config.data.recorded:
-    raise UserError(f'distill.model={config.distill.model}, data.recorded={config.data.recorded}: expected one teacher')
+  if live and is_recorded:
+    raise UserError(f'data.recorded={config.data.recorded}: there is a teacher beside it; expected one of the two')

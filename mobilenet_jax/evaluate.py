@@ -20,6 +20,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import distill, metrics, parallel, report, tasks, trained
 from mobilenet_jax.data import pipeline, preprocessing, sources
 from mobilenet_jax.data.sources import Source
+from mobilenet_jax.errors import UserError
 from mobilenet_jax.trained import TrainedModel
 
 
@@ -58,7 +59,7 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
 
 
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
-             on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
+             on_bad_image: Callable[[str], None]) -> list[dict[str, float] | UserError]:
   """The task's metrics of each model over all of `source`, which is read once.
 
   Args:
@@ -69,7 +70,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
   Returns:
     For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
-    not be decoded where data.bad_images is 'skip'.
+    not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up.
   """
   skipped = []
 
@@ -90,27 +91,40 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
   evaluations = []
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
-    evaluations.append({**mean.compute(), **model.task.summary(whole, source), 'examples': mean.count})
+    try:
+      evaluations.append({**mean.compute(), **model.task.summary(whole, source), 'examples': mean.count})
+    except UserError as error:
+      evaluations.append(error)
   return evaluations
 
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
                      on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
   """As `evaluate`, for trained models of one preprocessing, whose classes are matched with those of `source`."""
-  evaluated = []
+  evaluated, model = [], models[0]
+  if model.config.data.recorded:
+    source = distill.selected(source, model.num_classes, model.labels)
   for model in models:
     task = tasks.create(model.config)
     outputs = model.outputs_of(source) if model.config.task == 'classification' else None
+    if model.config.task == 'attributes' and (names := task.outputs(source)[1]) != model.labels:
+      raise UserError(f'{model.origin}: knows the attributes {trained.some(model.labels)}, the data {trained.some(names)}; '
+                      'expected data of the same ones')
     step = make_eval_step(model.module, task, model.config.data.image_size, outputs)
     evaluated.append(Evaluated(task, parallel.pmap_evaluation(step), model.variables))
-  return evaluate(evaluated, source, config, on_bad_image)
+  evaluations = evaluate(evaluated, source, config, on_bad_image)
+  for evaluation in evaluations:
+    if isinstance(evaluation, UserError):
+      raise evaluation
+  return evaluations
 
 
 def main(args: argparse.Namespace) -> None:
   model = trained.load(args.model)
   config = config_lib.changed(model.config, {
       'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
-      **({'data.eval_split': args.split} if args.split else {}), 'data.data_dir': args.data_dir})
+      **({'data.eval_split': args.split} if args.split else {}),
+      **({'data.data_dir': args.data_dir} if args.data_dir else {})})
   parallel.check_divisible('--batch', args.batch)
   # Of its own data a model is asked what it has not been trained on; of other data, all there is.
   source = sources.keep_in_memory(sources.load_whole(config.data) if args.data else sources.load(config.data)[1])

@@ -46,20 +46,28 @@ def unit(x: jax.Array) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
-def semi_hard_triplet(embeddings: jax.Array, identities: jax.Array, margin: float) -> jax.Array:
+def semi_hard_triplet(embeddings: jax.Array, identities: jax.Array, margin: float,
+                      axis_name: str | None = None) -> jax.Array:
   """FaceNet's triplet loss with its negatives chosen inside the batch: (b, d) of unit length, (b,) -> (b,).
+
+  With `axis_name`, positives and negatives are those of all devices.
 
   Every pair of an anchor and a positive (another example of its identity) takes the nearest negative that is farther
   from the anchor than the positive is: semi-hard; or, where there is none, the farthest negative of all. The pair's
   loss is max(0, d(anchor, positive) - d(anchor, negative) + margin), d a squared distance; an example's is the mean over
   its positives, 0 where it has none (Schroff, Kalenichenko and Philbin, 2015, section 3.2).
   """
-  distances = jnp.maximum(2 - 2 * embeddings @ embeddings.T, 0)  # (b, b)
-  same = identities[:, None] == identities[None]
-  positive = same & ~jnp.eye(len(same), dtype=bool)
+  others, their_identities, first = embeddings, identities, 0
+  if axis_name:
+    others, their_identities = jax.lax.all_gather((embeddings, identities), axis_name, tiled=True)
+    first = jax.lax.axis_index(axis_name) * len(embeddings)
+  distances = jnp.maximum(2 - 2 * embeddings @ others.T, 0)  # (b, n)
+  same = identities[:, None] == their_identities[None]
+  itself = first + jnp.arange(len(embeddings))[:, None] == jnp.arange(len(others))[None]
+  positive = same & ~itself
   farthest = jnp.where(same, -jnp.inf, distances).max(-1)  # (b,)
   farther = ~same[:, None] & (distances[:, None] > distances[:, :, None])  # (anchor, positive, negative)
-  semi_hard = jnp.where(farther, distances[:, None], jnp.inf).min(-1)  # (b, b)
+  semi_hard = jnp.where(farther, distances[:, None], jnp.inf).min(-1)  # (b, n)
   negative = jnp.where(jnp.isfinite(semi_hard), semi_hard, farthest[:, None])
   # Without any negative in the batch there is nothing to tell apart.
   counted = positive & jnp.isfinite(negative)

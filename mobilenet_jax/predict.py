@@ -99,6 +99,7 @@ def main(args: argparse.Namespace) -> None:
   if not paths:
     raise UserError('standard input names no image; expected a path a line')
   model = trained.load(args.model)
+  model.check_labels()
   errors: list[str] = []
   predictions = predict(model, paths, args.top, errors)
   if args.annotate:

@@ -9,9 +9,11 @@ Each image is seen as in evaluation, cropped centrally. The file is as data/reco
 from mobilenet_jax import cli  # first: it quietens what the others import
 
 import argparse
+import hashlib
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from mobilenet_jax import config as config_lib
@@ -19,6 +21,7 @@ from mobilenet_jax import trained
 from mobilenet_jax.data import pipeline, sources
 from mobilenet_jax.data.examples import ArraySource, FileSource, subset
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.files import write_whole
 
 PART = 2000  # examples that are written at a time
 BATCH = 100
@@ -31,6 +34,7 @@ def record(model: trained.TrainedModel, source: ArraySource | FileSource, folder
     UserError: where outputs are not finite, naming the example.
   """
   folder.mkdir(parents=True, exist_ok=True)
+  _claim(folder / 'of.json', model, source)
   outputs = []
   for first in range(0, source.num_examples, PART):
     path = folder / f'{first:09}.npy'
@@ -50,6 +54,18 @@ def record(model: trained.TrainedModel, source: ArraySource | FileSource, folder
   return list(source.ids), np.concatenate(outputs)
 
 
+def _claim(path, model, source):
+  """Notes whose parts these are, or checks that they are of the same weights and examples."""
+  digest = hashlib.sha256('\n'.join(source.ids).encode())
+  for leaf in jax.tree.leaves(model.variables):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  if not path.exists():
+    write_whole(path, digest.hexdigest())
+  elif path.read_text() != digest.hexdigest():
+    raise UserError(f'{path.parent}: holds the outputs of another teacher, or for other examples; remove it, or give another '
+                    '--out')
+
+
 def _no_skipping(name):
   raise UserError(f'{name}: cannot be decoded; mend or remove it')
 
@@ -60,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
   if args.out.exists():
     raise UserError(f'--out={args.out}: is there already; remove it, or give another name')
   model = trained.load(args.model)
-  config = config_lib.changed(model.config, {'data.name': args.data, 'data.data_dir': args.data_dir, 'data.pairs': '',
+  config = config_lib.changed(model.config, {'data.name': args.data, 'data.data_dir': args.data_dir or model.config.data.data_dir, 'data.pairs': '',
                                              'data.recorded': ''})
   parts = args.out.with_suffix('.parts')
   names, outputs = [], []

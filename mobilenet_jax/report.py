@@ -81,4 +81,4 @@ def headline(values: dict[str, float]) -> str:
 
 
 def _words(values: dict[str, float]) -> str:
-  return '  '.join(f'{name} {values[name]:.3f}' for name in ('loss', *HEADLINES) if name in values)
+  return '  '.join(f'{name} {values[name]:.3f}' for name in ('objective', 'loss', *HEADLINES) if name in values)

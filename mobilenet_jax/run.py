@@ -67,7 +67,7 @@ class Run:
     config = self.config
     task = tasks.create(config)
     num_outputs, self._labels = task.outputs(train_source)
-    distill.check(config, has_teacher=teacher is not None or TEACHER in getattr(train_source, 'extra', {}))
+    distill.check(config, teacher is not None, TEACHER in getattr(train_source, 'extra', {}))
     per_epoch = pipeline.steps_per_epoch(train_source, config.batch_size)
     steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
     self.total_steps = steps(config.train_for, 'train_for')
@@ -140,8 +140,9 @@ class Run:
     """
     mean = metrics.Mean()
     for step, sums in enumerate(jax.device_get(self._window), start=self.step - len(self._window) + 1):
-      if not math.isfinite(sums['loss']):
-        raise UserError(f'the loss is {sums["loss"]} at step {step}: training stopped, the last checkpoint is from '
+      loss = sums['objective' if 'objective' in sums else 'loss']
+      if not math.isfinite(loss):
+        raise UserError(f'the loss is {loss} at step {step}: training stopped, the last checkpoint is from '
                         'before; try a smaller optim.learning_rate or a longer optim.warmup in a new --workdir')
       mean.add(sums)
     self._window = []
@@ -156,8 +157,10 @@ class Run:
     params = {name: value for name, value in variables['params'].items() if name != distill.PROJECTION}
     return {**variables, 'params': params}
 
-  def keep(self, evaluation: dict[str, float]) -> None:
+  def keep(self, evaluation: dict[str, float] | UserError) -> None:
     """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
+    if isinstance(evaluation, UserError):
+      raise evaluation
     self._report.evaluation(self.step, evaluation)
     if self.due('checkpoint'):
       notes = {'seconds': self._seconds(), **trained.notes(self.config, self._labels)}
@@ -165,8 +168,10 @@ class Run:
     if self.step == self.total_steps:
       self.finish(evaluation)
 
-  def finish(self, evaluation: dict[str, float]) -> None:
+  def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""
+    if isinstance(evaluation, UserError):
+      raise evaluation
     config = self.config
     cost = complexity.measure(self._model, (*config.data.image_size, 3), train=False)
     row = {

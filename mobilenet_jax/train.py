@@ -77,6 +77,7 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     return [run.outcome for run in runs]
 
   train_source, eval_source = data or map(sources.keep_in_memory, sources.load(shared.data))
+  tasks.create(shared).check(eval_source)
   if shared.data.recorded:
     outputs = tasks.create(shared).outputs(train_source)
     train_source, eval_source = (distill.selected(source, *outputs) for source in (train_source, eval_source))
@@ -101,7 +102,7 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     step = min((run.step for run in active()), default=0)
     if ended := [run for run in active() if run.step == run.total_steps]:
       for run, evaluation in evaluated(ended):
-        run.finish(evaluation)
+        _or_stop(run, lambda: run.finish(evaluation))
     batches = stack.enter_context(contextlib.closing(pipeline.train_batches(
         train_source, shared.data, shared.batch_size, shared.seed, step, on_bad_image)))
     ahead = parallel.split_ahead(batches)

@@ -64,7 +64,9 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
       return losses.mean(), (updates['batch_stats'], outputs, losses)
 
     gradient, (batch_stats, outputs, losses) = jax.grad(loss, has_aux=True)(params)
-    return gradient, batch_stats, metrics.sums({'loss': losses, **task.metrics(outputs, batch)}, batch['mask'])
+    # The task's own loss is that against the labels; what is minimised may be another.
+    values = {'objective': losses} if distill.is_soft(config) else {'loss': losses}
+    return gradient, batch_stats, metrics.sums({**values, **task.metrics(outputs, batch)}, batch['mask'])
 
   def train_step(state: TrainState, batch, rng, teacher_variables):
     rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), jax.lax.axis_index(parallel.AXIS))

@@ -72,8 +72,18 @@ class TrainedModel:
     return np.asarray(tasks.create(self.config).prediction(self._outputs(prepared)))
 
   def top(self, images, k: int = 5) -> list[list[tuple[str, float]]]:
-    """For each image its k likeliest labels with their probabilities, the likeliest first; args as in `predict`."""
+    """For each image its k likeliest labels with their probabilities, the likeliest first; args as in `predict`.
+
+    Raises:
+      UserError: as `predict`, and for a model of embeddings, which has no labels.
+    """
+    self.check_labels()
     return [top_labels(row, self.labels, k) for row in self.predict(images)]
+
+  def check_labels(self) -> None:
+    """Raises UserError where what the model predicts is no label."""
+    if self.config.task == 'embedding':
+      raise UserError(f'{self.origin}: gives embeddings, not labels; TrainedModel.predict has them')
 
   def features(self, images, name: str = 'pooled') -> np.ndarray:
     """An intermediate output, float32: 'pooled' (n, c), or of a block (n, h, w, c), see MobileNet.__call__.
@@ -154,7 +164,7 @@ class TrainedModel:
     if keep_head:
       if classifier is None:
         raise UserError(f'init.keep_head: {self.origin} has no classifier to keep')
-      outputs = self.outputs_of(source)
+      outputs = self.outputs_of(source) if self.config.task == 'classification' else slice(None)
       head = {'kernel': classifier['kernel'][:, outputs], 'bias': classifier['bias'][outputs]}
     projection = {name: like['params'][name] for name in ('projection',) if name in like['params']}
     variables = {'params': {**params, **projection, 'classifier': head}, 'batch_stats': self.variables['batch_stats']}

@@ -100,7 +100,7 @@ def test_l2_pool_has_a_gradient_at_zero():
   np.testing.assert_array_equal(jax.grad(lambda x: l2_pool(x).sum())(jnp.zeros((1, 3, 3, 1))), 0)
 
 
-@pytest.mark.parametrize('freeze_batch_stats', (False, True))
+@pytest.mark.parametrize('freeze_batch_stats', (pytest.param(False, marks=pytest.mark.slow), True))
 def test_a_black_image_has_finite_outputs_and_gradients(freeze_batch_stats):
   """Frozen, an l2_pool without epsilon gives NaN here; otherwise the gradient of batch norm cuts that off."""
   model, black = NN2(8, freeze_batch_stats=freeze_batch_stats), jnp.full((1, 64, 64, 3), -1.0)

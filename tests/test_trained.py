@@ -107,8 +107,9 @@ def test_classes_are_matched(names, count, expected):
     assert random_model().outputs_of(source).tolist() == expected
 
 
-@pytest.mark.parametrize('freeze_body', (False, True))
-@pytest.mark.parametrize('freeze_batch_stats', (False, True))
+@pytest.mark.parametrize('freeze_body, freeze_batch_stats', (
+    (False, False), (True, True), pytest.param(False, True, marks=pytest.mark.slow),
+    pytest.param(True, False, marks=pytest.mark.slow)))
 def test_fine_tuning(freeze_body, freeze_batch_stats, tiny_model, tmp_path):
   """What is frozen stays to the bit, the rest moves; the classifier is new, or the rows of the classes there are."""
   first = random_images(32)

@@ -31,10 +31,10 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, File
   whole = _classes(root)
   if config.split_by == 'class':  # of all classes, for they are people, of whom those in training prove nothing
     order = np.random.default_rng(0).permutation(whole.num_classes)
-    held_out = np.isin(whole.labels, order[:round(HELD_OUT * whole.num_classes)])
+    held_out = np.isin(whole.labels, order[:max(round(HELD_OUT * whole.num_classes), 1)])
   else:
     order = np.random.default_rng(0).permutation(whole.num_examples)
-    held_out = np.isin(np.arange(whole.num_examples), order[:round(HELD_OUT * whole.num_examples)])
+    held_out = np.isin(np.arange(whole.num_examples), order[:max(round(HELD_OUT * whole.num_examples), 1)])
   return subset(whole, np.flatnonzero(~held_out)), subset(whole, np.flatnonzero(held_out))
 
 
@@ -47,7 +47,7 @@ def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
 
 
 def _by_pairs(whole, config):
-  """Trains on the people of no pair of the held-out folds, evaluates on every image of a pair."""
+  """Trains on the people of no pair of the held-out folds, or of none at all; evaluates on every image of a pair."""
   pairs = verification.read_pairs(Path(config.pairs).expanduser())
   missing = set(config.held_out_folds) - set(pairs.fold.tolist())
   if missing:
@@ -55,7 +55,7 @@ def _by_pairs(whole, config):
                     f'{pairs.fold.max()}')
   names = [image.rpartition('.')[0] for image in whole.ids]
   in_pairs = {*pairs.first, *pairs.second}
-  held_out = np.isin(pairs.fold, config.held_out_folds)
+  held_out = np.isin(pairs.fold, config.held_out_folds or np.unique(pairs.fold))
   people = {name.partition('/')[0] for names in (pairs.first, pairs.second) for name, out in zip(names, held_out) if out}
   kept = [label for label, person in enumerate(whole.class_names) if person not in people]
   return (subset(whole, np.flatnonzero(np.isin(whole.labels, kept))),

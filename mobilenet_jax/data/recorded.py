@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import zipfile
 from pathlib import Path
 
 import ml_collections
@@ -28,13 +29,16 @@ def join(source: ArraySource | FileSource, config: ml_collections.ConfigDict) ->
     UserError: where the file is none, has NaN, or lacks some of the examples, under data.recorded_missing='error'.
   """
   if not isinstance(source, (ArraySource, FileSource)) or source.ids is None:
-    raise UserError(f'data.recorded={config.recorded}: {config.name} is read as a stream, whose examples have no names '
-                    'to look up; expected a folder of images, or a set that fits into memory')
+    raise UserError(f'data.recorded={config.recorded}: the examples of {config.name} have no names to look up, as it is a '
+                    'stream or arrays; expected a folder of images, or a set of TFDS that fits into memory')
   names, outputs, columns = read(config.recorded)
   if not any('/' in name for name in names[:100]):  # by the file's name alone
     ids = [name.rpartition('/')[2] for name in source.ids]
   else:
     ids = source.ids
+  if len(set(ids)) < len(ids):
+    raise UserError(f'data.recorded={config.recorded}: names its examples by the file alone, and {len(ids) - len(set(ids))} '
+                    f'of the {len(ids)} files of {config.name} share theirs; expected <folder>/<file>')
   places = {name: i for i, name in enumerate(names)}
   rows = np.array([places.get(name, -1) for name in ids])
   missing = np.flatnonzero(rows < 0)
@@ -57,10 +61,10 @@ def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
   try:
     with np.load(Path(path).expanduser()) as file:
       arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError, EOFError) as error:
+  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
     raise UserError(f'data.recorded={path}: no readable .npz file there ({error})') from error
-  outputs = next((arrays[name] for name in OUTPUTS if name in arrays), None)
-  names = arrays.get('names')
+  kind = next((name for name in OUTPUTS if name in arrays), None)
+  outputs, names = arrays.get(kind), arrays.get('names')
   if names is None or outputs is None or outputs.ndim != 2 or len(names) != len(outputs):
     shapes = ', '.join(f'{name} {array.shape}' for name, array in arrays.items())
     raise UserError(f'data.recorded={path}: has {shapes or "nothing"}; expected names (n,) and {" or ".join(OUTPUTS)} (n, d)')
@@ -68,8 +72,13 @@ def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
   if len(bad):
     raise UserError(f'data.recorded={path}: {len(bad)} of {len(names)} examples have outputs that are not finite, such as '
                     f'{names[bad[0]]}; record them again')
-  if 'probs' in arrays:
+  if kind == 'probs':
+    if outputs.min() < 0 or outputs.max() > 1:
+      raise UserError(f'data.recorded={path}: probs are from {outputs.min():.3g} to {outputs.max():.3g}; expected '
+                      'probabilities in [0, 1], or under the name logits anything')
     probs = np.clip(outputs.astype(np.float64), SMALLEST, 1 - SMALLEST)
     outputs = np.log(probs) - np.log1p(-probs)
+  if doubled := len(names) - len(set(map(str, names))):
+    raise UserError(f'data.recorded={path}: {doubled} of {len(names)} examples have the name of another; expected each once')
   columns = next((tuple(map(str, arrays[name])) for name in COLUMNS if name in arrays), None)
   return list(map(str, names)), outputs.astype(np.float32), columns

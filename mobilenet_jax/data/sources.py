@@ -7,6 +7,8 @@
     npz:/path.npz   arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
 """
 
+import zipfile
+
 import ml_collections
 import numpy as np
 
@@ -51,7 +53,7 @@ def _from_npz(path: str, split: str) -> ArraySource:
     with np.load(path) as arrays:
       images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
       all_labels = [arrays[name] for name in arrays.files if name.endswith('_labels')]
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
     raise UserError(f'data.name=npz:{path}: no readable .npz file there ({error})') from error
   except KeyError as error:
     raise UserError(f'data.name=npz:{path}: {error}; expected the arrays {split}_images (n, h, w, 3) uint8 '

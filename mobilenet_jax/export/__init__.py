@@ -24,8 +24,8 @@ from mobilenet_jax.export.network import Network
 REQUIREMENTS = 'requirements-export.txt'
 CHECK_IMAGES = 32  # generated, where none are given
 MAX_DIFFERENCE = 1e-4  # of a float32 file, in parts of the largest output where that is above 1
-# Of the others: mean total variation distance of the classes' probabilities, 0 where they agree and 1 where they share
-# nothing; of other tasks the mean difference of an output.
+# Of the others: how far the outputs are apart, from 0 where they agree to 1. Of classes the total variation distance of
+# their probabilities, of attributes the difference of a probability, of unit vectors half their distance; the mean.
 MAX_DISTANCE = {'float16': 0.05, 'dynamic': 0.35, 'int8': 0.35}
 
 
@@ -117,8 +117,12 @@ def compare(expected: np.ndarray, actual: np.ndarray, network: Network) -> Check
     exp = np.exp(outputs - outputs.max(-1, keepdims=True))
     return exp / exp.sum(-1, keepdims=True)
   differences = np.abs(probabilities(expected) - probabilities(actual))
-  is_classifier = network.model.config.task == 'classification' and network.output != 'features'
-  distance = differences.sum(-1).mean() / 2 if is_classifier else differences.mean()
+  if network.output == 'embeddings':
+    distance = np.linalg.norm(differences, axis=-1).mean() / 2
+  elif network.model.config.task == 'classification' and network.output != 'features':
+    distance = differences.sum(-1).mean() / 2
+  else:
+    distance = differences.mean()
   scale = max(1.0, float(np.abs(expected).max()))
   return Check(len(expected), float(np.abs(expected - actual).max()) / scale,
                float((expected.argmax(-1) == actual.argmax(-1)).mean()), float(distance))
@@ -169,8 +173,8 @@ def _raise_if_off(check, precision, name, images):
       raise UserError(f'{name}: the file differs from the model by up to {check.max_difference:.2g} on {len(images)} '
                       f'images, more than {MAX_DIFFERENCE:.0e}; it is not kept')
   elif not check.distance <= MAX_DISTANCE[precision]:
-    raise UserError(f'{name}: the probabilities of the file are {check.distance:.2f} away from the model\'s on '
-                    f'{len(images)} images, more than {MAX_DISTANCE[precision]} (total variation distance; top-1 agrees on '
+    raise UserError(f'{name}: what the file gives is {check.distance:.2f} away from what the model gives on {len(images)} '
+                    f'images, more than {MAX_DISTANCE[precision]} of 1 (the largest output agrees on '
                     f'{check.top1_agreement:.0%}); it is not kept: try another precision, or other calibration images')
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mobilenet_jax import inference, tasks
@@ -27,6 +28,15 @@ class Network:
   model: TrainedModel
   softmax: bool = True
   preprocessing: bool = False
+
+  def __post_init__(self):
+    if not isinstance(self.model.module, MobileNet):
+      raise UserError(f'{self.model.origin}: a {self.model.config.model.name}; expected a MobileNet to export')
+
+  @property
+  def module(self) -> MobileNet:
+    """In float32, whatever it was trained in, and of plain convolutions."""
+    return self.model.module.clone(lowering='grouped', dtype=jnp.float32)
 
   @property
   def input_shape(self) -> tuple[int, int, int]:
@@ -55,9 +65,7 @@ class Network:
     """images -> float32 (b, outputs), of convolutions that every converter knows."""
     model, size = self.model, self.model.config.data.image_size
     task = tasks.create(model.config)
-    if not isinstance(model.module, MobileNet):
-      raise UserError(f'{model.origin}: a {model.config.model.name}; expected a MobileNet to export')
-    predict, weights = inference.fold(model.module.clone(lowering='grouped'), model.variables, as_convolutions=True)
+    predict, weights = inference.fold(self.module, model.variables, as_convolutions=True)
 
     def function(images):
       outputs = predict(weights, preprocessing_lib.normalize(images, size) if self.preprocessing else images)
@@ -78,7 +86,7 @@ class Network:
     @jax.jit
     def apply(variables, images):
       images = preprocessing_lib.normalize(images, model.config.data.image_size)
-      outputs = model.module.apply(variables, images, train=False)
+      outputs = self.module.apply(variables, images, train=False)
       return task.prediction(outputs) if self.predicts else outputs
 
     return np.asarray(apply(model.variables, prepared))

@@ -89,7 +89,7 @@ def _in_tensorflow(network):
   import tensorflow as tf
   model, size = network.model, network.model.config.data.image_size
   layers = [(layer.kind, layer.stride, np.asarray(layer.kernel), np.asarray(layer.bias))
-            for layer in inference.folded_layers(model.module, model.variables)]
+            for layer in inference.folded_layers(network.module, model.variables)]
   cap = ACTIVATIONS[model.module.activation]
   predict = {'classification': tf.nn.softmax, 'attributes': tf.nn.sigmoid,
              'embedding': lambda x: tf.math.l2_normalize(x, -1)}[model.config.task]

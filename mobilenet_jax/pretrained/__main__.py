@@ -15,8 +15,8 @@ from mobilenet_jax.errors import UserError
 
 
 def main(args: argparse.Namespace) -> None:
-  if args.out.exists() and any(args.out.iterdir()):
-    raise UserError(f'--out={args.out}: there is something in it; give an empty or a new folder')
+  if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+    raise UserError(f'--out={args.out}: is a file, or there is something in it; give an empty or a new folder')
   model = trained.load(args.model, averaged=not args.raw)
   model.save(args.out)
   print(f'{config_lib.model_name(model.config)} of {model.num_classes} classes in {args.out}')

@@ -45,6 +45,9 @@ class Attributes:
       values['emulation'] = losses.sigmoid_cross_entropy(logits, jax.nn.sigmoid(batch[TEACHER]))
     return values
 
+  def check(self, source: Source) -> None:
+    """Raises UserError where `source` cannot be evaluated on."""
+
   def kept(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {'scores': logits.astype(jnp.float32), 'labels': _labels(batch)}
 

@@ -48,6 +48,9 @@ class Classification:
         'top5': metrics.in_top_k(logits, batch['label'], 5),
     }
 
+  def check(self, source: Source) -> None:
+    """Raises UserError where `source` cannot be evaluated on."""
+
   def kept(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Per-example values (b, ...) that `summary` wants of a whole evaluation."""
     del logits, batch

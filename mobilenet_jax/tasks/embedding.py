@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from mobilenet_jax import losses, verification
+from mobilenet_jax import losses, parallel, verification
 from mobilenet_jax.data.recorded import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
@@ -30,17 +30,22 @@ class Embedding:
     return losses.unit(outputs)
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """FaceNet's triplet loss, one value an anchor: (b, d) -> (b,).
-
-    Its semi-hard negatives are those of a device's own share of the batch.
-    """
-    return losses.semi_hard_triplet(losses.unit(outputs), batch['label'], self._config.embedding.margin)
+    """FaceNet's triplet loss with semi-hard negatives of the batch on all devices, one value an anchor: (b, d) -> (b,)."""
+    margin = self._config.embedding.margin
+    return losses.semi_hard_triplet(losses.unit(outputs), batch['label'], margin, parallel.AXIS)
 
   def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Where there is a teacher, the squared distance of its unit vector and ours, in [0, 4]."""
     if TEACHER not in batch:
       return {}
     return {'distance': losses.squared_difference(losses.unit(outputs), losses.unit(batch[TEACHER]))}
+
+  def check(self, source: Source) -> None:
+    """Raises UserError where `source` cannot be verified on: before any training, not after it."""
+    pairs, names = pairs_of(self._config, source), set(image_names(source))
+    if missing := [name for name in dict.fromkeys(pairs.first + pairs.second) if name not in names]:
+      raise UserError(f'data.pairs={self._config.data.pairs}: {len(missing)} images of the pairs are not in '
+                      f'{self._config.data.name}, such as {missing[0]}')
 
   def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     del batch
