@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from mobilenet_jax import config as config_lib
+from mobilenet_jax import looks
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.files import write_whole
 from mobilenet_jax.sweep import sweep
 
-LOOKS = (('#08306b', 'o', '-'), ('#d94801', 's', '--'))
+LOOKS = (('#08306b', 'o'), ('#d94801', 's'))
 
 
 def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measures: dict[str, tuple[str, float]]) -> None:
@@ -30,13 +31,15 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
     measures: column, its title and a factor.
   """
   figure = Figure(figsize=(4.2 * len(measures), 3.8), layout='constrained')
-  panels = figure.subplots(1, len(measures), squeeze=False)[0]
+  panels, named = figure.subplots(1, len(measures), squeeze=False)[0], []
   for axes, (measure, (title, factor)) in zip(panels, measures.items()):
-    for (name, rows), (color, marker, line) in zip(series.items(), LOOKS):
-      rows = sorted((row for row in rows if row[measure] != ''), key=lambda row: row['mult_adds'])
+    labels = []
+    for (name, rows), (color, marker) in zip(series.items(), LOOKS):
+      rows = [row for row in rows if row[measure] != '']
+      points = [(row['mult_adds'] / 1e6, factor * row[measure]) for row in rows]
       if rows:
-        axes.plot([row['mult_adds'] / 1e6 for row in rows], [factor * row[measure] for row in rows], line, color=color,
-                  marker=marker, markeredgecolor='black', markeredgewidth=0.6, linewidth=1, label=name)
+        axes.plot(*zip(*points), marker, color=color, markeredgecolor='black', markeredgewidth=0.6, label=name)
+      labels += zip(points, (' at '.join(row['name'].split('_')[1:]) for row in rows))
     for row in teachers:
       if row[measure] != '':
         axes.plot(row['mult_adds'] / 1e6, factor * row[measure], '*', color='0.3', markersize=11, label='the teacher')
@@ -49,7 +52,11 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
     axes.margins(0.1)
     axes.grid(True, color='0.88', linewidth=0.6)
     axes.set_axisbelow(True)
+    named.append((axes, labels))
   panels[0].legend(fontsize=8)
+  figure.draw_without_rendering()  # where things are is known from here on
+  for axes, labels in named:
+    looks.label(axes, labels)
   figure.savefig(path.with_suffix('.png'), dpi=160)
   figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
   print(f'figure {path.with_suffix(".png")} and .svg')
