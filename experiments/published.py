@@ -25,7 +25,7 @@ from mobilenet_jax.run import commit
 
 
 def evaluate_published(names: list[str], data: dict) -> list[dict]:
-  """A row of results.COLUMNS for each published model, evaluated on what `data` says of config.data."""
+  """A row, as results.py has it, for each published model, evaluated on what `data` says of config.data."""
   rows = []
   for size in published.SIZES:
     models = {name: trained.load(name) for name in names if name.endswith(f'_{size}')}

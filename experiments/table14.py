@@ -19,7 +19,8 @@ import numpy as np
 from configs import face_embeddings
 from experiments import distillation, roc
 from mobilenet_jax import trained, verification
-from mobilenet_jax.data import pipeline, recorded, sources
+from mobilenet_jax.data import recorded, sources
+from mobilenet_jax.record import outputs_for
 from mobilenet_jax.tasks.embedding import image_names, pairs_of
 
 # Accuracy (VAL) at a false accept rate of 1e-4, million Mult-Adds and parameters as the paper prints them, by width and
@@ -74,9 +75,7 @@ def verify(folder: Path) -> verification.Verification:
   """A trained run on the images that it was evaluated on, with the whole curve."""
   model = trained.load(folder)
   source = sources.keep_in_memory(sources.load(model.config.data)[1])
-  batches = pipeline.eval_batches(source, model.config.data, 100, lambda name: None)
-  embeddings = np.concatenate([model.outputs(batch['image'])[batch['mask'] > 0] for batch in batches])
-  return _verify(model.config, source, embeddings)
+  return _verify(model.config, source, outputs_for(model, source))
 
 
 def verify_recorded(config) -> verification.Verification:

@@ -20,8 +20,7 @@ from mobilenet_jax.data import preprocessing
 from mobilenet_jax.data.recorded import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
-
-PROJECTION = 'projection'  # the parameters of the learned projection, beside the student's own
+from mobilenet_jax.optim import PROJECTION
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,8 @@ import jax
 import ml_collections
 import optax
 
+PROJECTION = 'projection'  # the parameters of a distillation's learned projection, beside the student's own
+
 
 def learning_rate(config: ml_collections.ConfigDict, warmup_steps: int, decay_steps: int) -> optax.Schedule:
   """Linear warm-up from 0, then config.learning_rate x config.decay_rate ^ floor(step / decay_steps).
@@ -37,7 +39,7 @@ def create(config: ml_collections.ConfigDict, schedule: optax.Schedule,
 
 def in_body(params):
   """True for what is neither the classifier's nor a distillation's."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key not in ('classifier', 'projection'), params)
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key not in ('classifier', PROJECTION), params)
 
 
 def _select(params, depthwise: bool):

@@ -20,8 +20,9 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.data import pipeline, sources
 from mobilenet_jax.data.examples import ArraySource, FileSource, subset
+from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.files import write_whole
+from mobilenet_jax.files import whole_file, write_whole
 
 PART = 2000  # examples that are written at a time
 BATCH = 100
@@ -34,24 +35,28 @@ def record(model: trained.TrainedModel, source: ArraySource | FileSource, folder
     UserError: where outputs are not finite, naming the example.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  _claim(folder / 'of.json', model, source)
+  _claim(folder / 'of.sha256', model, source)
   outputs = []
   for first in range(0, source.num_examples, PART):
     path = folder / f'{first:09}.npy'
     indices = np.arange(first, min(first + PART, source.num_examples))
     if not path.exists():
       part = subset(source, indices)
-      rows = np.concatenate([model.outputs(batch['image'])[batch['mask'] > 0]
-                             for batch in pipeline.eval_batches(part, model.config.data, BATCH, _no_skipping)])
+      rows = outputs_for(model, part)
       if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
         raise UserError(f'{model.origin}: gives outputs that are not finite for {len(bad)} of {len(rows)} images, such as '
                         f'{part.ids[bad[0]]}; expected a trained model')
-      with path.with_suffix('.tmp').open('wb') as file:
+      with whole_file(path) as file:
         np.save(file, rows)
-      path.with_suffix('.tmp').replace(path)
     outputs.append(np.load(path))
     print(f'{indices[-1] + 1} of {source.num_examples}', flush=True)
   return list(source.ids), np.concatenate(outputs)
+
+
+def outputs_for(model: trained.TrainedModel, source: Source) -> np.ndarray:
+  """Raw outputs (n, d) of all examples, cropped as in evaluation."""
+  batches = pipeline.eval_batches(source, model.config.data, BATCH, _no_skipping)
+  return np.concatenate([model.outputs(batch['image'])[batch['mask'] > 0] for batch in batches])
 
 
 def _claim(path, model, source):
@@ -76,8 +81,9 @@ def main(args: argparse.Namespace) -> None:
   if args.out.exists():
     raise UserError(f'--out={args.out}: is there already; remove it, or give another name')
   model = trained.load(args.model)
-  config = config_lib.changed(model.config, {'data.name': args.data, 'data.data_dir': args.data_dir or model.config.data.data_dir, 'data.pairs': '',
-                                             'data.recorded': ''})
+  config = config_lib.changed(model.config, {
+      'data.name': args.data, 'data.data_dir': args.data_dir or model.config.data.data_dir, 'data.pairs': '',
+      'data.recorded': ''})
   parts = args.out.with_suffix('.parts')
   names, outputs = [], []
   for split, source in zip(('train', 'test'), sources.load(config.data)):
@@ -89,9 +95,8 @@ def main(args: argparse.Namespace) -> None:
     outputs.append(found[1])
   kind = 'embeddings' if model.config.task == 'embedding' else 'logits'
   labels = {'labels': model.labels} if model.labels else {}
-  with args.out.with_suffix('.tmp').open('wb') as file:
+  with whole_file(args.out) as file:
     np.savez(file, names=names, **{kind: np.concatenate(outputs)}, **labels)
-  args.out.with_suffix('.tmp').replace(args.out)
   shutil.rmtree(parts)
   print(f'{len(names)} examples in {args.out}')
 

@@ -154,7 +154,7 @@ class Run:
 
   def _variables(self):
     variables = self._state.variables()
-    params = {name: value for name, value in variables['params'].items() if name != distill.PROJECTION}
+    params = {name: value for name, value in variables['params'].items() if name != optim.PROJECTION}
     return {**variables, 'params': params}
 
   def keep(self, evaluation: dict[str, float] | UserError) -> None:

@@ -21,7 +21,9 @@ from mobilenet_jax.data import images as images_lib
 from mobilenet_jax.data import preprocessing
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.files import write_whole
 from mobilenet_jax.models.mobilenet import MobileNet
+from mobilenet_jax.optim import PROJECTION
 
 BACKGROUND = 'background'  # the class 0 of TF-slim's models, which no example has
 IMAGENET_LABELS = Path(__file__).parent / 'pretrained' / 'imagenet_labels.txt'  # synsets, with WordNet 3.0's words
@@ -166,7 +168,7 @@ class TrainedModel:
         raise UserError(f'init.keep_head: {self.origin} has no classifier to keep')
       outputs = self.outputs_of(source) if self.config.task == 'classification' else slice(None)
       head = {'kernel': classifier['kernel'][:, outputs], 'bias': classifier['bias'][outputs]}
-    projection = {name: like['params'][name] for name in ('projection',) if name in like['params']}
+    projection = {name: value for name, value in like['params'].items() if name == PROJECTION}
     variables = {'params': {**params, **projection, 'classifier': head}, 'batch_stats': self.variables['batch_stats']}
     shapes = lambda tree: {jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
                            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -181,7 +183,7 @@ class TrainedModel:
   def save(self, folder: Path) -> None:
     """Writes the model in the form of a run's checkpoint; `load` reads it."""
     checkpoint.write_model(folder, self.variables, notes(self.config, self.labels))
-    (folder / 'config.json').write_text(config_lib.to_json(self.config))
+    write_whole(folder / 'config.json', config_lib.to_json(self.config))
 
 
 def load(name: str | Path, averaged: bool = True) -> TrainedModel:
@@ -199,7 +201,7 @@ def load(name: str | Path, averaged: bool = True) -> TrainedModel:
   path = Path(name).expanduser()
   if path.is_dir():
     variables, kept = checkpoint.read_model(path)
-    variables['params'].pop('projection', None)  # of a distillation, which the model does without
+    variables['params'].pop(PROJECTION, None)  # of a distillation, which the model does without
     labels = kept.get('labels')
     return TrainedModel(config_lib.from_dict(kept['config']), variables, tuple(labels) if labels else None, str(name))
   from mobilenet_jax import pretrained

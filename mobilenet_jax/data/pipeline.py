@@ -1,7 +1,8 @@
 """Batches of NumPy arrays, the same whatever the source.
 
 A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}, and what else the source has
-for each example: 'attributes' int32 (b, a), 'teacher' float32 (b, d). Everything follows from the seed and the step: an iterator started at step s yields what the one started at 0 yields from s on.
+for each example: 'attributes' int32 (b, a), 'teacher' float32 (b, d). Everything follows from the seed and the step: an
+iterator started at step s yields what the one started at 0 yields from s on.
 """
 
 import itertools
