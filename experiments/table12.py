@@ -4,7 +4,8 @@
     python -m experiments.table12 --data=folder:lfw160 --recorded=probs.npz --res=128 --out=runs/lfw_attributes
 
 The students are the paper's six, 1.0, 0.5 and 0.25 at --res and at 4/7 of it; --widths and --sizes choose others. Started
-again, it continues. Writes table12.csv, table12.md and table12.png.
+again, it continues. Writes table12.csv, table12.md and table12.png; each attribute's average precision is in
+table12_attributes.csv and .md.
 """
 
 from mobilenet_jax import cli  # first: it quietens what the others import
@@ -13,6 +14,7 @@ import argparse
 
 from configs import face_attributes
 from experiments import distillation
+from mobilenet_jax import report
 
 # Mean AP, million Mult-Adds and million parameters as the paper prints them; by width and part of the largest size.
 PAPER = {(1.0, 1): (0.887, 568, 3.2), (0.5, 1): (0.881, 149, 0.8), (0.25, 1): (0.872, 45, 0.2),
@@ -26,20 +28,29 @@ MARKDOWN = {'name': ('', ''), 'targets': ('learns from', ''), 'mean_ap': ('mean 
             'paper_million_params': ('M parameters', '.1f')}
 
 
-def run(args: argparse.Namespace) -> list[dict]:
-  """Trains what is not there yet; the rows of the table."""
+def run(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+  """Trains what is not there yet; the rows of the table, and a row an attribute with the average precision of each run."""
   recipe = lambda options: distillation.with_given(
       face_attributes.get_config(f'data={args.data},res={args.res},{options}'), args.set)
-  rows, recorded = [], args.recorded
+  rows, folders, recorded = [], {}, args.recorded
   if not recorded:
-    row, _, recorded = distillation.train_teacher(recipe(''), args.out / 'teacher')
+    row, folder, recorded = distillation.train_teacher(recipe(''), args.out / 'nn2')
     rows.append(_row(row, 'labels', PAPER_TEACHER, 'the teacher, NN2'))
+    folders['the teacher'] = folder
   sizes = args.sizes or [args.res, round(args.res * 4 / 7)]
   for targets, options in (('teacher', f'recorded={recorded}'), ('labels', f'recorded={recorded},soft=0')):
     for row in distillation.train_students(recipe(options), sizes, args.widths, args.out / targets):
       part = next((part for part in (1, 4 / 7) if row['height'] == round(args.res * part)), None)
       rows.append(_row(row, targets, PAPER.get((row['width_multiplier'], part))))
-  return rows
+      folders[f'{row["name"]}, {targets}'] = args.out / targets / row['name']
+  return rows, _by_attribute(folders)
+
+
+def _by_attribute(folders):
+  found = {name: report.by_attribute(report.read(folder)[-1]) for name, folder in folders.items()}
+  blank = lambda precision: '' if precision is None else precision  # undefined: no positive example
+  return [{'attribute': attribute, 'positives': positives, **{name: blank(run[attribute][0]) for name, run in found.items()}}
+          for attribute, (_, positives) in next(iter(found.values())).items()]
 
 
 def _row(row, targets, paper, name=None):
@@ -48,7 +59,10 @@ def _row(row, targets, paper, name=None):
 
 
 def main(args: argparse.Namespace) -> None:
-  rows = run(args)
+  rows, attributes = run(args)
+  runs = {name: (name, '.1%') for name in attributes[0] if name not in ('attribute', 'positives')}
+  distillation.write_table(args.out / 'table12_attributes', attributes,
+                           {'attribute': ('', ''), 'positives': ('positive', ',d'), **runs})
   distillation.write_table(args.out / 'table12', rows, MARKDOWN)
   teachers, students = ([row for row in rows if row['name'].startswith('the teacher') == own] for own in (True, False))
   series = {f'learns from {targets}': [row for row in students if row['targets'] == targets]

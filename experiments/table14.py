@@ -19,7 +19,8 @@ import numpy as np
 from configs import face_embeddings
 from experiments import distillation, roc
 from mobilenet_jax import trained, verification
-from mobilenet_jax.data import recorded, sources
+from mobilenet_jax.data import sources
+from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.record import outputs_for
 from mobilenet_jax.tasks.embedding import image_names, pairs_of
 
@@ -81,7 +82,7 @@ def verify(folder: Path) -> verification.Verification:
 def verify_recorded(config) -> verification.Verification:
   """The teacher on the same images."""
   source = sources.load(config.data)[1]
-  return _verify(config, source, source.extra[recorded.TEACHER])
+  return _verify(config, source, source.extra[TEACHER])
 
 
 def _verify(config, source, embeddings):

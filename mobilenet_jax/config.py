@@ -46,7 +46,7 @@ def base() -> ml_collections.ConfigDict:
           split_by='image',  # of a folder without splits: what a tenth is held out of; or class, for people
           pairs='',  # LFW's pairs.txt, of a folder of people: evaluates on its images, see held_out_folds
           held_out_folds=(),  # of the pairs, from 0: none of their people is trained on; (): nobody of any pair is
-          recorded='',  # .npz file of a teacher's outputs, see data/recorded.py
+          recorded='',  # a teacher's outputs: .npz file, see data/recorded.py, or feature:NAME of a set of TFDS
           recorded_missing='error',  # or skip: examples that the file lacks are left out
           per_identity=0,  # images of each identity in a training batch; 0: as they come
           color_distortion=0.0,  # strength; 0 is off, 1 is Inception's

@@ -17,7 +17,7 @@ import numpy as np
 
 from mobilenet_jax import losses, trained
 from mobilenet_jax.data import preprocessing
-from mobilenet_jax.data.recorded import TEACHER
+from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.optim import PROJECTION
@@ -53,6 +53,11 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables)):
     raise UserError(f'distill.model={config.distill.model}: has weights that are not finite; expected a trained model')
   return Teacher(function, jax.tree.map(jnp.asarray, model.variables), model.labels)
+
+
+def named(source: Source, teacher: Teacher) -> Source:
+  """`source` with the names of the outputs that its examples will have of `teacher`, where it has names."""
+  return dataclasses.replace(source, extra_names={TEACHER: teacher.labels, **source.extra_names}) if teacher.labels else source
 
 
 def select(teacher: Teacher, num_outputs: int, names: tuple[str, ...] | None, image_shape: tuple[int, ...]) -> Teacher:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,8 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
 
 def main(args: argparse.Namespace) -> None:
   model = trained.load(args.model)
+  if args.split and args.data.startswith('folder:') and not (Path(args.data[7:]).expanduser() / args.split).is_dir():
+    raise UserError(f'--split={args.split}: there is no such folder in {args.data[7:]}; expected one, or no --split')
   config = config_lib.changed(model.config, {
       'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
       **({'data.eval_split': args.split} if args.split else {}),
@@ -133,6 +136,7 @@ def main(args: argparse.Namespace) -> None:
     print(json.dumps({'model': args.model, 'data': config.data.name, **means}))
   else:
     print(f'{args.model} on {config.data.name}, {means["examples"]:,} examples: {report.headline(means)}')
+    print(report.attribute_table(means), end='')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 COUNT = 'count'
+PRECISION, POSITIVES = 'ap/', 'positives/'  # before an attribute's name: its average precision, its positive examples
 
 
 def sums(values: dict[str, jax.Array], mask: jax.Array) -> dict[str, jax.Array]:

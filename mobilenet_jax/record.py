@@ -10,6 +10,7 @@ from mobilenet_jax import cli  # first: it quietens what the others import
 
 import argparse
 import hashlib
+import itertools
 import shutil
 from pathlib import Path
 
@@ -19,16 +20,15 @@ import numpy as np
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.data import pipeline, sources
-from mobilenet_jax.data.examples import ArraySource, FileSource, subset
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.files import whole_file, write_whole
 
-PART = 2000  # examples that are written at a time
 BATCH = 100
+PART = 20 * BATCH  # examples that are written at a time
 
 
-def record(model: trained.TrainedModel, source: ArraySource | FileSource, folder: Path) -> tuple[list[str], np.ndarray]:
+def record(model: trained.TrainedModel, source: Source, folder: Path) -> tuple[list[str], np.ndarray]:
   """Names and raw outputs (n, d) of all examples: logits, or embeddings; parts that `folder` has are not run again.
 
   Raises:
@@ -36,27 +36,29 @@ def record(model: trained.TrainedModel, source: ArraySource | FileSource, folder
   """
   folder.mkdir(parents=True, exist_ok=True)
   _claim(folder / 'of.sha256', model, source)
-  outputs = []
-  for first in range(0, source.num_examples, PART):
-    path = folder / f'{first:09}.npy'
-    indices = np.arange(first, min(first + PART, source.num_examples))
-    if not path.exists():
-      part = subset(source, indices)
-      rows = outputs_for(model, part)
-      if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
-        raise UserError(f'{model.origin}: gives outputs that are not finite for {len(bad)} of {len(rows)} images, such as '
-                        f'{part.ids[bad[0]]}; expected a trained model')
-      with whole_file(path) as file:
-        np.save(file, rows)
-    outputs.append(np.load(path))
-    print(f'{indices[-1] + 1} of {source.num_examples}', flush=True)
-  return list(source.ids), np.concatenate(outputs)
+  firsts = range(0, source.num_examples, PART)
+  paths = [folder / f'{first:09}.npy' for first in firsts]
+  done = next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
+  found = _outputs(model, source, start=done * PART // BATCH)
+  for first, path in list(zip(firsts, paths))[done:]:
+    rows = np.concatenate(list(itertools.islice(found, PART // BATCH)))
+    if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
+      raise UserError(f'{model.origin}: gives outputs that are not finite for {len(bad)} of {len(rows)} images, such as '
+                      f'{source.ids[first + bad[0]]}; expected a trained model')
+    with whole_file(path) as file:
+      np.save(file, rows)
+    print(f'{first + len(rows)} of {source.num_examples}', flush=True)
+  return list(source.ids), np.concatenate([np.load(path) for path in paths])
 
 
 def outputs_for(model: trained.TrainedModel, source: Source) -> np.ndarray:
   """Raw outputs (n, d) of all examples, cropped as in evaluation."""
-  batches = pipeline.eval_batches(source, model.config.data, BATCH, _no_skipping)
-  return np.concatenate([model.outputs(batch['image'])[batch['mask'] > 0] for batch in batches])
+  return np.concatenate(list(_outputs(model, source, start=0)))
+
+
+def _outputs(model, source, start):
+  for batch in pipeline.eval_batches(source, model.config.data, BATCH, _no_skipping, start):
+    yield model.outputs(batch['image'])[batch['mask'] > 0]
 
 
 def _claim(path, model, source):
@@ -87,9 +89,8 @@ def main(args: argparse.Namespace) -> None:
   parts = args.out.with_suffix('.parts')
   names, outputs = [], []
   for split, source in zip(('train', 'test'), sources.load(config.data)):
-    if not isinstance(source, (ArraySource, FileSource)) or source.ids is None:
-      raise UserError(f'--data={args.data}: is read as a stream, whose examples have no names; expected a folder of images, '
-                      'or a set that fits into memory')
+    if source.ids is None:
+      raise UserError(f'--data={args.data}: is of arrays, which have no names; expected a folder of images, or a set of TFDS')
     found = record(model, source, parts / split)
     names += found[0]
     outputs.append(found[1])
@@ -104,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
   parser = cli.Parser(__doc__)
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
-  parser.add_argument('--data', required=True, help='faces, another TFDS name that fits into memory, or folder:/path')
+  parser.add_argument('--data', required=True, help='faces, another TFDS name, or folder:/path')
   parser.add_argument('--data_dir', default='', help='where TFDS data is')
   parser.add_argument('--out', type=Path, required=True, help='a .npz file')
   cli.run_with(parser, main)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from mobilenet_jax import metrics
 from mobilenet_jax.files import write_whole
 
 METRICS_FILE = 'metrics.jsonl'
@@ -42,7 +43,9 @@ class Report:
   def evaluation(self, step: int, values: dict[str, float]) -> None:
     """Reports an evaluation; its time does not count as training."""
     self._write(step, 'eval', values)
-    self._say(f'step {step}/{self._total_steps}  evaluated on {values["examples"]}: {_words(values)}')
+    undefined = [name for name, (_, positives) in by_attribute(values).items() if not positives]
+    left_out = f'  (left out, without a positive example: {", ".join(undefined)})' if undefined else ''
+    self._say(f'step {step}/{self._total_steps}  evaluated on {values["examples"]}: {_words(values)}{left_out}')
     self._last_time = time.monotonic()
 
   def close(self) -> None:
@@ -78,6 +81,18 @@ def headline(values: dict[str, float]) -> str:
   """The metrics that a person looks for first, like 'top-1 72.10%, top-5 90.33%'."""
   found = {name: HEADLINES[name] for name in HEADLINES if name in values}
   return ', '.join(f'{title} {values[name]:{form}}' for name, (title, form) in found.items())
+
+
+def by_attribute(values: dict[str, float]) -> dict[str, tuple[float | None, int]]:
+  """Of an evaluation of attributes: each one's average precision, None where it has no positive example, and those."""
+  counts = {name.removeprefix(metrics.POSITIVES): count for name, count in values.items() if name.startswith(metrics.POSITIVES)}
+  return {name: (values.get(metrics.PRECISION + name), count) for name, count in counts.items()}
+
+
+def attribute_table(values: dict[str, float]) -> str:
+  """`by_attribute` as lines, '' for another task."""
+  return ''.join(f'  {name:24} {"undefined" if precision is None else format(precision, ".2%"):>10}  {count:,} positive\n'
+                 for name, (precision, count) in by_attribute(values).items())
 
 
 def _words(values: dict[str, float]) -> str:

@@ -14,7 +14,7 @@ from mobilenet_jax import complexity, distill, metrics, models, optim, parallel,
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.checkpoint import Checkpoints
 from mobilenet_jax.data import pipeline, preprocessing
-from mobilenet_jax.data.recorded import TEACHER
+from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import Evaluated, make_eval_step

@@ -77,12 +77,18 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     return [run.outcome for run in runs]
 
   train_source, eval_source = data or map(sources.keep_in_memory, sources.load(shared.data))
+  teacher = teacher or distill.load_teacher(shared)
+  if teacher:
+    train_source, eval_source = (distill.named(source, teacher) for source in (train_source, eval_source))
   tasks.create(shared).check(eval_source)
   if shared.data.recorded:
     outputs = tasks.create(shared).outputs(train_source)
     train_source, eval_source = (distill.selected(source, *outputs) for source in (train_source, eval_source))
-  if teacher := teacher or distill.load_teacher(shared):
+  if teacher:
     teacher = dataclasses.replace(teacher, variables=parallel.replicate(teacher.variables))
+  if fewer := pipeline.left_out(train_source, shared.data):
+    for run in active():
+      run.note(fewer)
   with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
     for run in runs:
       stack.callback(run.close)
@@ -135,5 +141,5 @@ def stream(config: ml_collections.ConfigDict) -> str:
   data = {**config.data, 'image_size': preprocessing.stream_size(config.data)}
   del data['stream_size']
   sizes = {name: config[name] for name in ('seed', 'batch_size', 'eval_batch_size')}
-  teacher = {'teacher': config.distill.model, 'task': config.task}
-  return json.dumps({'data': data, **sizes, **teacher}, indent=2, sort_keys=True)
+  outputs = {'teacher': config.distill.model, 'task': config.task, 'embedding.size': config.embedding.size}
+  return json.dumps({'data': data, **sizes, **outputs}, indent=2, sort_keys=True)

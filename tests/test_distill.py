@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import random_images, tiny_config
 from mobilenet_jax import distill, losses, metrics, models, record, tasks, trained
@@ -108,7 +109,7 @@ def test_average_precision_equals_scikit_learn(levels):
 # Training.
 
 
-def test_attributes_are_learnt_and_measured_over_the_whole_set(tiny_model, tmp_path):
+def test_attributes_are_learnt_and_measured_over_the_whole_set(tiny_model, tmp_path, capsys):
   """Mean AP and the per-attribute ones from `predict` on the evaluation's images; unknown labels are left out."""
   train_source, test_source = faces(64), faces(27, seed=1)
   test_source.extra['attributes'][::5, 1] = -1
@@ -123,6 +124,7 @@ def test_attributes_are_learnt_and_measured_over_the_whole_set(tiny_model, tmp_p
   expected = [metrics.average_precision(s[l >= 0], l[l >= 0] > 0) for s, l in zip(np.asarray(scores).T, labels.T)][:2]
   assert row['mean_ap'] == pytest.approx(np.mean(expected), abs=1e-6) and row['mean_ap'] > 0.8
   assert row['attributes_counted'] == 2 and row['eval_examples'] == 27  # the third has no positive example
+  assert '(left out, without a positive example: beard)' in capsys.readouterr().out
 
 
 def test_a_distilled_step_is_the_one_by_hand(tiny_model, tmp_path):
@@ -171,6 +173,7 @@ def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp
   teacher = trained.load(teacher_folder)
   source = faces(32, seed=3)
   source.extra['attributes'][:] = -1
+  monkeypatch.setattr(record, 'BATCH', 5)
   monkeypatch.setattr(record, 'PART', 10)
   monkeypatch.setattr(sources, 'load', lambda config: (source, source))
   parts = tmp_path / 'parts'
@@ -199,6 +202,18 @@ def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp
     assert rows[name]['mean_ap'] == pytest.approx(rows['recorded']['mean_ap'], rel=1e-3)
   own_entropy = losses.sigmoid_cross_entropy(outputs, jax.nn.sigmoid(outputs)).mean()
   assert rows['model']['emulation'] > own_entropy  # which it cannot beat
+
+
+def test_images_of_which_nothing_is_known_are_enough(teacher_folder, tmp_path):
+  """A folder of images without classes or attributes, and a teacher: what it calls its outputs, the student does."""
+  (tmp_path / 'images').mkdir()
+  for i, image in enumerate(faces(40, seed=3).images):
+    Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
+  config = attribute_config(**{
+      'data.name': f'folder:{tmp_path / "images"}', 'data.split_by': 'class', 'distill.model': str(teacher_folder),
+      'distill.hard_weight': 0.0, 'distill.sigmoid_weight': 1.0, 'train_for': '40 steps', 'eval_every': '40 steps'})
+  row = train(config, tmp_path / 'student')
+  assert row['eval_examples'] == 4 and row['mean_ap'] > 0.6 and trained.load(tmp_path / 'student').labels == NAMES
 
 
 def test_embeddings_are_distilled_and_verified(tiny_model, tmp_path):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-Extra = dict[str, np.ndarray]  # (n, ...) each: 'attributes' in {0, 1} or -1 where unknown, 'teacher'
+ATTRIBUTES = 'attributes'  # their name in a batch: (b, a) in {0, 1}, or -1 where unknown
+TEACHER = 'teacher'  # that of a teacher's outputs, (b, d)
+Extra = dict[str, np.ndarray]  # (n, ...) each, by these names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,12 @@ class ArraySource:
   def targets(self) -> Extra:
     """Everything but the images, by its name in a batch."""
     return {'label': self.labels, **self.extra}
+
+  def subset(self, indices: np.ndarray) -> 'ArraySource':
+    """The examples at `indices`, in that order."""
+    images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+    return dataclasses.replace(self, images=images, ids=self.ids and tuple(self.ids[i] for i in indices),
+                               **_targets_at(self, indices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,10 @@ class FileSource:
   def targets(self) -> Extra:
     return {'label': self.labels, **self.extra}
 
+  def subset(self, indices: np.ndarray) -> 'FileSource':
+    """The examples at `indices`, in that order."""
+    return dataclasses.replace(self, images=[self.images[i] for i in indices], **_targets_at(self, indices))
+
   def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
     """A tf.data.Dataset of {'image': encoded bytes, 'id': path} and all targets; the order follows from the seed."""
     del shuffle_buffer  # these are names, not images: all of them are shuffled
@@ -72,11 +84,5 @@ class FileSource:
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def subset(source: ArraySource | FileSource, indices: np.ndarray):
-  """The examples at `indices`, in that order."""
-  pick = lambda values: values[indices] if isinstance(values, np.ndarray) else [values[i] for i in indices]
-  changes = {'images': pick(source.images), 'labels': source.labels[indices],
-             'extra': {name: values[indices] for name, values in source.extra.items()}}
-  if isinstance(source, ArraySource) and source.ids:
-    changes['ids'] = tuple(source.ids[i] for i in indices)
-  return dataclasses.replace(source, **changes)
+def _targets_at(source, indices):
+  return {'labels': source.labels[indices], 'extra': {name: values[indices] for name, values in source.extra.items()}}

@@ -1,4 +1,4 @@
-"""Folders of images: a folder a class, or a person, with or without splits; or images and a labels.csv."""
+"""Folders of images: a folder a class, or a person, with or without splits; images and a labels.csv; images alone."""
 
 import csv
 import os
@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import verification
-from mobilenet_jax.data.examples import FileSource, subset
+from mobilenet_jax.data.examples import FileSource
 from mobilenet_jax.errors import UserError
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')
@@ -29,13 +29,13 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, File
   if all((root / split).is_dir() for split in splits):
     return tuple(_classes(root / split) for split in splits)
   whole = _classes(root)
-  if config.split_by == 'class':  # of all classes, for they are people, of whom those in training prove nothing
+  if config.split_by == 'class' and whole.num_classes > 1:  # of all classes, for they are people, of whom those in training prove nothing
     order = np.random.default_rng(0).permutation(whole.num_classes)
     held_out = np.isin(whole.labels, order[:max(round(HELD_OUT * whole.num_classes), 1)])
   else:
     order = np.random.default_rng(0).permutation(whole.num_examples)
     held_out = np.isin(np.arange(whole.num_examples), order[:max(round(HELD_OUT * whole.num_examples), 1)])
-  return subset(whole, np.flatnonzero(~held_out)), subset(whole, np.flatnonzero(held_out))
+  return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out))
 
 
 def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
@@ -58,8 +58,8 @@ def _by_pairs(whole, config):
   held_out = np.isin(pairs.fold, config.held_out_folds or np.unique(pairs.fold))
   people = {name.partition('/')[0] for names in (pairs.first, pairs.second) for name, out in zip(names, held_out) if out}
   kept = [label for label, person in enumerate(whole.class_names) if person not in people]
-  return (subset(whole, np.flatnonzero(np.isin(whole.labels, kept))),
-          subset(whole, np.flatnonzero([name in in_pairs for name in names])))
+  return (whole.subset(np.flatnonzero(np.isin(whole.labels, kept))),
+          whole.subset(np.flatnonzero([name in in_pairs for name in names])))
 
 
 def _existing_folder(path: str) -> Path:
@@ -71,7 +71,9 @@ def _existing_folder(path: str) -> Path:
 
 def _classes(root: Path, minimum: int = 2) -> FileSource:
   classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-  if len(classes) < minimum:
+  if not classes and any(file.lower().endswith(IMAGE_FILES) for file in os.listdir(root)):
+    root, classes = root.parent, [root.name]  # images of which nothing is known: enough for who has a teacher
+  elif len(classes) < minimum:
     raise UserError(f'{root}: {len(classes)} sub-folders; expected one a class, at least {minimum}')
   images, labels = [], []
   for label, name in enumerate(classes):

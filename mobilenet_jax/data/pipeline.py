@@ -33,6 +33,16 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
   return source.num_examples // batch_size
 
 
+def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
+  """Says which identities never come under data.per_identity, as they have too few images; '' where all do."""
+  if not config.per_identity or isinstance(source, StreamSource):
+    return ''
+  counts = np.unique(source.labels, return_counts=True)[1]
+  fewer = int((counts < config.per_identity).sum())
+  return fewer and (f'data.per_identity={config.per_identity}: {fewer} of {len(counts)} identities have fewer images and are '
+                    'left out of training')
+
+
 def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
                   on_bad_image: Callable[[str], None]) -> Iterator[Batch]:
   """Endless training batches from `start_step` on, each epoch in an order of its own.
@@ -56,14 +66,14 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
 
 
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
-                 on_bad_image: Callable[[str], None]) -> Iterator[Batch]:
-  """Every example once, in order; the last batch is filled up with examples of mask 0.
+                 on_bad_image: Callable[[str], None], start: int = 0) -> Iterator[Batch]:
+  """Every example once, in order, from batch `start` on; the last batch is filled up with examples of mask 0.
 
   Under bad_images='skip' an image that cannot be decoded has mask 0 too.
   """
   if isinstance(source, ArraySource):
-    return prefetch(_array_eval_batches(source, config, batch_size))
-  return _stream_eval_batches(source, config, batch_size, on_bad_image)
+    return prefetch(_array_eval_batches(source, config, batch_size, start))
+  return _stream_eval_batches(source, config, batch_size, on_bad_image, start)
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
@@ -110,7 +120,7 @@ def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
 
 def _target_shapes(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   if isinstance(source, StreamSource):
-    return {'label': ((), np.int32), **{name: ((len(names),), np.int32) for name, names in source.extra_names.items()}}
+    return source.target_shapes
   return {name: (values.shape[1:], values.dtype) for name, values in source.targets.items()}
 
 
@@ -145,9 +155,9 @@ def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch
         step += 1
 
 
-def _array_eval_batches(source, config, batch_size):
+def _array_eval_batches(source, config, batch_size, start):
   with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
-    for first in range(0, source.num_examples, batch_size):
+    for first in range(start * batch_size, source.num_examples, batch_size):
       indices = np.arange(first, min(first + batch_size, source.num_examples))
       images = _crop(source, indices, [None] * len(indices), config, pool)
       yield _pad(_batch(images, _targets_at(source, indices)), batch_size)
@@ -219,10 +229,10 @@ def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoc
       step += 1
 
 
-def _stream_eval_batches(source, config, batch_size, on_bad_image):
+def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
   batches = -(-source.num_examples // batch_size)
   encoded = source.examples(None, config.shuffle_buffer)
-  for batch, bad in _decoded(encoded, config, batch_size, 0, batches, seed=0, train=False):
+  for batch, bad in _decoded(encoded, config, batch_size, start, batches, seed=0, train=False):
     for name in bad:
       _report(name, config, on_bad_image)
     yield _pad(batch, batch_size)

@@ -1,7 +1,9 @@
 """A teacher's outputs, recorded beforehand: a .npz file of arrays keyed by example.
 
+A feature of a set of TFDS is another way, which the set's own reader knows: data/tfds_sets.py.
+
     names       (n,) what each example is called: '<folder>/<file>' or '<file>' of a folder of images, '<split>/<number>' of
-                an embedded set or one of TFDS that fits into memory
+                an embedded set or one of TFDS that fits into memory, else what TFDS calls it
     logits      (n, d) float32, of classes or attributes; or probs, probabilities of attributes; or embeddings
     attributes  (d,) the name of each output, where it has one; or labels
 """
@@ -13,24 +15,24 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import ArraySource, FileSource, subset
+from mobilenet_jax.data.examples import TEACHER, ArraySource, FileSource
+from mobilenet_jax.data.tfds_sets import StreamSource
 from mobilenet_jax.errors import UserError
 
-TEACHER = 'teacher'  # the outputs' name in a batch
 OUTPUTS = ('logits', 'probs', 'embeddings')
 COLUMNS = ('attributes', 'labels')
 SMALLEST = 1e-7  # a probability of 0 would be a logit of minus infinity
 
 
-def join(source: ArraySource | FileSource, config: ml_collections.ConfigDict) -> ArraySource | FileSource:
+def join(source: ArraySource | FileSource | StreamSource, config: ml_collections.ConfigDict):
   """`source` with the outputs that data.recorded has for its examples.
 
   Raises:
     UserError: where the file is none, has NaN, or lacks some of the examples, under data.recorded_missing='error'.
   """
-  if not isinstance(source, (ArraySource, FileSource)) or source.ids is None:
-    raise UserError(f'data.recorded={config.recorded}: the examples of {config.name} have no names to look up, as it is a '
-                    'stream or arrays; expected a folder of images, or a set of TFDS that fits into memory')
+  if source.ids is None:
+    raise UserError(f'data.recorded={config.recorded}: the examples of {config.name} are arrays, without names to look up; '
+                    'expected a folder of images, or a set of TFDS')
   names, outputs, columns = read(config.recorded)
   if not any('/' in name for name in names[:100]):  # by the file's name alone
     ids = [name.rpartition('/')[2] for name in source.ids]
@@ -47,7 +49,7 @@ def join(source: ArraySource | FileSource, config: ml_collections.ConfigDict) ->
     raise UserError(f'data.recorded={config.recorded}: no outputs for {len(missing)} of {len(rows)} examples of '
                     f'{config.name} ({few}); record them, or leave these out with --config.data.recorded_missing=skip')
   kept = np.flatnonzero(rows >= 0)
-  source = subset(source, kept)
+  source = source.subset(kept) if len(missing) else source
   return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[rows[kept]]},
                              extra_names={**source.extra_names, **({TEACHER: columns} if columns else {})})
 

@@ -3,7 +3,8 @@
     fabrics, faces  the embedded datasets (data/fabrics.py, data/faces.py), drawn on first use
     <name>          any TFDS name that has an image and a label, attributes or an identity, prepared before
     folder:/path    /path/<class>/<image>, of which a tenth is held out, or /path/<split>/<class>/<image>, or images
-                    and a /path/labels.csv (columns file and label; to evaluate on, not to train)
+                    and a /path/labels.csv (columns file and label; to evaluate on, not to train), or images alone, of
+                    which a teacher says what there is to know
     npz:/path.npz   arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
 """
 
@@ -37,7 +38,9 @@ def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
     both = folders.load(path, config)
   else:
     both = tfds_sets.load(config)
-  return tuple(recorded.join(source, config) for source in both) if config.recorded else both
+  if config.recorded and not tfds_sets.is_feature(config.recorded):
+    both = tuple(recorded.join(source, config) for source in both)
+  return both
 
 
 def load_whole(config: ml_collections.ConfigDict) -> Source:
@@ -85,7 +88,6 @@ def keep_in_memory(source: Source) -> Source:
         return source
   except tf.errors.InvalidArgumentError:  # the pipeline names the image, or skips it
     return source
-  ids = tuple(row.pop('id').decode() for row in rows) if isinstance(source, StreamSource) else source.ids
   extra = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != 'id'}
-  return ArraySource(images, extra.pop('label').astype(np.int32), source.num_classes, source.class_names, extra, ids,
-                     source.extra_names)
+  return ArraySource(images, extra.pop('label').astype(np.int32), source.num_classes, source.class_names, extra,
+                     source.ids, source.extra_names)

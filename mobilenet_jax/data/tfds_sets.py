@@ -2,63 +2,99 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import ArraySource
+from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, ArraySource, Extra
 from mobilenet_jax.errors import UserError
 
 EMBEDDED = ('fabrics', 'faces')
+FEATURE = 'feature:'  # before the name of the one that data.recorded takes
 MAX_BYTES_IN_MEMORY = 2**30  # of decoded images; a constant, since both ways resize in their own way
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamSource:
-  """Encoded examples that TFDS reads one after another."""
+  """Encoded examples that TFDS reads one after another, made by `stream`; the rest as in ArraySource."""
 
   builder: object  # tfds.core.DatasetBuilder
   split: str
+  num_classes: int
+  class_names: tuple[str, ...] | None
+  extra_names: dict[str, tuple[str, ...]]
+  teacher_feature: str = ''  # of the examples: a teacher's outputs
+  only: tuple[str, ...] | None = None  # the ids of what `subset` left; None: all
+  extra: Extra = dataclasses.field(default_factory=dict)  # of each of `ids`, beside what the examples have in themselves
 
   @property
   def num_examples(self) -> int:
-    return self.builder.info.splits[self.split].num_examples
+    return self.builder.info.splits[self.split].num_examples if self.only is None else len(self.only)
+
+  @functools.cached_property
+  def ids(self) -> tuple[str, ...]:
+    """What TFDS calls the examples, file by file: '<file>__<number in it>', see ReadConfig.add_tfds_id."""
+    return self.only or tuple(f'{file.basename()}__{file.skip + i}' for file in
+                              self.builder.info.splits[self.split].file_instructions for i in range(file.take))
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """Of each of `ids`, (n,); all examples are read for them, but no image decoded."""
+    labels = self.examples(None, 0).map(lambda x: x['label'])
+    return np.array(list(labels.as_numpy_iterator()), np.int32)
+
+  def subset(self, indices: np.ndarray) -> 'StreamSource':
+    """The examples of `ids` at `indices`."""
+    return dataclasses.replace(self, only=tuple(self.ids[i] for i in indices),
+                               extra={name: values[indices] for name, values in self.extra.items()})
 
   @property
-  def num_classes(self) -> int:
-    return _num_classes(self.builder)
-
-  @property
-  def class_names(self) -> tuple[str, ...] | None:
-    return _class_names(self.builder)
-
-  @property
-  def extra_names(self) -> dict[str, tuple[str, ...]]:
-    return _extra_names(self.builder)
+  def target_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Of an example, by name in a batch."""
+    shapes = {'label': ((), np.int32), **{name: (values.shape[1:], values.dtype) for name, values in self.extra.items()}}
+    if ATTRIBUTES in self.extra_names:
+      shapes[ATTRIBUTES] = (len(self.extra_names[ATTRIBUTES]),), np.int32
+    if self.teacher_feature:
+      shapes[TEACHER] = self.builder.info.features[self.teacher_feature].shape, np.float32
+    return shapes
 
   def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
-    """A tf.data.Dataset of {'image': encoded bytes, 'id': str} and the targets; the order follows from the seed."""
+    """A tf.data.Dataset of {'image': encoded bytes, 'id': str} and the targets; the order follows from the seed.
+
+    Without one it is that of `ids`.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
+    interleave = {} if shuffle_seed is not None else {'interleave_cycle_length': 1}  # one file after another
     dataset = self.builder.as_dataset(
         split=self.split, shuffle_files=shuffle_seed is not None, decoders={'image': tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, add_tfds_id=True, try_autocache=False))
+        read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, add_tfds_id=True, try_autocache=False, **interleave))
+    dataset = dataset.map(lambda x: {'image': x['image'], 'id': x['tfds_id'],
+                                     **_targets(self.builder, x, self.teacher_feature)},
+                          num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if self.only is not None or self.extra:
+      keys = tf.lookup.KeyValueTensorInitializer(tf.constant(self.ids), tf.range(len(self.ids)))
+      rows = tf.lookup.StaticHashTable(keys, default_value=-1)
+      extra = {name: tf.constant(values) for name, values in self.extra.items()}
+      dataset = dataset.filter(lambda x: rows[x['id']] >= 0).map(
+          lambda x: {**x, **{name: values[rows[x['id']]] for name, values in extra.items()}},
+          num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if shuffle_seed is not None:
       buffer = min(shuffle_buffer, self.num_examples)
       dataset = dataset.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
-    return dataset.map(lambda x: {'image': x['image'], 'id': x['tfds_id'], **_targets(self.builder, x)},
-                       num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset
 
 
 def load(config: ml_collections.ConfigDict) -> tuple:
   builder = _builder(config)
-  return tuple(_split(builder, split) for split in (config.train_split, config.eval_split))
+  return tuple(_split(builder, split, config) for split in (config.train_split, config.eval_split))
 
 
 def load_whole(config: ml_collections.ConfigDict):
-  return _split(_builder(config), config.eval_split)
+  return _split(_builder(config), config.eval_split, config)
 
 
 def _builder(config: ml_collections.ConfigDict):
@@ -96,15 +132,17 @@ def _embedded_builder(name, data_dir):
   return builder
 
 
-def _split(builder, split: str) -> ArraySource | StreamSource:
+def _split(builder, split: str, config) -> ArraySource | StreamSource:
   """In memory where they fit, else as a stream; without TensorFlow where every image has the same shape."""
   try:
     count = builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
     raise UserError(f'{builder.name} has no split {split!r}; it has {", ".join(builder.info.splits)}') from error
   shape = builder.info.features['image'].shape
+  teacher_feature = config.recorded.removeprefix(FEATURE) if is_feature(config.recorded) else ''
+  source = stream(builder, split, teacher_feature)
   if None in shape or shape[-1] != 3 or count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
-    return StreamSource(builder, split)
+    return source
   if builder.info.file_format.value == 'array_record':  # random access, and no TensorFlow
     examples = builder.as_data_source(split)
   else:
@@ -113,14 +151,34 @@ def _split(builder, split: str) -> ArraySource | StreamSource:
   images, rows = np.empty((count, *shape), np.uint8), []
   for i, example in enumerate(examples):
     images[i] = example['image']
-    rows.append(_targets(builder, example))
-  extra = {name: np.array([row[name] for row in rows], np.int32) for name in rows[0]}
-  return ArraySource(images, extra.pop('label'), _num_classes(builder), _class_names(builder), extra,
-                     tuple(f'{split}/{i}' for i in range(count)), _extra_names(builder))
+    rows.append(_targets(builder, example, teacher_feature))
+  extra = {name: np.array([row[name] for row in rows], np.float32 if name == TEACHER else np.int32) for name in rows[0]}
+  return ArraySource(images, extra.pop('label'), source.num_classes, source.class_names, extra,
+                     tuple(f'{split}/{i}' for i in range(count)), source.extra_names)
 
 
-def _targets(builder, example) -> dict:
-  """Label and attributes of an example, by their names in a batch; NumPy values or TensorFlow's alike.
+def stream(builder, split: str, teacher_feature: str = '') -> StreamSource:
+  """The examples of a split, one after another; `teacher_feature` of each are a teacher's outputs, '' without."""
+  features = dict(builder.info.features)
+  if teacher_feature and len(getattr(features.get(teacher_feature), 'shape', ())) != 1:
+    raise UserError(f'data.recorded={FEATURE}{teacher_feature}: {builder.name} has the features {", ".join(features)}; '
+                    'expected one of numbers (d,) among them, logits or embeddings')
+  label = features.get('label')
+  names = getattr(label, 'names', None)
+  named = names and names != [str(i) for i in range(len(names))]
+  attributes = {ATTRIBUTES: tuple(sorted(features['attributes']))} if 'attributes' in features else {}
+  # A label that is no class to predict but a person has no num_classes.
+  return StreamSource(builder, split, getattr(label, 'num_classes', 0), tuple(names) if named else None, attributes,
+                      teacher_feature)
+
+
+def is_feature(recorded: str) -> bool:
+  """Whether data.recorded names a feature of the examples, rather than a file."""
+  return recorded.startswith(FEATURE)
+
+
+def _targets(builder, example, teacher_feature) -> dict:
+  """What is known of an example, by its names in a batch; NumPy values or TensorFlow's alike.
 
   The label of a face is its identity, which celeb_a keeps one level down.
   """
@@ -136,22 +194,7 @@ def _targets(builder, example) -> dict:
   else:
     targets['label'] = 0
   if 'attributes' in features:
-    targets['attributes'] = [example['attributes'][name] for name in _extra_names(builder)['attributes']]
+    targets[ATTRIBUTES] = [example['attributes'][name] for name in sorted(features['attributes'])]
+  if teacher_feature:
+    targets[TEACHER] = example[teacher_feature]
   return targets
-
-
-def _extra_names(builder) -> dict[str, tuple[str, ...]]:
-  features = builder.info.features
-  return {'attributes': tuple(sorted(features['attributes']))} if 'attributes' in features else {}
-
-
-def _num_classes(builder) -> int:
-  """0 where the label is no class to predict but a person."""
-  features = builder.info.features
-  return getattr(features['label'], 'num_classes', 0) if 'label' in features else 0
-
-
-def _class_names(builder) -> tuple[str, ...] | None:
-  features = builder.info.features
-  names = getattr(features['label'], 'names', None) if 'label' in features else None
-  return None if not names or names == [str(i) for i in range(len(names))] else tuple(names)

@@ -6,11 +6,9 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import losses, metrics
-from mobilenet_jax.data.recorded import TEACHER
+from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
-
-ATTRIBUTES = 'attributes'
 
 
 class Attributes:
@@ -52,20 +50,22 @@ class Attributes:
     return {'scores': logits.astype(jnp.float32), 'labels': _labels(batch)}
 
   def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
-    """Average precision of each attribute over all examples whose label is known, and their mean.
+    """Average precision of each attribute over all examples whose label is known, their mean, and the positive examples.
 
     An attribute without a positive example has none, and is left out of the mean.
     """
     names = self.outputs(source)[1]
-    precisions = {}
+    precisions, positives = {}, {}
     for name, scores, labels in zip(names, kept['scores'].T, kept['labels'].T):
       positive = labels[labels >= 0] > 0
+      positives[f'{metrics.POSITIVES}{name}'] = int(positive.sum())
       if positive.any():
-        precisions[f'ap/{name}'] = metrics.average_precision(scores[labels >= 0], positive)
+        precisions[f'{metrics.PRECISION}{name}'] = metrics.average_precision(scores[labels >= 0], positive)
     if not precisions:
       raise UserError(f'task=attributes: no attribute has a positive example among the {len(kept["labels"])} evaluated; '
                       'expected some, or average precision is undefined')
-    return {'mean_ap': float(np.mean(list(precisions.values()))), 'attributes_counted': len(precisions), **precisions}
+    return {'mean_ap': float(np.mean(list(precisions.values()))), 'attributes_counted': len(precisions), **precisions,
+            **positives}
 
 
 def _labels(batch):

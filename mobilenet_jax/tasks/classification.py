@@ -26,9 +26,9 @@ class Classification:
     if given and given < source.num_classes:
       raise UserError(f'model.num_classes={given}: {self._config.data.name} has {source.num_classes}; '
                       'expected at least as many, or 0 to take the number from the data')
-    if not source.num_classes:
-      raise UserError(f'data.name={self._config.data.name}: has no labels that are classes; expected some, or task=attributes '
-                      'or embedding')
+    if source.num_classes < 2:
+      raise UserError(f'data.name={self._config.data.name}: has no labels that are classes; expected at least two, or '
+                      'task=attributes or embedding')
     number = given or source.num_classes
     return number, source.class_names if number == source.num_classes else None
 

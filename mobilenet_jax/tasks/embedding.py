@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import losses, parallel, verification
-from mobilenet_jax.data.recorded import TEACHER
+from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 
@@ -59,14 +59,9 @@ class Embedding:
 
 
 def image_names(source: Source) -> list[str]:
-  """What pairs call the examples: '<person>/<person>_0001', without a suffix.
-
-  Raises:
-    UserError: where they have no names.
-  """
-  if getattr(source, 'ids', None) is None:
-    raise UserError('task=embedding: examples that are read as a stream, or arrays, have no names to tell pairs by; '
-                    'expected a folder of people, or a set of TFDS that fits into memory')
+  """What pairs call the examples: '<person>/<person>_0001', without a suffix; a number where they have no names."""
+  if source.ids is None:
+    return [str(i) for i in range(source.num_examples)]
   return [name.rpartition('.')[0] or name for name in source.ids]
 
 
