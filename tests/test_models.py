@@ -6,6 +6,7 @@ import pytest
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
+from mobilenet_jax.models import lowerings
 from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv
 from mobilenet_jax.models.mobilenet import BODY, MobileNet, scale_channels
 
@@ -34,13 +35,25 @@ def test_lowerings_agree(stride, batch, height, width):
 
 
 @pytest.mark.parametrize('stride', (1, 2))
-@pytest.mark.parametrize('size', ((9, 9), (32, 33)))
-def test_lowerings_of_the_first_convolution_agree(stride, size):
-  x = jax.random.normal(jax.random.key(0), (2, *size, 3))
-  layers = {name: Conv(5, stride, name) for name in ('grouped', 'shifted')}
+@pytest.mark.parametrize('size, channels, window', (
+    ((9, 9), 3, 3), ((32, 33), 3, 3), ((32, 32), 3, 7), ((4, 4), 6, 5), ((2, 3), 6, 3), ((1, 1), 6, 5), ((5, 4), 6, 3)))
+def test_lowerings_of_full_convolutions_agree(stride, size, channels, window):
+  """The first layer, and others on images small and not."""
+  x = jax.random.normal(jax.random.key(0), (2, *size, channels))
+  layers = {name: Conv(5, stride, window, name) for name in ('grouped', 'shifted')}
   params = layers['grouped'].init(jax.random.key(1), x)
   grouped, shifted = (values_and_gradients(layer.apply, params, x) for layer in layers.values())
   assert_trees_close(shifted, grouped)
+
+
+@pytest.mark.parametrize('height, width', ((16, 16), (7, 6), (1, 2)))
+def test_lowerings_of_pools_agree(height, width):
+  """Without equal values, whose gradient is the first one's in XLA."""
+  x = jax.random.normal(jax.random.key(0), (2, height, width, 5))
+  for pool in (lambda x, name: lowerings.max_pool(x, 1, name), lambda x, name: lowerings.max_pool(x, 2, name),
+               lowerings.mean_pool):
+    grouped, shifted = (values_and_gradients(lambda x: pool(x, name), x) for name in ('grouped', 'shifted'))
+    assert_trees_close(shifted, grouped)
 
 
 @pytest.mark.parametrize('activation', ('relu', 'relu6'))

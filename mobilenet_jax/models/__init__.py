@@ -28,7 +28,7 @@ def create(config: ml_collections.ConfigDict, num_classes: int, batch_norm_axis:
   options['dtype'] = jnp.dtype(options['dtype'])
   options['batch_norm_axis'] = batch_norm_axis if options.pop('sync_batch_norm') else None
   if name == 'nn2':
-    for meaningless in ('width_multiplier', 'padding', 'lowering'):
+    for meaningless in ('width_multiplier', 'padding'):
       del options[meaningless]
     return NN2(num_classes, **options)
   return MobileNet(num_classes, **options, **VARIANTS[name])

@@ -16,16 +16,17 @@ ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # where each is cut off above
 
 
 class Conv(nn.Module):
-  """A 3x3 convolution, "same" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features)."""
+  """A full convolution, "same" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features)."""
 
   features: int
   stride: int = 1
+  window: int = 3
   lowering: str = 'auto'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x):
-    kernel = self.param('kernel', conv_init, (3, 3, x.shape[-1], self.features))
+    kernel = self.param('kernel', conv_init, (self.window, self.window, x.shape[-1], self.features))
     return lowerings.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.lowering)
 
 

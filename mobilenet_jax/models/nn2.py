@@ -9,7 +9,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mobilenet_jax.models.layers import BatchNorm, PointwiseConv, conv_init
+from mobilenet_jax.models import lowerings
+from mobilenet_jax.models.layers import BatchNorm, Conv, PointwiseConv, conv_init
 
 # Table 2: #1x1, (#3x3 reduce, #3x3), (#5x5 reduce, #5x5), pool, its projection (p), stride; 0 and None: there is none.
 INCEPTIONS = {
@@ -27,22 +28,18 @@ INCEPTIONS = {
 }
 
 
-def max_pool(x, stride: int):
-  """The largest of each 3x3 window: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)."""
-  return nn.max_pool(x, (3, 3), (stride, stride), 'SAME')
-
-
-def l2_pool(x, epsilon: float = 1e-12):
+def l2_pool(x, lowering: str = 'auto', epsilon: float = 1e-12):
   """Root mean square of each 3x3 window, beyond the border 0: (b, h, w, c) -> (b, h, w, c).
 
   This is a third of Table 2's L2 norm, a factor that the batch norm behind takes out. Under the root is epsilon, for
   a gradient at 0.
   """
   squares = jnp.square(x.astype(jnp.float32))
-  return jnp.sqrt(nn.avg_pool(squares, (3, 3), padding='SAME') + epsilon).astype(x.dtype)
+  return jnp.sqrt(lowerings.mean_pool(squares, lowering) + epsilon).astype(x.dtype)
 
 
-def conv_bn(x, features: int, window: int, stride: int = 1, *, name: str, norm: Callable, dtype: jnp.dtype):
+def conv_bn(x, features: int, window: int, stride: int = 1, *, name: str, norm: Callable, lowering: str,
+            dtype: jnp.dtype):
   """Convolution, batch norm and activation, the layers `name` and `name`_bn of the calling module.
 
   (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features), "same" padding.
@@ -50,7 +47,7 @@ def conv_bn(x, features: int, window: int, stride: int = 1, *, name: str, norm: 
   if window == 1:
     x = PointwiseConv(features, dtype, name=name)(x)
   else:
-    x = nn.Conv(features, (window, window), stride, use_bias=False, dtype=dtype, kernel_init=conv_init, name=name)(x)
+    x = Conv(features, stride, window, lowering, dtype, name=name)(x)
   return norm(name=f'{name}_bn')(x)
 
 
@@ -65,6 +62,7 @@ class Inception(nn.Module):
     pool: 'max' or 'l2', over 3x3.
     projection: channels of the 1x1 convolution behind the pool; 0 passes all of the pool's on.
     stride: of the 3x3 and 5x5 convolutions and of a max pool.
+    lowering: see models/lowerings.py.
   """
 
   conv: Callable
@@ -74,6 +72,7 @@ class Inception(nn.Module):
   pool: str | None
   projection: int
   stride: int
+  lowering: str
 
   @nn.compact
   def __call__(self, x):
@@ -85,7 +84,7 @@ class Inception(nn.Module):
         reduced = self.conv(x, channels[0], 1, name=f'conv_{window}x{window}_reduce')
         branches.append(self.conv(reduced, channels[1], window, self.stride, name=f'conv_{window}x{window}'))
     if self.pool:
-      pooled = l2_pool(x) if self.pool == 'l2' else max_pool(x, self.stride)
+      pooled = l2_pool(x, self.lowering) if self.pool == 'l2' else lowerings.max_pool(x, self.stride, self.lowering)
       branches.append(self.conv(pooled, self.projection, 1, name='conv_pool') if self.projection else pooled)
     return jnp.concatenate(branches, axis=-1)
 
@@ -100,6 +99,7 @@ class NN2(nn.Module):
     num_classes: width of the last layer, 128 in the paper; 0 leaves it out and returns the pooled features.
     freeze_batch_stats: in training, too, normalise with the running statistics and leave them as they are.
     batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
+    lowering: see models/lowerings.py.
   """
 
   num_classes: int
@@ -109,6 +109,7 @@ class NN2(nn.Module):
   batch_norm_epsilon: float = 1e-3
   freeze_batch_stats: bool = False
   batch_norm_axis: str | None = None
+  lowering: str = 'auto'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -116,7 +117,7 @@ class NN2(nn.Module):
     """Runs the network.
 
     Args:
-      images: (b, h, w, 3) in [-1, 1]; h and w at least 64, and 224 in the paper.
+      images: (b, h, w, 3) in [-1, 1]; h and w at least 32, and 224 in the paper.
       train: use and update batch statistics, and drop out (needs an rng named 'dropout' at a rate above 0).
       features: a dict that, where given, is filled with every block's output by name: 'conv1', then
         'inception_2' to 'inception_5b', then 'pooled'.
@@ -127,15 +128,15 @@ class NN2(nn.Module):
     norm = functools.partial(
         BatchNorm, self.activation, self.freeze_batch_stats or not train, self.batch_norm_decay,
         self.batch_norm_epsilon, self.batch_norm_axis, self.dtype)
-    conv = functools.partial(conv_bn, norm=norm, dtype=self.dtype)
+    conv = functools.partial(conv_bn, norm=norm, lowering=self.lowering, dtype=self.dtype)
     features = {} if features is None else features
 
     x = features['conv1'] = conv(images, 64, 7, 2, name='conv1')  # (b, h/2, w/2, 64)
-    x = max_pool(x, 2)  # (b, h/4, w/4, 64)
+    x = lowerings.max_pool(x, 2, self.lowering)  # (b, h/4, w/4, 64)
     for name, row in INCEPTIONS.items():
-      x = features[f'inception_{name}'] = Inception(conv, *row, name=f'inception_{name}')(x)
+      x = features[f'inception_{name}'] = Inception(conv, *row, self.lowering, name=f'inception_{name}')(x)
       if name == '2':
-        x = max_pool(x, 2)  # (b, h/8, w/8, 192)
+        x = lowerings.max_pool(x, 2, self.lowering)  # (b, h/8, w/8, 192)
 
     x = features['pooled'] = x.mean(axis=(1, 2))  # (b, 1024)
     if not self.num_classes:
