@@ -37,7 +37,7 @@ def get_config(arg=None):
     config.distill.sigmoid_weight = 1.0
 
   config.ema_decay = 0.99
-  config.train_for = '15 epochs'
+  config.train_for = '8 epochs'
   config.optim.learning_rate = 3e-3
   config.optim.epsilon = 1e-6
   config.optim.warmup = '200 steps'

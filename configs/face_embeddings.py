@@ -37,19 +37,22 @@ def get_config(arg=None):
 
   if arg.teacher or arg.recorded:
     config.batch_size = 32
+    config.optim.learning_rate = 3e-3
+    config.optim.decay_rate = 0.7
+    config.optim.warmup = '200 steps'
     config.distill.model = arg.teacher
     config.distill.hard_weight = 0.0
     config.distill.unit_embedding_weight = 1.0
   else:
     config.batch_size = 64
     config.data.per_identity = 4
+    config.optim.learning_rate = 1e-3  # with more, all images come to the same place, and stay for epochs
+    config.optim.decay_rate = 0.8
+    config.optim.warmup = '50 steps'
 
   config.ema_decay = 0.99
-  config.train_for = '15 epochs'
-  config.optim.learning_rate = 3e-3
+  config.train_for = '8 epochs'
   config.optim.epsilon = 1e-6
-  config.optim.warmup = '200 steps'
-  config.optim.decay_rate = 0.7
   config.optim.decay_every = '1 epoch'
   config.optim.weight_decay = 0.0
   return config

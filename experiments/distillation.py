@@ -65,7 +65,7 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
 def add_arguments(parser: argparse.ArgumentParser, widths: list[float]) -> None:
   parser.add_argument('--data', default='faces', help='faces, another TFDS name, or folder:/path of people')
   parser.add_argument('--recorded', default='', help="the teacher's outputs, recorded; by default NN2 is trained")
-  parser.add_argument('--res', type=int, default=64, help='side of the largest input in pixels')
+  parser.add_argument('--res', type=int, default=56, help='side of the largest input in pixels')
   parser.add_argument('--widths', type=float, nargs='+', default=widths, help='of the students')
   parser.add_argument('--sizes', type=int, nargs='+', help="of the students; by default --res and the paper's part of it")
   parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the config, for all runs')
