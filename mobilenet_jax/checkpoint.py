@@ -1,16 +1,22 @@
-"""Checkpoints of a run: the newest and the best. The only file that knows Orbax."""
+"""Checkpoints of a run: the two newest and the best. The only file that knows Orbax."""
 
 import contextlib
+import json
 import shutil
+import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilenet_jax.errors import UserError
 
 FOLDER = 'checkpoints'  # in a run's folder
+CHECKSUM = 'crc32'  # in the notes
 DISK_MARGIN = 1.2  # of a checkpoint's arrays: Orbax writes its own notes beside them
 FULL_DISK_ADVICE = ('the checkpoint was not written, older ones are intact: free some space and start the same '
                     'command again')
@@ -19,48 +25,79 @@ FULL_DISK_ADVICE = ('the checkpoint was not written, older ones are intact: free
 class Checkpoints:
   """The checkpoints in one folder, written in the background; whole or not at all."""
 
-  def __init__(self, folder: Path, metric: str):
-    """Opens the folder, or makes it; `metric` is the evaluation metric whose highest value is best."""
+  def __init__(self, folder: Path, metric: str, say: Callable[[str], None] = print):
+    """Opens the folder, or makes it.
+
+    Args:
+      folder: of the checkpoints.
+      metric: the evaluation metric whose highest value is best.
+      say: takes a line on each checkpoint that is damaged.
+    """
     policy = preservation_policy.AnyPreservationPolicy([
-        preservation_policy.LatestN(1),
+        preservation_policy.LatestN(2),  # the one before takes the place of a damaged one
         preservation_policy.BestN(
             get_metric_fn=lambda metrics: metrics[metric], n=1, keep_checkpoints_without_metrics=False),
     ])
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
-    self._folder = folder.resolve()
+    # best_fn has Orbax write the metrics, too, so that the best one is known again after a restart.
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics[metric], preservation_policy=policy)
+    self._folder, self._say = folder.resolve(), say
+    _drop_damaged_metrics(self._folder, say)
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-  def save(self, step: int, state, metrics: dict[str, float], notes: dict) -> None:
-    """Writes a tree of arrays, with JSON-able `notes` beside it. A step already there is left as it is.
+  def save(self, step: int, state, metrics: dict[str, float] | None, notes: dict) -> None:
+    """Writes a tree of arrays, with JSON-able `notes` beside it; a step that is there already only if it has no metrics.
+
+    Args:
+      step: its number.
+      state: the tree.
+      metrics: of its evaluation, None where it had none.
+      notes: beside it.
 
     Raises:
       UserError: where the disk is full. What was written before stays.
     """
     if step in self._manager.all_steps():
-      return
+      if metrics is None or self._manager.metrics(step):
+        return
+      self._manager.delete(step)  # from a stop before its evaluation
     state = jax.device_get(state)  # so that a checkpoint does not remember how many devices there were
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(self._folder).free
     if free < size * DISK_MARGIN:  # asked before: once a write has failed, Orbax's threads cover stderr with it
       raise UserError(f'the disk is full: {self._folder} has {free / 2**20:.0f} MiB left, a checkpoint takes '
                       f'{size / 2**20:.0f}; {FULL_DISK_ADVICE}')
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state),
+                              notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
     with _full_disk_as_user_error():
       self._manager.save(step, args=args, metrics=metrics)
 
   def restore(self, like):
-    """(step, state, notes) of the newest checkpoint; None where there is none.
+    """(step, state, notes) of the newest checkpoint that is whole; None where there is none.
+
+    Damaged ones that are newer are said and removed.
 
     Args:
       like: a tree with the shapes and types that are expected.
+
+    Raises:
+      UserError: where all are damaged.
     """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
+    self._manager.wait_until_finished()
     like = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
-    restored = self._manager.restore(step, args=args)
-    return step, restored.state, restored.notes
+    damaged = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state, notes = _read(self._manager, step, ocp.args.StandardRestore(like))
+      except _Damaged as error:
+        damaged.append(step)
+        self._say(f'the checkpoint of step {step} is damaged ({error})')
+        continue
+      for newer in damaged:
+        self._manager.delete(newer)
+      return step, state, notes
+    if damaged:
+      raise UserError(f'{self._folder}: none of its checkpoints can be read; remove the folder to start anew')
+    return None
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())
@@ -72,10 +109,42 @@ class Checkpoints:
       self._manager.close()
 
 
+class _Damaged(Exception):
+  pass
+
+
+def _read(manager, step, state_args) -> tuple:
+  """(state, notes), checked against the checksum that was written with them, where one was."""
+  try:
+    restored = manager.restore(step, args=ocp.args.Composite(state=state_args, notes=ocp.args.JsonRestore()))
+  except Exception as error:  # of Orbax, TensorStore or json, depending on the file
+    raise _Damaged(f'{type(error).__name__}: {" ".join(str(error).split())[:100]}') from error
+  found, notes = checksum(restored.state), dict(restored.notes)
+  if notes.pop(CHECKSUM, found) != found:
+    raise _Damaged('its content is not what was written')
+  return restored.state, notes
+
+
+def checksum(tree) -> int:
+  """The sum of each array's CRC-32, in whatever order: TensorStore does not notice a bit that flips in them."""
+  return sum(zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(tree)) % 2**32
+
+
+def _drop_damaged_metrics(folder, say):
+  """Orbax opens no folder in which the metrics of one checkpoint are damaged; without them it is only not the best."""
+  for path in folder.glob('*/metrics/metrics'):
+    try:
+      json.loads(path.read_text())
+    except ValueError:
+      say(f'{path}: damaged, and left out: of step {path.parent.parent.name} it is not known how good it is')
+      path.unlink()
+
+
 def write_model(folder: Path, variables: dict, notes: dict) -> None:
   """Writes {'params', 'batch_stats'} as the only checkpoint of a folder, as `read_model` reads it."""
   state = {**jax.device_get(variables), 'ema': {}}
-  args = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
+  args = ocp.args.Composite(state=ocp.args.StandardSave(state),
+                            notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
   with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager, _full_disk_as_user_error():
     manager.save(0, args=args)
 
@@ -92,16 +161,17 @@ def read_model(folder: Path) -> tuple[dict, dict]:
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
   with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager:
-    step = manager.latest_step()
-    if step is None:
+    steps = sorted(manager.all_steps(), reverse=True)
+    if not steps:
       raise UserError(f'{folder}: no checkpoint in this folder yet; expected a run that has written one')
-    try:
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(), notes=ocp.args.JsonRestore())
-      restored = manager.restore(step, args=args)
-    except (OSError, ValueError, KeyError) as error:
-      raise UserError(f'{folder}: its checkpoint of step {step} cannot be read ({str(error).splitlines()[0]})') from error
-  state = restored.state
-  return state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, restored.notes
+    for step in steps:
+      try:
+        state, notes = _read(manager, step, ocp.args.StandardRestore())
+      except _Damaged as error:
+        print(f'{folder}: the checkpoint of step {step} is damaged ({error})', file=sys.stderr)
+        continue
+      return state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, notes
+  raise UserError(f'{folder}: none of its checkpoints can be read')
 
 
 @contextlib.contextmanager

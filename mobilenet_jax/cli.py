@@ -19,7 +19,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import REQUEUE, Interrupted, UserError
 
 # glibc gives every large buffer back to the system after each step and takes it anew in 4 KiB pages. In huge
 # pages a training step is 1.5 times as fast (1.0 MobileNet at 224, batch 64, two cores: 36 to 23 ms an image).
@@ -44,18 +44,18 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[flags.FlagValues], None]) -> None:
   """Parses the command line, calls `main(flags)`, and turns errors of the user into one line, status 1."""
-  with _one_line_errors('interrupted: the same command continues from the last checkpoint'):
+  with _one_line_errors():
     main(_parse(flags.FLAGS, sys.argv))
 
 
 def run_with(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
   """As `run`, with the arguments that `parser` finds."""
-  with _one_line_errors('interrupted'):
+  with _one_line_errors():
     main(parser.parse_args())
 
 
 @contextlib.contextmanager
-def _one_line_errors(interrupted: str):
+def _one_line_errors():
   use_huge_pages()
   quiet()
   try:
@@ -66,8 +66,9 @@ def _one_line_errors(interrupted: str):
     if not isinstance(error, UserError) and error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
       raise
     sys.exit(f'error: {describe(error)}')
-  except KeyboardInterrupt:
-    sys.exit(interrupted)
+  except (Interrupted, KeyboardInterrupt) as interrupt:
+    print(str(interrupt) or 'interrupted: the same command continues', file=sys.stderr)
+    sys.exit(REQUEUE)
 
 
 def use_huge_pages() -> None:

@@ -53,6 +53,7 @@ def base() -> ml_collections.ConfigDict:
           eval_crop=0.875,
           shuffle_buffer=16384,  # examples, for sources read as a stream
           bad_images='error',  # or skip: named, counted and left out
+          max_bad_images=100,  # then, before it is fatal after all
       ),
       init=dict(
           model='',  # what to start from: whatever trained.load takes, such as mobilenet_1.0_224; '' for random weights
@@ -85,6 +86,7 @@ def base() -> ml_collections.ConfigDict:
       checkpoint_every='1 epoch',
       label_smoothing=0.0,
       ema_decay=0.0,  # 0 is off; 0.9999 in the release
+      nonfinite_loss='stop',  # or skip: go back to the last checkpoint and leave that batch out
       optim=dict(
           learning_rate=0.045,
           warmup='0 steps',
@@ -188,6 +190,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'model.lowering': (model.lowering, ('auto', 'grouped', 'shifted')),
       'data.split_by': (data.split_by, ('image', 'class')),
       'data.recorded_missing': (data.recorded_missing, ('error', 'skip')),
+      'nonfinite_loss': (config.nonfinite_loss, ('stop', 'skip')),
       'data.bad_images': (data.bad_images, ('error', 'skip')),
   }
   for field, (given, known) in choices.items():

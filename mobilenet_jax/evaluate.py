@@ -60,7 +60,7 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
 
 
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
-             on_bad_image: Callable[[str], None]) -> list[dict[str, float] | UserError]:
+             on_bad_image: Callable[[str], None], stop: Callable[[], str] = str) -> list[dict[str, float] | UserError]:
   """The task's metrics of each model over all of `source`, which is read once.
 
   Args:
@@ -68,10 +68,11 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     source: what to evaluate on.
     config: a whole config, whose data and eval_batch_size hold for all.
     on_bad_image: see pipeline.eval_batches.
+    stop: see signals; where it gives something, nothing is evaluated to its end.
 
   Returns:
     For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
-    not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up.
+    not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up. [] after a stop.
   """
   skipped = []
 
@@ -82,6 +83,8 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
   means, kept = [metrics.Mean() for _ in models], [[] for _ in models]
   batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, skip)
   for batch in parallel.split_ahead(batches):
+    if stop():
+      return []
     results = [model.step(model.variables, batch, model.teacher_variables) for model in models]
     counted = parallel.join(batch['mask']) > 0 if any(values for _, values in results) else None
     for mean, rows, (sums, values) in zip(means, kept, results):

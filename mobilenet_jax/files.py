@@ -1,9 +1,16 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process has to itself."""
 
 import contextlib
+import fcntl
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+
+from mobilenet_jax.errors import UserError
+
+LOCK_FILE = 'lock'
 
 
 @contextlib.contextmanager
@@ -19,3 +26,36 @@ def write_whole(path: Path, text: str) -> None:
   """Writes text as `whole_file` does."""
   with whole_file(path) as file:
     file.write(text.encode())
+
+
+def lock(folder: Path) -> TextIO:
+  """Has the folder for this process, until the file that it returns is closed or the process ends, however it does.
+
+  Raises:
+    UserError: where another process has it, naming that.
+  """
+  file = (folder / LOCK_FILE).open('a+')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on a network file system too, where that passes locks on
+  except BlockingIOError:
+    file.seek(0)
+    owner = file.read().strip()
+    file.close()
+    raise UserError(f'{folder}: another process trains in it ({owner or "unknown"}); wait for its end, or give another '
+                    '--workdir') from None
+  file.truncate(0)
+  file.write(f'process {os.getpid()} on {socket.gethostname()}')
+  file.flush()
+  return file
+
+
+def is_locked(folder: Path) -> bool:
+  """Whether a process has the folder."""
+  if not (folder / LOCK_FILE).exists():
+    return False
+  with (folder / LOCK_FILE).open('a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return True
+  return False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
 from mobilenet_jax import complexity, distill, metrics, models, optim, parallel, results, tasks, trained
 from mobilenet_jax import config as config_lib
@@ -18,11 +19,20 @@ from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import Evaluated, make_eval_step
-from mobilenet_jax.files import write_whole
+from mobilenet_jax.files import lock, whole_file, write_whole
 from mobilenet_jax.report import Report
 from mobilenet_jax.train_step import TrainState, init_state, make_train_step
 
+MAX_SKIPPED = 10  # batches, under nonfinite_loss='skip': more are no accident
 STEPS_AHEAD = 4  # that the host may be ahead of the device: more would only keep their batches in memory
+
+
+class NonFiniteLoss(Exception):
+  """A loss that is NaN or infinite."""
+
+  def __init__(self, step: int, loss: float):
+    super().__init__(f'the loss is {loss} at step {step}')
+    self.step = step
 
 
 class Run:
@@ -44,15 +54,15 @@ class Run:
       say: takes each line that a person should see.
 
     Raises:
-      UserError: on a bad config, or a folder that belongs to another.
+      UserError: on a bad config, or a folder that belongs to another config, or has another process in it.
     """
     config_lib.validate(config)
     parallel.check_divisible('batch_size', config.batch_size, config.accumulate_steps)
     parallel.check_divisible('eval_batch_size', config.eval_batch_size)
     self.config, self.workdir, self._say = config, workdir, say
     claim_folder(workdir, config)
+    self._lock, self._open = lock(workdir), []  # what close() closes
     self.outcome = results.read(workdir)
-    self._open = []  # what close() closes
 
   def start(self, train_source: Source, teacher: distill.Teacher | None = None) -> None:
     """Builds the model and its state, from the newest checkpoint where there is one, and compiles its steps.
@@ -83,15 +93,14 @@ class Run:
     tx = optim.create(config.optim, self._schedule, config.init.freeze_body)
     state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config, teacher), jax.random.key(config.seed))
 
-    self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric)
+    self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric, self.note)
     self._open.append(self._checkpoints)
-    self.step, self._seconds_before = 0, 0.0
-    if restored := self._checkpoints.restore(state):
-      self.step, state, notes = restored
-      self._seconds_before = notes['seconds']
-    elif config.init.model:
+    restored = self._checkpoints.restore(state)
+    if config.init.model and not restored:
       state = self._start_from(config.init, train_source, state)
-    self._state = parallel.replicate(state)
+    self._first_state = jax.device_get(state) if config.nonfinite_loss == 'skip' and not restored else None
+    self._skipped = []  # steps whose batch is left out
+    self._go_on_from(restored or (0, state, {}))
     self._rng = jax.random.key(config.seed + 1)
     blank = lambda size: parallel.split(pipeline.blank_batch(config.data, train_source, size))
     train_step = parallel.pmap_step(make_train_step(self._model, task, tx, config, teacher))
@@ -100,12 +109,20 @@ class Run:
     eval_step = make_eval_step(self._model, task, config.data.image_size, teacher=teacher)
     self._task, eval_args = task, (self._variables(), blank(config.eval_batch_size), self._teacher_variables)
     self._eval_step = parallel.pmap_evaluation(eval_step).lower(*eval_args).compile()
-    self._window = []  # sums on the device since the last log: reading one would wait for its step
-    self._report = Report(self.workdir, self.step, self.total_steps, config.batch_size, self._say)
-    self._open.append(self._report)
     self._started = None  # when the first step was
     if self.step:
       self.note(f'continuing at step {self.step}')
+
+  def _go_on_from(self, restored: tuple[int, TrainState, dict]) -> None:
+    """Takes up a state: its step, itself and what was noted beside it."""
+    self.step, state, notes = restored
+    self._state = parallel.replicate(state)
+    self._window = notes.get('window', [])  # sums on the device since the last log: reading one would wait for its step
+    self.pending = notes.get('pending', False)  # an evaluation that was due when training stopped
+    self._seconds_before = notes.get('seconds', 0.0)
+    self._skipped = sorted({*self._skipped, *notes.get('skipped', [])})
+    self._report = Report(self.workdir, self.step, self.total_steps, self.config.batch_size, self._say)
+    self._open.append(self._report)
 
   def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
     """The state before the first step with the weights of another model."""
@@ -122,6 +139,10 @@ class Run:
   def train(self, batch: dict[str, jax.Array]) -> None:
     """Starts the next step on the devices; the batch split."""
     self._started = self._started or time.monotonic()
+    if self.step + 1 in self._skipped:
+      self.step += 1
+      self._state = self._state.replace(step=self._state.step + 1)
+      return
     self._state, sums = self._train_step(self._state, batch, self._rng, self._teacher_variables)
     self.step += 1
     self._window.append(sums)
@@ -136,17 +157,44 @@ class Run:
     """Reports the means since the last log.
 
     Raises:
-      UserError: naming the first step whose loss is not finite.
+      NonFiniteLoss: naming the first step.
     """
     mean = metrics.Mean()
-    for step, sums in enumerate(jax.device_get(self._window), start=self.step - len(self._window) + 1):
-      loss = sums['objective' if 'objective' in sums else 'loss']
-      if not math.isfinite(loss):
-        raise UserError(f'the loss is {loss} at step {step}: training stopped, the last checkpoint is from '
-                        'before; try a smaller optim.learning_rate or a longer optim.warmup in a new --workdir')
+    for sums in self._finite_window():
       mean.add(sums)
     self._window = []
-    self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self.step - 1))})
+    if mean.count:  # else all batches were left out
+      self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self.step - 1))})
+
+  def _finite_window(self) -> list[dict[str, float]]:
+    window = jax.device_get(self._window)
+    done = [step for step in range(self.step, 0, -1) if step not in self._skipped][:len(window)][::-1]
+    for step, sums in zip(done, window):
+      loss = sums['objective' if 'objective' in sums else 'loss']
+      if not math.isfinite(loss):
+        raise NonFiniteLoss(step, loss)
+    return window
+
+  def go_back(self, error: NonFiniteLoss, batch: dict[str, np.ndarray]) -> None:
+    """Deals with a loss that is not finite as config.nonfinite_loss says; its batch is kept for inspection.
+
+    Raises:
+      UserError: where training stops; or there are too many such batches to go on.
+    """
+    path = self.workdir / f'nonfinite_loss_step_{error.step}.npz'
+    with whole_file(path) as file:
+      np.savez(file, **batch)
+    if self.config.nonfinite_loss == 'stop':
+      raise UserError(f'{error}: training stopped, the last checkpoint is from before, the batch is in {path}; try a smaller '
+                      'optim.learning_rate or a longer optim.warmup in a new --workdir, or --config.nonfinite_loss=skip')
+    if len(self._skipped) == MAX_SKIPPED:
+      raise UserError(f'{error}: training stopped, for {MAX_SKIPPED} batches had been left out before; try a smaller '
+                      'optim.learning_rate or a longer optim.warmup in a new --workdir')
+    self._skipped.append(error.step)
+    self._open.remove(self._report)
+    self._report.close()
+    self._go_on_from(self._checkpoints.restore(self._state) or (0, self._first_state, {}))
+    self.note(f'{error}: going back to step {self.step}, the batch is left out and kept in {path}')
 
   def evaluated(self) -> Evaluated:
     """What to evaluate."""
@@ -162,11 +210,25 @@ class Run:
     if isinstance(evaluation, UserError):
       raise evaluation
     self._report.evaluation(self.step, evaluation)
+    self.pending = False
     if self.due('checkpoint'):
-      notes = {'seconds': self._seconds(), **trained.notes(self.config, self._labels)}
-      self._checkpoints.save(self.step, self._state, evaluation, notes)
+      self._checkpoints.save(self.step, self._state, evaluation, self._notes())
     if self.step == self.total_steps:
       self.finish(evaluation)
+
+  def pause(self) -> None:
+    """Writes a checkpoint of the step just done, evaluated or not, and ends."""
+    try:
+      window = [{name: float(value) for name, value in sums.items()} for sums in self._finite_window()]
+      if self.step:
+        self._checkpoints.save(self.step, self._state, None, {**self._notes(), 'window': window, 'pending': self.pending})
+    except NonFiniteLoss as error:  # which will come up again, from the last checkpoint on
+      self.note(f'{error}')
+    self.close()
+    self.note(f'stopped at step {self.step}; started again, it continues from {self.workdir / "checkpoints"}')
+
+  def _notes(self):
+    return {'seconds': self._seconds(), 'skipped': self._skipped, **trained.notes(self.config, self._labels)}
 
   def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""
@@ -184,15 +246,19 @@ class Run:
         'seconds': round(self._seconds(), 1),
         'dataset': config.data.name, 'seed': config.seed, 'commit': commit(), 'device': parallel.device_name(),
     }
-    self.close()
+    self._settle()
     results.write(self.workdir, row)
     self.outcome = row
 
   def close(self) -> None:
-    """Finishes what is being written, and lets go of the state; may be called again."""
+    """Finishes what is being written, and lets go of the state and the folder; may be called again."""
+    self._settle()
+    self._lock.close()
+
+  def _settle(self):
     while self._open:
       self._open.pop().close()
-    self._state = self._window = None
+    self._state = self._window = self._first_state = None
 
   def _seconds(self):
     return self._seconds_before + (time.monotonic() - self._started if self._started else 0)

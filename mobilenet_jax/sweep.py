@@ -29,7 +29,7 @@ from absl import flags
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import report, results
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import REQUEUE, Interrupted, UserError
 
 CSV_FILE = 'results.csv'
 LOG_FILE = 'log.txt'
@@ -185,6 +185,9 @@ def _run_group(configs: list[dict], workdirs: list[str], cores: list[int]) -> No
   try:
     from mobilenet_jax.train import train_group
     outcomes = train_group([ml_collections.ConfigDict(config) for config in configs], workdirs, says=says)
+  except Interrupted as interrupt:
+    says[0](str(interrupt))
+    sys.exit(REQUEUE)
   except Exception as error:
     if not isinstance(error, UserError):
       traceback.print_exc()

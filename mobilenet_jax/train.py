@@ -5,17 +5,17 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_collections
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import distill, parallel, tasks
+from mobilenet_jax import distill, parallel, signals, tasks
 from mobilenet_jax.data import pipeline, preprocessing, sources
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.evaluate import evaluate
-from mobilenet_jax.run import Run
+from mobilenet_jax.run import NonFiniteLoss, Run
 
 
 _PRINT = itertools.repeat(functools.partial(print, flush=True))
@@ -37,6 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
 
   Raises:
     UserError: on bad input, a folder that belongs to another config, or a loss that is not finite.
+    Interrupted: after SIGTERM or SIGINT, once the step is finished and a checkpoint written. A second one ends the process.
   """
   outcome, = train_group([config], [workdir], data, teacher=teacher)
   if isinstance(outcome, UserError):
@@ -66,65 +67,117 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
 
   Raises:
     UserError: on bad input, before any is trained, or on an error of the data.
+    Interrupted: as in `train`.
   """
   shared = configs[0]
   for config, workdir in zip(configs, workdirs):
     if difference := config_lib.difference(stream(shared), stream(config)):
       raise UserError(f'{workdirs[0]} and {workdir} cannot share a stream of batches: {difference}')
-  runs = [Run(config, Path(workdir), say) for config, workdir, say in zip(configs, workdirs, says or _PRINT)]
-  active = lambda: [run for run in runs if not run.outcome]
-  if not active():
+  with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
+    runs = []
+    for config, workdir, say in zip(configs, workdirs, says or _PRINT):
+      runs.append(Run(config, Path(workdir), say))
+      stack.callback(runs[-1].close)
+    stop = stack.enter_context(signals.stop_wanted())
+    active = lambda: [run for run in runs if not run.outcome]
+    if active():
+      _Group(active, shared, stop).train(data, teacher)
+    if stop() and active():
+      _pause(active(), stop())
     return [run.outcome for run in runs]
 
-  train_source, eval_source = data or map(sources.keep_in_memory, sources.load(shared.data))
-  teacher = teacher or distill.load_teacher(shared)
-  if teacher:
-    train_source, eval_source = (distill.named(source, teacher) for source in (train_source, eval_source))
-  tasks.create(shared).check(eval_source)
-  if shared.data.recorded:
-    outputs = tasks.create(shared).outputs(train_source)
-    train_source, eval_source = (distill.selected(source, *outputs) for source in (train_source, eval_source))
-  if teacher:
-    teacher = dataclasses.replace(teacher, variables=parallel.replicate(teacher.variables))
-  if fewer := pipeline.left_out(train_source, shared.data):
-    for run in active():
-      run.note(fewer)
-  with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
-    for run in runs:
-      stack.callback(run.close)
+
+def _pause(runs: list[Run], signal: str) -> None:
+  """Ends runs in the middle so that they can go on, and says so.
+
+  Raises:
+    Interrupted: always.
+  """
+  for run in runs:
+    _or_stop(run, run.pause)
+  raise Interrupted(f'{signal}: training stopped after its step; the same command continues')
+
+
+class _Group:
+  """Runs in training together."""
+
+  def __init__(self, active: Callable[[], list[Run]], config: ml_collections.ConfigDict, stop: Callable[[], str]):
+    """What `active` gives are the runs that are not done; `config` holds for what they share; `stop` as in signals."""
+    self._active, self._config, self._stop = active, config, stop
+    self._bad_images = set()
+
+  def train(self, data: tuple[sources.Source, sources.Source] | None, teacher: distill.Teacher | None) -> None:
+    """Trains until no run is active, or a stop is wanted; arguments as in train_group."""
+    shared, active = self._config, self._active
+    train_source, self._eval_source = data or map(sources.keep_in_memory, sources.load(shared.data))
+    teacher = teacher or distill.load_teacher(shared)
+    if teacher:
+      train_source, self._eval_source = (distill.named(source, teacher) for source in (train_source, self._eval_source))
+    tasks.create(shared).check(self._eval_source)
+    if shared.data.recorded:
+      outputs = tasks.create(shared).outputs(train_source)
+      train_source, self._eval_source = (distill.selected(source, *outputs) for source in (train_source, self._eval_source))
+    if teacher:
+      teacher = dataclasses.replace(teacher, variables=parallel.replicate(teacher.variables))
+    if fewer := pipeline.left_out(train_source, shared.data):
+      for run in active():
+        run.note(fewer)
+    self._train_source = train_source
     parallel.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, teacher)), active())
-    skipped = set()
 
-    def on_bad_image(name):
-      if name not in skipped:
-        skipped.add(name)
-        for run in active():
-          run.note(f'skipping {name}: it cannot be decoded ({len(skipped)} skipped so far)')
+    # Of a group that was interrupted, some had ended but for their row, and some had stopped before an evaluation.
+    self._evaluate([run for run in active() if run.pending], Run.keep)
+    self._evaluate([run for run in active() if run.step == run.total_steps], Run.finish)
+    while active() and not self._stop():
+      self._train_from(min(run.step for run in active()))  # for some had got further than others
 
-    def evaluated(runs):
-      return zip(runs, evaluate([run.evaluated() for run in runs], eval_source, shared, on_bad_image))
+  def _train_from(self, step: int) -> None:
+    """Trains on the batches from `step` on, until all is done, a stop is wanted, or a run has gone back."""
+    with contextlib.closing(self._batches(step)) as batches:
+      for step, batch in enumerate(parallel.split_ahead(batches), start=step + 1):
+        stepping = [run for run in self._active() if run.step < step]
+        for run in stepping:
+          run.train(batch)
+        for run in stepping:
+          if run.due('log') or run.due('eval') or run.due('checkpoint'):
+            self._log(run)
+        due = [run for run in stepping if not run.outcome and run.step == step and (run.due('eval') or run.due('checkpoint'))]
+        for run in due:
+          run.pending = True
+        self._evaluate(due, Run.keep)
+        if self._stop() or not self._active() or any(run.step < step for run in self._active()):
+          return
 
-    # Of a group that was interrupted, some had got further than others, and some had ended but for their row.
-    step = min((run.step for run in active()), default=0)
-    if ended := [run for run in active() if run.step == run.total_steps]:
-      for run, evaluation in evaluated(ended):
-        _or_stop(run, lambda: run.finish(evaluation))
-    batches = stack.enter_context(contextlib.closing(pipeline.train_batches(
-        train_source, shared.data, shared.batch_size, shared.seed, step, on_bad_image)))
-    ahead = parallel.split_ahead(batches)
-    while active():
-      batch = next(ahead)
-      step += 1
-      stepping = [run for run in active() if run.step < step]
-      for run in stepping:
-        run.train(batch)
-      for run in stepping:
-        if run.due('log') or run.due('eval') or run.due('checkpoint'):
-          _or_stop(run, run.log)
-      if due := [run for run in stepping if not run.outcome and (run.due('eval') or run.due('checkpoint'))]:
-        for run, evaluation in evaluated(due):
-          _or_stop(run, lambda: run.keep(evaluation))
-  return [run.outcome for run in runs]
+  def _log(self, run: Run) -> None:
+    try:
+      run.log()
+    except NonFiniteLoss as error:
+      with contextlib.closing(self._batches(error.step - 1)) as batches:
+        batch = next(batches)
+      _or_stop(run, lambda: run.go_back(error, batch))
+
+  def _evaluate(self, runs: list[Run], then: Callable[[Run, dict | UserError], None]) -> None:
+    """Evaluates runs together and calls then(run, evaluation), unless a stop is wanted before."""
+    if not runs or self._stop():
+      return
+    evaluations = evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image, self._stop)
+    for run, evaluation in zip(runs, evaluations):
+      _or_stop(run, lambda: then(run, evaluation))
+
+  def _batches(self, step: int) -> Iterator[pipeline.Batch]:
+    config = self._config
+    return pipeline.train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image)
+
+  def _on_bad_image(self, name: str) -> None:
+    if name in self._bad_images:
+      return
+    self._bad_images.add(name)
+    limit = self._config.data.max_bad_images
+    if len(self._bad_images) > limit:
+      raise UserError(f'{name}: cannot be decoded, and {limit} others could not be either; mend them, or raise '
+                      f'--config.data.max_bad_images={limit}')
+    for run in self._active():
+      run.note(f'skipping {name}: it cannot be decoded ({len(self._bad_images)} skipped so far)')
 
 
 def _or_stop(run: Run, action: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,16 +187,52 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
   assert {k: v for k, v in rows[0].items() if k != 'seconds'} == {k: v for k, v in rows[1].items() if k != 'seconds'}
 
 
-def test_newest_and_best_checkpoints_are_kept(tmp_path):
+def test_two_newest_and_best_checkpoints_are_kept(tmp_path):
+  """Also where each is written by another process; one from a stop before its evaluation makes room for the evaluated."""
+  for step, top1 in ((1, 0.1), (2, 0.9), (3, 0.3), (4, None), (4, 0.2), (5, 0.1)):
+    checkpoints = checkpoint.Checkpoints(tmp_path, 'top1')
+    metrics = None if top1 is None else {'top1': top1}
+    checkpoints.save(step, {'x': np.full(3, step)}, metrics, {'step': step, 'evaluated': top1})
+    checkpoints.close()
   checkpoints = checkpoint.Checkpoints(tmp_path, 'top1')
-  for step, top1 in ((1, 0.1), (2, 0.9), (3, 0.3), (4, 0.2)):
-    checkpoints.save(step, {'x': np.full(3, step)}, {'top1': top1}, {'step': step})
-  checkpoints.close()
-  checkpoints = checkpoint.Checkpoints(tmp_path, 'top1')
-  assert checkpoints.steps() == [2, 4]  # the best and the newest
+  assert checkpoints.steps() == [2, 4, 5]
   step, state, notes = checkpoints.restore({'x': np.zeros(3, int)})
-  assert (step, notes) == (4, {'step': 4})
-  np.testing.assert_array_equal(state['x'], [4, 4, 4])
+  assert (step, notes) == (5, {'step': 5, 'evaluated': 0.1})
+  np.testing.assert_array_equal(state['x'], [5, 5, 5])
+
+
+def damaged(how, content):
+  middle = len(content) // 2
+  return {'truncated': content[:middle], 'empty': b'',
+          'flipped': content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1:]}.get(how)
+
+
+@pytest.mark.parametrize('how', ('truncated', 'empty', 'flipped', 'missing'))
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(how, tmp_path):
+  """Whichever of its files it is, what is restored is right: that checkpoint where its numbers are whole, else the other."""
+  whole = tmp_path / 'whole'
+  checkpoints = checkpoint.Checkpoints(whole, 'top1')
+  states = {step: {'x': np.random.default_rng(step).normal(size=1000)} for step in (1, 2)}
+  for step, state in states.items():
+    checkpoints.save(step, state, {'top1': 1 / step}, {'step': step})
+  checkpoints.close()
+  used = set()
+  for i, file in enumerate(path for path in (whole / '2').rglob('*') if path.is_file()):
+    folder, said = tmp_path / str(i), []
+    shutil.copytree(whole, folder)
+    copy = folder / file.relative_to(whole)
+    content = damaged(how, copy.read_bytes())
+    copy.unlink()
+    if content is not None:
+      copy.write_bytes(content)
+    checkpoints = checkpoint.Checkpoints(folder, 'top1', said.append)
+    step, state, notes = checkpoints.restore(states[1])
+    np.testing.assert_array_equal(state['x'], states[step]['x'])
+    assert notes['step'] == step and (step == 2 or 'the checkpoint of step 2 is damaged' in said[0])
+    assert checkpoints.steps() == [1, 2][:step]
+    checkpoints.close()
+    used.add(step)
+  assert used == {1, 2}
 
 
 def test_full_disk_leaves_older_checkpoints_intact(tmp_path, monkeypatch):

@@ -1,0 +1,36 @@
+"""SIGTERM and SIGINT as a wish to stop, which is granted between two steps."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def stop_wanted() -> Iterator[Callable[[], str]]:
+  """A function that gives the name of the signal that came, '' before one has; a second signal ends the process at once.
+
+  In a thread other than the main one, where Python lets nobody handle signals, it gives ''. A signal that is ignored
+  stays ignored.
+  """
+  came = []
+
+  def note(number, frame):
+    del frame
+    if came:
+      signal.signal(number, signal.SIG_DFL)
+      os.kill(os.getpid(), number)
+    came.append(signal.Signals(number).name)
+
+  handled = []
+  if threading.current_thread() is threading.main_thread():
+    handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+  before = {number: signal.signal(number, note) for number in handled}
+  try:
+    yield lambda: came[0] if came else ''
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
