@@ -150,13 +150,20 @@ def write_model(folder: Path, variables: dict, notes: dict) -> None:
 
 
 def read_model(folder: Path) -> tuple[dict, dict]:
-  """What to evaluate of the newest checkpoint of a run or an imported model, and its notes.
+  """What to evaluate of the newest checkpoint of a run or an imported model, and its notes; errors as `read_newest`.
 
   Returns:
     {'params', 'batch_stats'}, the averaged ones where they are kept; notes.
+  """
+  state, notes = read_newest(folder)
+  return state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, notes
+
+
+def read_newest(folder: Path) -> tuple[dict, dict]:
+  """All of the newest checkpoint of a run, as nested dicts, and its notes; where that is damaged, of the one before.
 
   Raises:
-    UserError: where there is no checkpoint, or it cannot be read.
+    UserError: where there is no checkpoint, or none can be read.
   """
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
@@ -166,11 +173,9 @@ def read_model(folder: Path) -> tuple[dict, dict]:
       raise UserError(f'{folder}: no checkpoint in this folder yet; expected a run that has written one')
     for step in steps:
       try:
-        state, notes = _read(manager, step, ocp.args.StandardRestore())
+        return _read(manager, step, ocp.args.StandardRestore())
       except _Damaged as error:
         print(f'{folder}: the checkpoint of step {step} is damaged ({error})', file=sys.stderr)
-        continue
-      return state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, notes
   raise UserError(f'{folder}: none of its checkpoints can be read')
 
 

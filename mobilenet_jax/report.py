@@ -24,7 +24,10 @@ class Report:
   def __init__(self, folder: Path, start_step: int, total_steps: int, batch_size: int, say: Callable[[str], None]):
     self._path = folder / METRICS_FILE
     self._total_steps, self._batch_size, self._say = total_steps, batch_size, say
-    rows = [row for row in read(folder) if row['step'] <= start_step]
+    rows, damaged = _read(folder)
+    if damaged:
+      say(f'{self._path}: {damaged} damaged rows are left out, {len(rows)} are good')
+    rows = [row for row in rows if row['step'] <= start_step]
     write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
     self._last_step, self._last_time = start_step, time.monotonic()
@@ -59,15 +62,23 @@ class Report:
 
 
 def read(folder: Path) -> list[dict]:
-  """The rows of a run's metrics.jsonl; none where it has none, and without a last line cut short."""
+  """The rows of a run's metrics.jsonl that can be read; none where it has none."""
+  return _read(folder)[0]
+
+
+def _read(folder):
+  """Rows, and how many lines are none, but for a last one: the process was killed while it wrote that."""
   path = folder / METRICS_FILE
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else []:
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  rows, damaged = [], 0
+  for i, line in enumerate(lines):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      pass  # the process was killed while it wrote this line
-  return rows
+      row = json.loads(line)
+      row['step'], row['split']
+      rows.append(row)
+    except (ValueError, TypeError, KeyError):
+      damaged += i < len(lines) - 1
+  return rows, damaged
 
 
 def duration(seconds: float) -> str:

@@ -20,9 +20,13 @@ def write(folder: Path, row: dict) -> None:
 
 
 def read(folder: Path) -> dict | None:
-  """The row of a finished run, else None."""
+  """The row of a finished run, else None; also where its file is damaged."""
   path = folder / RESULT_FILE
-  return json.loads(path.read_text()) if path.exists() else None
+  try:
+    row = json.loads(path.read_bytes())
+    return row if {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) else None
+  except (FileNotFoundError, ValueError, TypeError):
+    return None
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -63,6 +63,8 @@ class Run:
     claim_folder(workdir, config)
     self._lock, self._open = lock(workdir), []  # what close() closes
     self.outcome = results.read(workdir)
+    if not self.outcome and (workdir / results.RESULT_FILE).exists():
+      self.note(f'{workdir / results.RESULT_FILE}: damaged; evaluating again')
 
   def start(self, train_source: Source, teacher: distill.Teacher | None = None) -> None:
     """Builds the model and its state, from the newest checkpoint where there is one, and compiles its steps.

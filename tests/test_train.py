@@ -151,42 +151,6 @@ def _training_accuracy(config, workdir, source):
   return float((logits.argmax(-1) == source.labels).mean())
 
 
-KILLED_SCRIPT = '''
-import sys
-sys.path[:0] = ['tests', '.']
-import pathlib
-from conftest import TINY, kill_at, random_images, tiny_config
-from mobilenet_jax import models, train
-models.VARIANTS['mobilenet'] = TINY
-if len(sys.argv) > 2:
-  kill_at(int(sys.argv[2]), [pathlib.Path(sys.argv[1])])
-train.train(tiny_config(**{'ema_decay': 0.9, 'model.dropout_rate': 0.1}), sys.argv[1],
-            (random_images(40), random_images(20, seed=1)))
-'''
-
-
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-  def run(folder, *args):
-    return subprocess.run([sys.executable, '-c', KILLED_SCRIPT, str(tmp_path / folder), *args],
-                          cwd=Path(__file__).parent.parent, capture_output=True, text=True)
-
-  assert run('whole').returncode == 0
-  assert run('killed', '6').returncode == -9  # between the checkpoints at 4 and at 8
-  resumed = run('killed')
-  assert resumed.returncode == 0, resumed.stderr
-  assert 'continuing at step 4' in resumed.stdout
-
-  _, _, like, _ = make(tiny_config(**{'ema_decay': 0.9}))
-  states = [checkpoint.Checkpoints(tmp_path / folder / 'checkpoints', 'top1').restore(like)[1]
-            for folder in ('whole', 'killed')]
-  for a, b in zip(*map(jax.tree.leaves, states), strict=True):
-    np.testing.assert_array_equal(a, b)
-  metrics = [(tmp_path / folder / 'metrics.jsonl').read_bytes() for folder in ('whole', 'killed')]
-  assert metrics[0] == metrics[1]
-  rows = [json.loads((tmp_path / folder / 'result.json').read_text()) for folder in ('whole', 'killed')]
-  assert {k: v for k, v in rows[0].items() if k != 'seconds'} == {k: v for k, v in rows[1].items() if k != 'seconds'}
-
-
 def test_two_newest_and_best_checkpoints_are_kept(tmp_path):
   """Also where each is written by another process; one from a stop before its evaluation makes room for the evaluated."""
   for step, top1 in ((1, 0.1), (2, 0.9), (3, 0.3), (4, None), (4, 0.2), (5, 0.1)):
