@@ -53,6 +53,7 @@ def base() -> ml_collections.ConfigDict:
           eval_crop=0.875,
           shuffle_buffer=16384,  # examples, for sources read as a stream
           bad_images='error',  # or skip: named, counted and left out
+          stall_seconds=300.0,  # without a batch, before it is said that the data stalls
           max_bad_images=100,  # then, before it is fatal after all
       ),
       init=dict(
@@ -200,6 +201,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for field in ('dropout_rate', 'batch_norm_decay'):
     expect(0 <= model[field] < 1, f'model.{field}', model[field], 'a number in [0, 1)')
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
+  expect(data.stall_seconds > 0, 'data.stall_seconds', data.stall_seconds, 'a number of seconds above 0')
   for field in ('crop_min_area', 'eval_crop'):
     expect(0 < data[field] <= 1, f'data.{field}', data[field], 'a part of the image in (0, 1]')
   expect(config.data.per_identity >= 0 and not (config.data.per_identity and config.batch_size % config.data.per_identity),

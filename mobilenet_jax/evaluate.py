@@ -60,14 +60,16 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
 
 
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
-             on_bad_image: Callable[[str], None], stop: Callable[[], str] = str) -> list[dict[str, float] | UserError]:
+             on_bad_image: Callable[[str], None],
+             on_stall: Callable[[float], None] = lambda seconds: None,
+             stop: Callable[[], str] = lambda: '') -> list[dict[str, float] | UserError]:
   """The task's metrics of each model over all of `source`, which is read once.
 
   Args:
     models: what to evaluate.
     source: what to evaluate on.
     config: a whole config, whose data and eval_batch_size hold for all.
-    on_bad_image: see pipeline.eval_batches.
+    on_bad_image, on_stall: see pipeline.train_batches.
     stop: see signals; where it gives something, nothing is evaluated to its end.
 
   Returns:
@@ -81,7 +83,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     on_bad_image(name)
 
   means, kept = [metrics.Mean() for _ in models], [[] for _ in models]
-  batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, skip)
+  batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, skip, on_stall=on_stall)
   for batch in parallel.split_ahead(batches):
     if stop():
       return []

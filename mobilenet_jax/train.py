@@ -160,13 +160,19 @@ class _Group:
     """Evaluates runs together and calls then(run, evaluation), unless a stop is wanted before."""
     if not runs or self._stop():
       return
-    evaluations = evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image, self._stop)
+    evaluations = evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
+                           self._on_stall, self._stop)
     for run, evaluation in zip(runs, evaluations):
       _or_stop(run, lambda: then(run, evaluation))
 
   def _batches(self, step: int) -> Iterator[pipeline.Batch]:
     config = self._config
-    return pipeline.train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image)
+    return pipeline.train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image,
+                                  self._on_stall)
+
+  def _on_stall(self, seconds: float) -> None:
+    for run in self._active():
+      run.note(f'{self._config.data.name} has given no batch for {seconds:.0f} s: still waiting')
 
   def _on_bad_image(self, name: str) -> None:
     if name in self._bad_images:

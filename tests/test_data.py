@@ -1,5 +1,6 @@
 import io
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -277,10 +278,47 @@ def test_prefetch_keeps_order_and_hands_errors_on():
     yield from range(5)
     raise ValueError('the end')
 
-  stream = pipeline.prefetch(numbers())
+  stream = pipeline.prefetch(numbers(), 60, NEVER)
   assert [next(stream) for _ in range(5)] == list(range(5))
   with pytest.raises(ValueError, match='the end'):
     next(stream)
+
+
+def test_data_that_stalls_is_said():
+  go_on, said = threading.Event(), []
+
+  def numbers():
+    yield 0
+    assert go_on.wait(60)
+    yield 1
+
+  def on_stall(seconds):
+    said.append(seconds)
+    if len(said) == 3:
+      go_on.set()
+
+  assert list(pipeline.prefetch(numbers(), 0.05, on_stall)) == [0, 1]
+  assert len(said) >= 3 and said[2] > said[1] > said[0] >= 0.05
+
+
+def test_a_damaged_record_is_named_and_by_config_left_out(tmp_path):
+  """With what follows in its file, once; each other example is seen, and as often in training as before."""
+  builder = tagged(tmp_path, count=25)
+  source = tfds_sets.stream(builder, 'train')
+  path, = tmp_path.rglob('*train*tfrecord*')
+  content = bytearray(path.read_bytes())
+  content[len(content) * 3 // 4] ^= 1
+  path.write_bytes(content)
+  config = data_config(image_size=(32, 32))
+  with pytest.raises(UserError, match=r'the record tagged-train.tfrecord-00000-of-00001__\d+ is damaged, and \d+ behind it'):
+    list(pipeline.eval_batches(source, config, 6, NEVER))
+  config.bad_images = 'skip'
+  lost, again = [], []
+  batches = list(pipeline.eval_batches(source, config, 6, lost.append))
+  assert sum(batch['mask'].sum() for batch in batches) + len(lost) == 25 and 3 <= len(lost) <= 10
+  stream = pipeline.train_batches(source, config, 6, 0, 0, again.append)
+  steps = [next(stream) for _ in range(2 * pipeline.steps_per_epoch(source, 6))]
+  assert again == lost and all(batch['mask'].all() for batch in steps)
 
 
 @pytest.mark.parametrize('name, message', (

@@ -8,6 +8,7 @@ iterator started at step s yields what the one started at 0 yields from s on.
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
@@ -44,7 +45,8 @@ def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
 
 
 def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
-                  on_bad_image: Callable[[str], None]) -> Iterator[Batch]:
+                  on_bad_image: Callable[[str], None],
+                  on_stall: Callable[[float], None] = lambda seconds: None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on, each epoch in an order of its own.
 
   Args:
@@ -55,25 +57,31 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
     start_step: the first batch's step, counted from 0.
     on_bad_image: called with the name of each image that cannot be decoded, under bad_images='skip'; another
       image of the same batch takes its place.
+    on_stall: called with the seconds since the last batch, every config.stall_seconds that none comes.
 
   Raises:
     UserError: under bad_images='error', naming the image.
   """
   per_epoch = steps_per_epoch(source, batch_size)
   if isinstance(source, ArraySource):
-    return prefetch(_array_train_batches(source, config, batch_size, seed, start_step, per_epoch))
-  return _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image)
+    batches = _array_train_batches(source, config, batch_size, seed, start_step, per_epoch)
+  else:
+    batches = _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image)
+  return prefetch(batches, config.stall_seconds, on_stall)
 
 
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
-                 on_bad_image: Callable[[str], None], start: int = 0) -> Iterator[Batch]:
+                 on_bad_image: Callable[[str], None], start: int = 0,
+                 on_stall: Callable[[float], None] = lambda seconds: None) -> Iterator[Batch]:
   """Every example once, in order, from batch `start` on; the last batch is filled up with examples of mask 0.
 
   Under bad_images='skip' an image that cannot be decoded has mask 0 too.
   """
   if isinstance(source, ArraySource):
-    return prefetch(_array_eval_batches(source, config, batch_size, start))
-  return _stream_eval_batches(source, config, batch_size, on_bad_image, start)
+    batches = _array_eval_batches(source, config, batch_size, start)
+  else:
+    batches = _stream_eval_batches(source, config, batch_size, on_bad_image, start)
+  return prefetch(batches, config.stall_seconds, on_stall)
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
@@ -82,9 +90,9 @@ def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: i
   return _batch(np.zeros((batch_size, *preprocessing.stream_size(config), 3), np.uint8), targets)
 
 
-def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
-  """Makes batches in a thread, `depth` ahead. Order and errors are those of `batches`."""
-  ready: queue.Queue = queue.Queue(depth)
+def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[[float], None]) -> Iterator[Batch]:
+  """Makes batches in a thread, two ahead. Order and errors are those of `batches`; `on_stall` as in train_batches."""
+  ready: queue.Queue = queue.Queue(2)
   stop = threading.Event()
 
   def put(item) -> bool:
@@ -107,13 +115,19 @@ def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
 
   threading.Thread(target=work, daemon=True).start()
   try:
+    asked = time.monotonic()
     while True:
-      batch, error = ready.get()
+      try:
+        batch, error = ready.get(timeout=stall_seconds)
+      except queue.Empty:
+        on_stall(time.monotonic() - asked)
+        continue
       if isinstance(error, StopIteration):
         return
       if error is not None:
         raise error
       yield batch
+      asked = time.monotonic()
   finally:
     stop.set()
 
@@ -205,37 +219,69 @@ def _crop(source, indices, draws, config, pool):
 
 
 def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image):
+  import tensorflow as tf
   step = start_step
   while True:
-    epoch, first = step // per_epoch, step % per_epoch
-    order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    if config.per_identity and isinstance(source, StreamSource):
-      raise UserError(f'data.per_identity={config.per_identity}: {config.name} is read as a stream, in which nobody can be '
-                      'looked up; expected a folder of people, or a set that fits into memory')
-    if config.per_identity:
-      rng = np.random.default_rng(order_seed)
-      encoded = source.in_order(_epoch_order(source, config, batch_size, rng))
-    else:
-      encoded = source.examples(order_seed, config.shuffle_buffer)
-    for batch, bad in _decoded(encoded, config, batch_size, first, per_epoch, seed=order_seed, train=True):
-      good = np.flatnonzero(batch['mask'])
-      for name in bad:
-        _report(name, config, on_bad_image)
-      if not len(good):
-        raise UserError(f'data.name={config.name}: none of the {batch_size} images of step {step} can be decoded')
-      if bad:
-        batch = {k: v[np.resize(good, batch_size)] for k, v in batch.items()}
-      yield batch
-      step += 1
+    try:
+      for batch in _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image):
+        yield batch
+        step += 1
+    except tf.errors.DataLossError as error:
+      source = _without_damaged(source, config, on_bad_image, error)
+
+
+def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image):
+  """The batches from `step` on, to the end of its epoch."""
+  epoch, first = step // per_epoch, step % per_epoch
+  order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+  if config.per_identity and isinstance(source, StreamSource):
+    raise UserError(f'data.per_identity={config.per_identity}: {config.name} is read as a stream, in which nobody can be '
+                    'looked up; expected a folder of people, or a set that fits into memory')
+  if config.per_identity:
+    encoded = source.in_order(_epoch_order(source, config, batch_size, np.random.default_rng(order_seed)))
+  else:
+    encoded = source.examples(order_seed, config.shuffle_buffer)
+  # Where records were left out, the first examples fill the epoch up.
+  for batch, bad in _decoded(encoded.repeat(), config, batch_size, first, per_epoch, seed=order_seed, train=True):
+    good = np.flatnonzero(batch['mask'])
+    for name in bad:
+      _report(name, config, on_bad_image)
+    if not len(good):
+      raise UserError(f'data.name={config.name}: none of the {batch_size} images of step {step} can be decoded')
+    yield {k: v[np.resize(good, batch_size)] for k, v in batch.items()} if bad else batch
+    step += 1
 
 
 def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
-  batches = -(-source.num_examples // batch_size)
-  encoded = source.examples(None, config.shuffle_buffer)
-  for batch, bad in _decoded(encoded, config, batch_size, start, batches, seed=0, train=False):
-    for name in bad:
-      _report(name, config, on_bad_image)
-    yield _pad(batch, batch_size)
+  import tensorflow as tf
+  while start < -(-source.num_examples // batch_size):
+    batches = -(-source.num_examples // batch_size)
+    encoded = source.examples(None, config.shuffle_buffer)
+    try:
+      for batch, bad in _decoded(encoded, config, batch_size, start, batches, seed=0, train=False):
+        for name in bad:
+          _report(name, config, on_bad_image)
+        yield _pad(batch, batch_size)
+        start += 1
+    except tf.errors.DataLossError as error:
+      source = _without_damaged(source, config, on_bad_image, error)
+
+
+def _without_damaged(source, config, on_bad_image, error):
+  """A stream without what cannot be read, each of which is reported; other sources have no records.
+
+  Raises:
+    UserError: under bad_images='error', naming the first; or where it is a part of a split.
+  """
+  if not isinstance(source.split, str) or '[' in source.split:
+    raise UserError(f'{config.name}: {error.message}; prepare the set anew') from error
+  source, lost = source.without_damaged()
+  if config.bad_images == 'error':
+    raise UserError(f'{config.name}: the record {lost[0]} is damaged, and {len(lost) - 1} behind it in its file cannot be read; '
+                    'prepare the set anew, or leave them out with --config.data.bad_images=skip') from error
+  for name in lost:
+    on_bad_image(name)
+  return source
 
 
 def _report(name, config, on_bad_image):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import operator
 import os
 
 import ml_collections
@@ -60,6 +61,24 @@ class StreamSource:
     if self.teacher_feature:
       shapes[TEACHER] = self.builder.info.features[self.teacher_feature].shape, np.float32
     return shapes
+
+  def without_damaged(self) -> tuple['StreamSource', list[str]]:
+    """What can be read, and the ids of the rest: a damaged record takes along what follows in its file. Reads all."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    lost, parts, first = [], [], 0
+    for file in self.builder.info.splits[self.split].file_instructions:
+      good = 0
+      try:
+        for _ in tf.data.TFRecordDataset(file.filename):
+          good += 1
+      except tf.errors.DataLossError:
+        lost += [f'{file.basename()}__{i}' for i in range(good, file.take)]
+      parts.append(tfds.core.ReadInstruction(self.split, from_=first, to=first + good, unit='abs'))
+      first += file.take
+    left_out = set(lost)
+    kept = self.subset(np.flatnonzero([name not in left_out for name in self.ids]))
+    return dataclasses.replace(kept, split=functools.reduce(operator.add, parts)), lost
 
   def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
     """A tf.data.Dataset of {'image': encoded bytes, 'id': str} and the targets; the order follows from the seed.
