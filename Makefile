@@ -1,6 +1,7 @@
 # make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
 # make test                                          the test suite
 # make test-slow                                     what takes too long for it: experiments end to end, and more cases
+# make faults [ARGS=--count=1]                       faults injected into a small run, and the table of what survived
 # make benchmark [ARGS=--quick]                      our speed beside that of the peers that are installed
 # make benchmark-group                               several models on one pass over the data, and each alone
 # Each sets up .venv from requirements.txt first, once.
@@ -12,7 +13,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test test-slow benchmark benchmark-group
+.PHONY: figures test test-slow faults benchmark benchmark-group
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -23,6 +24,9 @@ test: .venv/ready .venv/ready-export
 
 test-slow: .venv/ready .venv/ready-export
 	@$(VENV) -m pytest -q -n 2 -m slow tests
+
+faults: .venv/ready
+	@$(VENV) -m experiments.faults $(ARGS)
 
 benchmark: .venv/ready
 	@$(VENV) -m experiments.benchmark $(ARGS)

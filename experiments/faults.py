@@ -1,6 +1,6 @@
 """Faults injected into a small run: does it end as if nothing had been?
 
-    make faults                                  # all: a table of faults in experiments/results/faults.csv and .md
+    make faults                                  # all: runs/faults/faults.csv and .md
     python -m experiments.faults --count=10 --only='killed in a step' --out=runs/faults
 
 Each injection is a run of its own, on CPU: the fault comes, at a moment that follows from the number of the injection,

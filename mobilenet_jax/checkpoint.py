@@ -39,8 +39,9 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics[metric], n=1, keep_checkpoints_without_metrics=False),
     ])
     # best_fn has Orbax write the metrics, too, so that the best one is known again after a restart.
-    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics[metric], preservation_policy=policy)
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics[metric], preservation_policy=policy, **_ALONE)
     self._folder, self._say = folder.resolve(), say
+    self._folder.mkdir(parents=True, exist_ok=True)
     _drop_damaged_metrics(self._folder, say)
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -107,6 +108,11 @@ class Checkpoints:
     with _full_disk_as_user_error():
       self._manager.wait_until_finished()
       self._manager.close()
+
+
+# Whoever opens a folder does so by itself: among several hosts Orbax would wait for all of them.
+_ALONE = {'create': False, 'multiprocessing_options': ocp.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix='first_host')}
 
 
 class _Damaged(Exception):

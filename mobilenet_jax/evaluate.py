@@ -92,8 +92,9 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     for mean, rows, (sums, values) in zip(means, kept, results):
       mean.add(sums)
       rows.append({name: part[counted] for name, part in parallel.join(values).items()})
+  lost = parallel.over_hosts(len(skipped))
   for mean in means:
-    assert mean.count + len(skipped) == source.num_examples, (mean.count, len(skipped), source.num_examples)
+    assert mean.count + lost == source.num_examples, (mean.count, lost, source.num_examples)
   evaluations = []
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}

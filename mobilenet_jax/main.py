@@ -14,13 +14,21 @@ from mobilenet_jax.errors import UserError
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise UserError('--workdir is missing; give a folder for this run, such as --workdir=runs/mine')
+  from mobilenet_jax import parallel
   from mobilenet_jax.train import train
-  row = train(values.config, values.workdir)
-  print(f'{row["name"]}: {report.headline(row)}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
-        f'{row["params"] / 1e6:.2f} M parameters; all of it in {values.workdir}')
+  parallel.join_hosts(values.coordinator, values.hosts, values.host)
+  with parallel.ending_with_the_others():
+    row = train(values.config, values.workdir)
+  if parallel.is_first_host():
+    print(f'{row["name"]}: {report.headline(row)}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
+          f'{row["params"] / 1e6:.2f} M parameters; all of it in {values.workdir}')
 
 
 if __name__ == '__main__':
   cli.define_config()
   flags.DEFINE_string('workdir', None, 'Folder of the run; started again in it, the run continues.')
+  flags.DEFINE_string('coordinator', '', 'Of several hosts, address and port of the first; under Slurm, Open MPI and on '
+                      'Cloud TPU they find each other.')
+  flags.DEFINE_integer('hosts', 0, 'How many hosts there are, with --coordinator.')
+  flags.DEFINE_integer('host', -1, 'Which of them this is, from 0.')
   cli.run(main)

@@ -1,26 +1,112 @@
-"""The only place that knows pmap and devices.
+"""The only place that knows pmap, devices and hosts.
 
 A step is written for one device, with collectives over the axis `AXIS` only. State and rng go to every device
 as they are (in_axes None), batches are split along their first axis, and what comes back is the same on every
 device (out_axes None): no array carries a device axis outside of here.
 """
 
+import contextlib
 import os
+import pickle
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import REQUEUE, UserError
 
 AXIS = 'batch'
+HEARTBEAT_SECONDS = 30  # without a sign of life of another host, before this one ends, too
+
+
+def join_hosts(coordinator: str = '', hosts: int = 0, host: int = -1) -> None:
+  """Makes this process one host of several, as the arguments or the environment say; before anything else asks for devices.
+
+  The environment is that of Slurm's srun, Open MPI's mpirun or a Cloud TPU slice; without one, and without arguments,
+  there is only this process.
+
+  Args:
+    coordinator: address and port of the first host, such as 10.0.0.1:1234.
+    hosts: how many there are.
+    host: which of them this is, from 0.
+
+  Raises:
+    UserError: where the others cannot be reached.
+  """
+  if bool(coordinator) != bool(hosts) or hosts and not 0 <= host < hosts:
+    raise UserError(f'--coordinator={coordinator} --hosts={hosts} --host={host}: expected all three, such as '
+                    '--coordinator=10.0.0.1:1234 --hosts=2 --host=0, or none of them')
+  if not coordinator and not _in_a_job_of_several():
+    return
+  given = {'coordinator_address': coordinator, 'num_processes': hosts, 'process_id': host} if coordinator else {}
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  try:
+    jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+  except (RuntimeError, ValueError) as error:
+    raise UserError(f'the other hosts cannot be reached: {" ".join(str(error).split())[:200]}') from error
+
+
+@contextlib.contextmanager
+def ending_with_the_others() -> Iterator[None]:
+  """Where another host has died, ends this process with one line and the status REQUEUE.
+
+  At once, as JAX's own end would wait for the other and abort. Where no operation fails, as on some accelerators, it is
+  JAX that ends the process, HEARTBEAT_SECONDS after the other's last sign of life.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    print(f'another host has ended ({" ".join(str(error).split())[:120]}); started again on all hosts, the same command '
+          'continues', file=sys.stderr, flush=True)
+    os._exit(REQUEUE)
+
+
+def _in_a_job_of_several() -> bool:
+  several = lambda name: int(os.environ.get(name) or 1) > 1
+  return (several('SLURM_STEP_NUM_TASKS') or several('OMPI_COMM_WORLD_SIZE')
+          or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', ''))
+
+
+def is_first_host() -> bool:
+  """Whether this is the host that writes and speaks."""
+  return jax.process_index() == 0
+
+
+def host_count() -> int:
+  return jax.process_count()
+
+
+def host_part(size: int) -> slice:
+  """Which of the `size` rows of a batch are this host's."""
+  share = size // jax.process_count()
+  return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def from_first_host(value):
+  """What the first host has, on all of them; arrays as NumPy's."""
+  if jax.process_count() == 1:
+    return value
+  blob = np.frombuffer(pickle.dumps(jax.device_get(value)), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.array(len(blob))))
+  blob = np.resize(blob, size) if len(blob) else np.zeros(size, np.uint8)
+  return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(blob)).astype(np.uint8).tobytes())
+
+
+def over_hosts(number: int) -> int:
+  """The sum of what each host gives."""
+  return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.array(number)).sum())
 
 
 def device_count() -> int:
-  return jax.local_device_count()
+  """Of all hosts."""
+  return jax.device_count()
 
 
 def cpu_cores() -> int:
@@ -37,13 +123,19 @@ def run_once(function: Callable, *args):
 
 def replicate(state):
   """Puts a state where a mapped step leaves its own, so that the first step and the rest are one compilation."""
-  return jax.device_put(state, _sharding(jax.sharding.PartitionSpec()))
+  sharding = _sharding(jax.sharding.PartitionSpec())
+  if jax.process_count() == 1:
+    return jax.device_put(state, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), state)
 
 
 def split(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Gives each device its part of a batch: (b, ...) -> (devices, b / devices, ...)."""
-  parts = jax.tree.map(lambda x: x.reshape(device_count(), -1, *x.shape[1:]), batch)
-  return jax.device_put(parts, _sharding(jax.sharding.PartitionSpec(AXIS)))
+  """Gives each device its part of this host's part of a batch: (b / hosts, ...) -> (devices, b / devices, ...)."""
+  parts = jax.tree.map(lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:]), batch)
+  sharding = _sharding(jax.sharding.PartitionSpec(AXIS))
+  if jax.process_count() == 1:
+    return jax.device_put(parts, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), parts)
 
 
 def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
@@ -58,28 +150,30 @@ def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, 
 
 def at_once(function: Callable, items: Sequence) -> list:
   """function(item) of each, a thread a core: what is compiled in them is compiled at the same time."""
-  if len(items) < 2:
+  if len(items) < 2 or jax.process_count() > 1:  # among hosts, what they do together has an order
     return [function(item) for item in items]
   with futures.ThreadPoolExecutor(min(len(items), cpu_cores())) as pool:
     return list(pool.map(function, items))
 
 
 def _sharding(spec):
-  return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
+  return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), (AXIS,)), spec)
 
 
 def pmap_step(step: Callable) -> Callable:
-  """Maps step(state, batch, rng, frozen) -> (state, sums) over all local devices, consuming the state; the batch split."""
+  """Maps step(state, batch, rng, frozen) -> (state, sums) over all devices, consuming the state; the batch split."""
   return jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
 def pmap_evaluation(step: Callable) -> Callable:
-  """Maps step(variables, batch, frozen) -> (sums, values an example) over all local devices; batch and values split."""
+  """Maps step(variables, batch, frozen) -> (sums, values an example) over all devices; batch and values split."""
   return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, 0))
 
 
 def join(parts):
-  """The inverse of `split`, on the host: (devices, b / devices, ...) -> (b, ...)."""
+  """The whole batch on each host: (devices, b / devices, ...) -> (b, ...)."""
+  if jax.process_count() > 1:
+    parts = multihost_utils.process_allgather(parts, tiled=True)
   return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), parts)
 
 

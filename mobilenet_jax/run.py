@@ -59,10 +59,14 @@ class Run:
     config_lib.validate(config)
     parallel.check_divisible('batch_size', config.batch_size, config.accumulate_steps)
     parallel.check_divisible('eval_batch_size', config.eval_batch_size)
-    self.config, self.workdir, self._say = config, workdir, say
-    claim_folder(workdir, config)
-    self._lock, self._open = lock(workdir), []  # what close() closes
-    self.outcome = results.read(workdir)
+    self.config, self.workdir = config, workdir
+    self._first = parallel.is_first_host()  # of several hosts it alone writes and speaks
+    self._say = say if self._first else lambda text: None
+    self._open = []  # what close() closes
+    if self._first:
+      claim_folder(workdir, config)
+      self._lock = lock(workdir)
+    self.outcome = parallel.from_first_host(results.read(workdir))
     if not self.outcome and (workdir / results.RESULT_FILE).exists():
       self.note(f'{workdir / results.RESULT_FILE}: damaged; evaluating again')
 
@@ -95,9 +99,10 @@ class Run:
     tx = optim.create(config.optim, self._schedule, config.init.freeze_body)
     state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config, teacher), jax.random.key(config.seed))
 
-    self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric, self.note)
-    self._open.append(self._checkpoints)
-    restored = self._checkpoints.restore(state)
+    if self._first:
+      self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric, self.note)
+      self._open.append(self._checkpoints)
+    restored = self._restored(state)
     if config.init.model and not restored:
       state = self._start_from(config.init, train_source, state)
     self._first_state = jax.device_get(state) if config.nonfinite_loss == 'skip' and not restored else None
@@ -123,8 +128,17 @@ class Run:
     self.pending = notes.get('pending', False)  # an evaluation that was due when training stopped
     self._seconds_before = notes.get('seconds', 0.0)
     self._skipped = sorted({*self._skipped, *notes.get('skipped', [])})
-    self._report = Report(self.workdir, self.step, self.total_steps, self.config.batch_size, self._say)
-    self._open.append(self._report)
+    if self._first:
+      self._report = Report(self.workdir, self.step, self.total_steps, self.config.batch_size, self._say)
+      self._open.append(self._report)
+
+  def _restored(self, like: TrainState) -> tuple[int, TrainState, dict] | None:
+    return parallel.from_first_host(self._checkpoints.restore(like) if self._first else None)
+
+  def _save(self, metrics: dict[str, float] | None, **notes) -> None:
+    if self._first:
+      notes = {'seconds': self._seconds(), 'skipped': self._skipped, **trained.notes(self.config, self._labels), **notes}
+      self._checkpoints.save(self.step, self._state, metrics, notes)
 
   def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
     """The state before the first step with the weights of another model."""
@@ -165,7 +179,7 @@ class Run:
     for sums in self._finite_window():
       mean.add(sums)
     self._window = []
-    if mean.count:  # else all batches were left out
+    if self._first and mean.count:  # else all batches were left out
       self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self.step - 1))})
 
   def _finite_window(self) -> list[dict[str, float]]:
@@ -184,8 +198,9 @@ class Run:
       UserError: where training stops; or there are too many such batches to go on.
     """
     path = self.workdir / f'nonfinite_loss_step_{error.step}.npz'
-    with whole_file(path) as file:
-      np.savez(file, **batch)
+    if self._first:
+      with whole_file(path) as file:
+        np.savez(file, **batch)
     if self.config.nonfinite_loss == 'stop':
       raise UserError(f'{error}: training stopped, the last checkpoint is from before, the batch is in {path}; try a smaller '
                       'optim.learning_rate or a longer optim.warmup in a new --workdir, or --config.nonfinite_loss=skip')
@@ -193,9 +208,10 @@ class Run:
       raise UserError(f'{error}: training stopped, for {MAX_SKIPPED} batches had been left out before; try a smaller '
                       'optim.learning_rate or a longer optim.warmup in a new --workdir')
     self._skipped.append(error.step)
-    self._open.remove(self._report)
-    self._report.close()
-    self._go_on_from(self._checkpoints.restore(self._state) or (0, self._first_state, {}))
+    if self._first:
+      self._open.remove(self._report)
+      self._report.close()
+    self._go_on_from(self._restored(self._state) or (0, self._first_state, {}))
     self.note(f'{error}: going back to step {self.step}, the batch is left out and kept in {path}')
 
   def evaluated(self) -> Evaluated:
@@ -211,10 +227,11 @@ class Run:
     """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
     if isinstance(evaluation, UserError):
       raise evaluation
-    self._report.evaluation(self.step, evaluation)
+    if self._first:
+      self._report.evaluation(self.step, evaluation)
     self.pending = False
     if self.due('checkpoint'):
-      self._checkpoints.save(self.step, self._state, evaluation, self._notes())
+      self._save(evaluation)
     if self.step == self.total_steps:
       self.finish(evaluation)
 
@@ -223,14 +240,11 @@ class Run:
     try:
       window = [{name: float(value) for name, value in sums.items()} for sums in self._finite_window()]
       if self.step:
-        self._checkpoints.save(self.step, self._state, None, {**self._notes(), 'window': window, 'pending': self.pending})
+        self._save(None, window=window, pending=self.pending)
     except NonFiniteLoss as error:  # which will come up again, from the last checkpoint on
       self.note(f'{error}')
     self.close()
     self.note(f'stopped at step {self.step}; started again, it continues from {self.workdir / "checkpoints"}')
-
-  def _notes(self):
-    return {'seconds': self._seconds(), 'skipped': self._skipped, **trained.notes(self.config, self._labels)}
 
   def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""
@@ -249,13 +263,15 @@ class Run:
         'dataset': config.data.name, 'seed': config.seed, 'commit': commit(), 'device': parallel.device_name(),
     }
     self._settle()
-    results.write(self.workdir, row)
+    if self._first:
+      results.write(self.workdir, row)
     self.outcome = row
 
   def close(self) -> None:
     """Finishes what is being written, and lets go of the state and the folder; may be called again."""
     self._settle()
-    self._lock.close()
+    if self._first:
+      self._lock.close()
 
   def _settle(self):
     while self._open:

@@ -18,6 +18,7 @@ from mobilenet_jax.evaluate import evaluate
 from mobilenet_jax.run import NonFiniteLoss, Run
 
 
+HOSTS_AGREE_EVERY = 10  # steps
 _PRINT = itertools.repeat(functools.partial(print, flush=True))
 
 
@@ -82,20 +83,12 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     active = lambda: [run for run in runs if not run.outcome]
     if active():
       _Group(active, shared, stop).train(data, teacher)
-    if stop() and active():
-      _pause(active(), stop())
+    if active():
+      for run in active():
+        _or_stop(run, run.pause)
+      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; the same command '
+                        'continues')
     return [run.outcome for run in runs]
-
-
-def _pause(runs: list[Run], signal: str) -> None:
-  """Ends runs in the middle so that they can go on, and says so.
-
-  Raises:
-    Interrupted: always.
-  """
-  for run in runs:
-    _or_stop(run, run.pause)
-  raise Interrupted(f'{signal}: training stopped after its step; the same command continues')
 
 
 class _Group:
@@ -103,8 +96,14 @@ class _Group:
 
   def __init__(self, active: Callable[[], list[Run]], config: ml_collections.ConfigDict, stop: Callable[[], str]):
     """What `active` gives are the runs that are not done; `config` holds for what they share; `stop` as in signals."""
-    self._active, self._config, self._stop = active, config, stop
+    self._active, self._config, self._wanted = active, config, stop
     self._bad_images = set()
+
+  def _stop(self, step: int = 0) -> bool:
+    """Whether a stop is wanted; on one of several hosts, every few steps, so that all stop after the same one."""
+    if parallel.host_count() == 1:
+      return bool(self._wanted())
+    return step % HOSTS_AGREE_EVERY == 0 and parallel.over_hosts(bool(self._wanted())) > 0
 
   def train(self, data: tuple[sources.Source, sources.Source] | None, teacher: distill.Teacher | None) -> None:
     """Trains until no run is active, or a stop is wanted; arguments as in train_group."""
@@ -128,11 +127,12 @@ class _Group:
     # Of a group that was interrupted, some had ended but for their row, and some had stopped before an evaluation.
     self._evaluate([run for run in active() if run.pending], Run.keep)
     self._evaluate([run for run in active() if run.step == run.total_steps], Run.finish)
-    while active() and not self._stop():
-      self._train_from(min(run.step for run in active()))  # for some had got further than others
+    stopped = self._stop()
+    while active() and not stopped:
+      stopped = self._train_from(min(run.step for run in active()))  # for some had got further than others
 
-  def _train_from(self, step: int) -> None:
-    """Trains on the batches from `step` on, until all is done, a stop is wanted, or a run has gone back."""
+  def _train_from(self, step: int) -> bool:
+    """Trains on the batches from `step` on, until all is done, or a run has gone back, or a stop is wanted: True."""
     with contextlib.closing(self._batches(step)) as batches:
       for step, batch in enumerate(parallel.split_ahead(batches), start=step + 1):
         stepping = [run for run in self._active() if run.step < step]
@@ -145,8 +145,10 @@ class _Group:
         for run in due:
           run.pending = True
         self._evaluate(due, Run.keep)
-        if self._stop() or not self._active() or any(run.step < step for run in self._active()):
-          return
+        if self._stop(step):
+          return True
+        if not self._active() or any(run.step < step for run in self._active()):
+          return False
 
   def _log(self, run: Run) -> None:
     try:

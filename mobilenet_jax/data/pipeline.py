@@ -2,7 +2,8 @@
 
 A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}, and what else the source has
 for each example: 'attributes' int32 (b, a), 'teacher' float32 (b, d). Everything follows from the seed and the step: an
-iterator started at step s yields what the one started at 0 yields from s on.
+iterator started at step s yields what the one started at 0 yields from s on. Of several hosts each has its part of every
+batch: the whole batch, put together, does not depend on how many there are.
 """
 
 import itertools
@@ -85,9 +86,10 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
-  """A batch as the pipeline makes them of `source`, black: what a step is compiled for."""
-  targets = {name: np.zeros((batch_size, *shape), dtype) for name, (shape, dtype) in _target_shapes(source).items()}
-  return _batch(np.zeros((batch_size, *preprocessing.stream_size(config), 3), np.uint8), targets)
+  """This host's part of a batch as the pipeline makes them of `source`, black: what a step is compiled for."""
+  size = batch_size // parallel.host_count()
+  targets = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in _target_shapes(source).items()}
+  return _batch(np.zeros((size, *preprocessing.stream_size(config), 3), np.uint8), targets)
 
 
 def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[[float], None]) -> Iterator[Batch]:
@@ -145,9 +147,12 @@ def _batch(images, targets, mask=None) -> Batch:
   return {'image': images, 'mask': mask, **{name: narrow(np.asarray(values)) for name, values in targets.items()}}
 
 
-def _pad(batch: Batch, batch_size: int) -> Batch:
-  missing = batch_size - len(batch['mask'])
-  return {k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
+def _pad(batch: Batch, blank: Batch) -> Batch:
+  """`batch` filled up from `blank`, with examples of mask 0."""
+  count = len(batch['mask'])
+  filled = {name: np.concatenate([batch[name], rest[count:]]) if count else rest for name, rest in blank.items()}
+  filled['mask'][count:] = 0
+  return filled
 
 
 # Arrays in memory: NumPy and Pillow, in a thread a core.
@@ -164,17 +169,19 @@ def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch
       for k in range(first, per_epoch):
         indices = order[k * batch_size:(k + 1) * batch_size]
         rng = np.random.Generator(np.random.Philox(key=[seed, 2 * step + 1]))
-        draws = rng.random((batch_size, preprocessing.DRAWS))
+        draws, part = rng.random((batch_size, preprocessing.DRAWS)), parallel.host_part(batch_size)
+        indices, draws = indices[part], draws[part]
         yield _batch(_crop(source, indices, draws, config, pool), _targets_at(source, indices))
         step += 1
 
 
 def _array_eval_batches(source, config, batch_size, start):
+  blank = blank_batch(config, source, batch_size)
   with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
     for first in range(start * batch_size, source.num_examples, batch_size):
-      indices = np.arange(first, min(first + batch_size, source.num_examples))
+      indices = np.arange(first, min(first + batch_size, source.num_examples))[parallel.host_part(batch_size)]
       images = _crop(source, indices, [None] * len(indices), config, pool)
-      yield _pad(_batch(images, _targets_at(source, indices)), batch_size)
+      yield _pad(_batch(images, _targets_at(source, indices)), blank)
 
 
 def _epoch_order(source, config, batch_size, rng) -> np.ndarray:
@@ -248,12 +255,13 @@ def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_imag
       _report(name, config, on_bad_image)
     if not len(good):
       raise UserError(f'data.name={config.name}: none of the {batch_size} images of step {step} can be decoded')
-    yield {k: v[np.resize(good, batch_size)] for k, v in batch.items()} if bad else batch
+    yield {k: v[np.resize(good, len(v))] for k, v in batch.items()} if bad else batch
     step += 1
 
 
 def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
   import tensorflow as tf
+  blank = blank_batch(config, source, batch_size)
   while start < -(-source.num_examples // batch_size):
     batches = -(-source.num_examples // batch_size)
     encoded = source.examples(None, config.shuffle_buffer)
@@ -261,7 +269,7 @@ def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
       for batch, bad in _decoded(encoded, config, batch_size, start, batches, seed=0, train=False):
         for name in bad:
           _report(name, config, on_bad_image)
-        yield _pad(batch, batch_size)
+        yield _pad(batch, blank)
         start += 1
     except tf.errors.DataLossError as error:
       source = _without_damaged(source, config, on_bad_image, error)
@@ -302,20 +310,25 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
     targets = {name: value for name, value in example.items() if name not in ('image', 'id')}
     return preprocessing.crop_encoded(example['image'], draws, config), targets
 
+  part = parallel.host_part(batch_size)
   numbered = encoded.enumerate()
+  if parallel.host_count() > 1:  # what is decoded is this host's; read is all, as its order is that of all
+    numbered = numbered.filter(lambda i, _: (i % batch_size >= part.start) & (i % batch_size < part.stop))
+  share = part.stop - part.start
 
   def batches_from(k):
-    rest = numbered.skip(k * batch_size)
+    rest = numbered.skip(k * share)
     decoded = rest.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return decoded.batch(batch_size).prefetch(2).as_numpy_iterator()
+    return decoded.batch(share).prefetch(2).as_numpy_iterator()
 
   iterator = batches_from(first)
   for k in range(first, last):
     try:
-      yield _batch(*next(iterator)), []
+      found = next(iterator, None)
+      yield (_batch(*found) if found else {'mask': np.zeros(0)}), []  # of the last batch, another host may have all
     except tf.errors.InvalidArgumentError:
       images, rows, mask, bad = [], [], [], []
-      for position, example in numbered.skip(k * batch_size).take(batch_size):
+      for position, example in numbered.skip(k * share).take(share):
         try:
           image, ok = decode(position, example)[0].numpy(), True
         except tf.errors.InvalidArgumentError:

@@ -1,0 +1,88 @@
+"""Several hosts, as processes of this machine: the same run as on one, and an end of all where one dies."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mobilenet_jax import checkpoint, report
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = '''
+import sys
+sys.path[:0] = ['tests', '.']
+from conftest import TINY, kill_at, random_images, tiny_config
+from mobilenet_jax import cli, models, parallel, train
+models.VARIANTS['mobilenet'] = TINY
+folder, address, hosts, host, steps, dies_at = sys.argv[1:]
+
+def main(args):
+  parallel.join_hosts(address, int(hosts), int(host))
+  if int(dies_at):
+    kill_at(int(dies_at), [])
+  config = tiny_config(**{'train_for': f'{steps} steps', 'model.sync_batch_norm': True, 'checkpoint_every': '4 steps'})
+  with parallel.ending_with_the_others():
+    train.train(config, folder, (random_images(40), random_images(21, seed=1)))
+
+sys.argv[1:] = []
+cli.run_with(cli.Parser(''), main)
+'''
+
+
+def start(folder, hosts, devices, steps=8, dies_at=None):
+  """A process a host, each with as many virtual devices."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}' if hosts > 1 else ''
+  environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'GLIBC_TUNABLES': ''}
+  return [subprocess.Popen(
+      [sys.executable, '-c', SCRIPT, str(folder), address, str(hosts if address else 0), str(host if address else -1),
+       str(steps), str((dies_at or {}).get(host, 0))],
+      cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for host in range(hosts)]
+
+
+def ends(processes, seconds=120):
+  outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+  return [process.returncode for process in processes], outputs
+
+
+def arrays(folder):
+  return jax.tree.leaves(checkpoint.read_newest(folder)[0])
+
+
+def test_hosts_and_devices_make_no_difference(tmp_path):
+  """Two hosts of two devices, one of four, one of one: parameters to 1e-5, and every example evaluated once."""
+  layouts = {'two': (2, 2), 'four': (1, 4), 'one': (1, 1)}
+  rows = {}
+  for name, (hosts, devices) in layouts.items():
+    codes, outputs = ends(start(tmp_path / name, hosts, devices))
+    assert codes == [0] * hosts, outputs
+    assert sum('evaluated on 21' in output for output in outputs) == 1  # one host speaks
+    rows[name] = report.read(tmp_path / name)
+  for name in ('four', 'one'):
+    for a, b in zip(arrays(tmp_path / name), arrays(tmp_path / 'two'), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(rows[name], rows['two'], strict=True):
+      assert {**ours, 'split': 0} == pytest.approx({**theirs, 'split': 0}, rel=1e-4)
+  row = json.loads((tmp_path / 'two' / 'result.json').read_text())
+  assert row['eval_examples'] == 21 and row['device'].startswith('4 x ')
+
+
+def test_where_a_host_dies_the_others_end_and_all_continue(tmp_path):
+  """With another number of devices, too."""
+  processes = start(tmp_path, 2, 2, steps=12, dies_at={0: 6})
+  started = time.monotonic()
+  codes, outputs = ends(processes)
+  # Whichever is first: our line, or JAX's own check of its peers.
+  assert codes[0] == -9 and codes[1] in (75, -6), codes
+  assert 'another host has ended' in outputs[1] or 'another task died' in outputs[1], outputs[1]
+  assert time.monotonic() - started < 60 + 30  # a minute, and what it takes to start
+  codes, outputs = ends(start(tmp_path, 1, 4, steps=12))
+  assert codes == [0] and 'continuing at step 4' in outputs[0], outputs
