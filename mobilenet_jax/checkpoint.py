@@ -57,10 +57,9 @@ class Checkpoints:
     Raises:
       UserError: where the disk is full. What was written before stays.
     """
-    if step in self._manager.all_steps():
-      if metrics is None or self._manager.metrics(step):
-        return
-      self._manager.delete(step)  # from a stop before its evaluation
+    there = step in self._manager.all_steps()
+    if there and (metrics is None or self._manager.metrics(step)):
+      return
     state = jax.device_get(state)  # so that a checkpoint does not remember how many devices there were
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(self._folder).free
@@ -70,12 +69,14 @@ class Checkpoints:
     args = ocp.args.Composite(state=ocp.args.StandardSave(state),
                               notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
     with _full_disk_as_user_error():
+      if there:  # from a stop before its evaluation; a kill before the next line costs this one checkpoint
+        self._manager.delete(step)
       self._manager.save(step, args=args, metrics=metrics)
 
   def restore(self, like):
     """(step, state, notes) of the newest checkpoint that is whole; None where there is none.
 
-    Damaged ones that are newer are said and removed.
+    Damaged ones that are newer are said and moved to the folder `damaged` beside this one.
 
     Args:
       like: a tree with the shapes and types that are expected.
@@ -94,11 +95,18 @@ class Checkpoints:
         self._say(f'the checkpoint of step {step} is damaged ({error})')
         continue
       for newer in damaged:
-        self._manager.delete(newer)
+        self._set_aside(newer)
       return step, state, notes
     if damaged:
       raise UserError(f'{self._folder}: none of its checkpoints can be read; remove the folder to start anew')
     return None
+
+  def _set_aside(self, step):
+    aside = self._folder.with_name('damaged') / str(step)
+    aside.parent.mkdir(exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    (self._folder / str(step)).rename(aside)
+    self._manager.reload()
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())
@@ -123,6 +131,8 @@ def _read(manager, step, state_args) -> tuple:
   """(state, notes), checked against the checksum that was written with them, where one was."""
   try:
     restored = manager.restore(step, args=ocp.args.Composite(state=state_args, notes=ocp.args.JsonRestore()))
+  except MemoryError:
+    raise
   except Exception as error:  # of Orbax, TensorStore or json, depending on the file
     raise _Damaged(f'{type(error).__name__}: {" ".join(str(error).split())[:100]}') from error
   found, notes = checksum(restored.state), dict(restored.notes)
@@ -173,7 +183,7 @@ def read_newest(folder: Path) -> tuple[dict, dict]:
   """
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
-  with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager:
+  with ocp.CheckpointManager((folder / FOLDER).resolve(), options=ocp.CheckpointManagerOptions(**_ALONE)) as manager:
     steps = sorted(manager.all_steps(), reverse=True)
     if not steps:
       raise UserError(f'{folder}: no checkpoint in this folder yet; expected a run that has written one')

@@ -44,18 +44,18 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[flags.FlagValues], None]) -> None:
   """Parses the command line, calls `main(flags)`, and turns errors of the user into one line, status 1."""
-  with _one_line_errors():
+  with _one_line_errors('interrupted: the same command continues'):
     main(_parse(flags.FLAGS, sys.argv))
 
 
 def run_with(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
   """As `run`, with the arguments that `parser` finds."""
-  with _one_line_errors():
+  with _one_line_errors('interrupted'):
     main(parser.parse_args())
 
 
 @contextlib.contextmanager
-def _one_line_errors():
+def _one_line_errors(interrupted: str):
   use_huge_pages()
   quiet()
   try:
@@ -67,7 +67,7 @@ def _one_line_errors():
       raise
     sys.exit(f'error: {describe(error)}')
   except (Interrupted, KeyboardInterrupt) as interrupt:
-    print(str(interrupt) or 'interrupted: the same command continues', file=sys.stderr)
+    print(str(interrupt) or interrupted, file=sys.stderr)
     sys.exit(REQUEUE)
 
 

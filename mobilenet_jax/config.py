@@ -53,8 +53,8 @@ def base() -> ml_collections.ConfigDict:
           eval_crop=0.875,
           shuffle_buffer=16384,  # examples, for sources read as a stream
           bad_images='error',  # or skip: named, counted and left out
+          max_bad_images=100,  # left out, before it is fatal after all
           stall_seconds=300.0,  # without a batch, before it is said that the data stalls
-          max_bad_images=100,  # then, before it is fatal after all
       ),
       init=dict(
           model='',  # what to start from: whatever trained.load takes, such as mobilenet_1.0_224; '' for random weights

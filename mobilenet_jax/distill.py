@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import losses, trained
-from mobilenet_jax.data import preprocessing
+from mobilenet_jax.data import pipeline, preprocessing
 from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
@@ -100,8 +100,10 @@ def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
 
 def selected(source: Source, num_outputs: int, names: tuple[str, ...] | None) -> Source:
   """A source whose recorded outputs are those of the student, in its order; as `select`."""
-  outputs = getattr(source, 'extra', {}).get(TEACHER)
+  outputs, shapes = source.extra.get(TEACHER), pipeline.target_shapes(source)
   if outputs is None:
+    if TEACHER in shapes:  # a feature of the examples
+      match(None, num_outputs, None, shapes[TEACHER][0][0], 'what data.recorded names')
     return source
   order = match(names, num_outputs, source.extra_names.get(TEACHER), outputs.shape[1], 'what data.recorded has')
   return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[:, order]})

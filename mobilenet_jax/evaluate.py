@@ -76,14 +76,9 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
     not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up. [] after a stop.
   """
-  skipped = []
-
-  def skip(name):
-    skipped.append(name)
-    on_bad_image(name)
-
   means, kept = [metrics.Mean() for _ in models], [[] for _ in models]
-  batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, skip, on_stall=on_stall)
+  batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, on_bad_image, on_stall=on_stall,
+                                  stop=stop if parallel.host_count() == 1 else lambda: '')
   for batch in parallel.split_ahead(batches):
     if stop():
       return []
@@ -92,9 +87,10 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     for mean, rows, (sums, values) in zip(means, kept, results):
       mean.add(sums)
       rows.append({name: part[counted] for name, part in parallel.join(values).items()})
-  lost = parallel.over_hosts(len(skipped))
+  if stop():
+    return []
   for mean in means:
-    assert mean.count + lost == source.num_examples, (mean.count, lost, source.num_examples)
+    assert config.data.bad_images == 'skip' or mean.count == source.num_examples, (mean.count, source.num_examples)
   evaluations = []
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}

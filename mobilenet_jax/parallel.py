@@ -61,7 +61,8 @@ def ending_with_the_others() -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
+    lost = ('gloo', 'unavailable', 'deadline', 'connection', 'heartbeat')
+    if jax.process_count() == 1 or not any(word in str(error).lower() for word in lost):
       raise
     print(f'another host has ended ({" ".join(str(error).split())[:120]}); started again on all hosts, the same command '
           'continues', file=sys.stderr, flush=True)
@@ -89,13 +90,26 @@ def host_part(size: int) -> slice:
   return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def from_first_host(value):
-  """What the first host has, on all of them; arrays as NumPy's."""
+def on_first_host(function: Callable):
+  """What function() gives, called on the first host only, on all of them; arrays as NumPy's; or its UserError."""
   if jax.process_count() == 1:
-    return value
-  blob = np.frombuffer(pickle.dumps(jax.device_get(value)), np.uint8)
+    return function()
+  value, error = None, None
+  if is_first_host():
+    try:
+      value = jax.device_get(function())
+    except UserError as raised:
+      error = str(raised)
+  value, error = _from_first_host((value, error))
+  if error:
+    raise UserError(error)
+  return value
+
+
+def _from_first_host(value):
+  blob = np.frombuffer(pickle.dumps(value), np.uint8)
   size = int(multihost_utils.broadcast_one_to_all(np.array(len(blob))))
-  blob = np.resize(blob, size) if len(blob) else np.zeros(size, np.uint8)
+  blob = np.resize(blob, size)  # elsewhere it may hold anything
   return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(blob)).astype(np.uint8).tobytes())
 
 

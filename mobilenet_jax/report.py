@@ -19,15 +19,19 @@ HEADLINES = {
 
 
 class Report:
-  """Writes one row a logging step, and says a line. A run continued at a step forgets the rows after it."""
+  """Writes one row a logging step, and says a line.
 
-  def __init__(self, folder: Path, start_step: int, total_steps: int, batch_size: int, say: Callable[[str], None]):
+  A run continued at a step forgets the rows after it, and, where the step's evaluation is pending, that.
+  """
+
+  def __init__(self, folder: Path, start_step: int, pending: bool, total_steps: int, batch_size: int,
+               say: Callable[[str], None]):
     self._path = folder / METRICS_FILE
     self._total_steps, self._batch_size, self._say = total_steps, batch_size, say
     rows, damaged = _read(folder)
     if damaged:
       say(f'{self._path}: {damaged} damaged rows are left out, {len(rows)} are good')
-    rows = [row for row in rows if row['step'] <= start_step]
+    rows = [row for row in rows if row['step'] <= start_step and not (pending and (row['step'], row['split']) == (start_step, 'eval'))]
     write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
     self._last_step, self._last_time = start_step, time.monotonic()

@@ -21,17 +21,20 @@ from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import Evaluated, make_eval_step
 from mobilenet_jax.files import lock, whole_file, write_whole
 from mobilenet_jax.report import Report
-from mobilenet_jax.train_step import TrainState, init_state, make_train_step
+from mobilenet_jax.train_step import FINITE, TrainState, init_state, make_train_step
 
 MAX_SKIPPED = 10  # batches, under nonfinite_loss='skip': more are no accident
+# What a run may be started again with another value of: it says what to do about faults, and leaves no trace otherwise.
+WITHOUT_TRACE = ('nonfinite_loss', 'data.bad_images', 'data.max_bad_images', 'data.stall_seconds')
 STEPS_AHEAD = 4  # that the host may be ahead of the device: more would only keep their batches in memory
 
 
-class NonFiniteLoss(Exception):
-  """A loss that is NaN or infinite."""
+class NonFinite(Exception):
+  """A loss or an update that is NaN or infinite."""
 
   def __init__(self, step: int, loss: float):
-    super().__init__(f'the loss is {loss} at step {step}')
+    what = 'the update is not finite' if math.isfinite(loss) else f'the loss is {loss}'
+    super().__init__(f'{what} at step {step}')
     self.step = step
 
 
@@ -63,12 +66,16 @@ class Run:
     self._first = parallel.is_first_host()  # of several hosts it alone writes and speaks
     self._say = say if self._first else lambda text: None
     self._open = []  # what close() closes
-    if self._first:
-      claim_folder(workdir, config)
-      self._lock = lock(workdir)
-    self.outcome = parallel.from_first_host(results.read(workdir))
+    self._lock = None
+    self.outcome = parallel.on_first_host(self._claim)
     if not self.outcome and (workdir / results.RESULT_FILE).exists():
       self.note(f'{workdir / results.RESULT_FILE}: damaged; evaluating again')
+
+  def _claim(self):
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    self._lock = lock(self.workdir)
+    claim_folder(self.workdir, self.config)
+    return results.read(self.workdir)
 
   def start(self, train_source: Source, teacher: distill.Teacher | None = None) -> None:
     """Builds the model and its state, from the newest checkpoint where there is one, and compiles its steps.
@@ -83,7 +90,7 @@ class Run:
     config = self.config
     task = tasks.create(config)
     num_outputs, self._labels = task.outputs(train_source)
-    distill.check(config, teacher is not None, TEACHER in getattr(train_source, 'extra', {}))
+    distill.check(config, teacher is not None, TEACHER in pipeline.target_shapes(train_source))
     per_epoch = pipeline.steps_per_epoch(train_source, config.batch_size)
     steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
     self.total_steps = steps(config.train_for, 'train_for')
@@ -116,6 +123,7 @@ class Run:
     eval_step = make_eval_step(self._model, task, config.data.image_size, teacher=teacher)
     self._task, eval_args = task, (self._variables(), blank(config.eval_batch_size), self._teacher_variables)
     self._eval_step = parallel.pmap_evaluation(eval_step).lower(*eval_args).compile()
+    self._open_report()  # whose clock runs from here on
     self._started = None  # when the first step was
     if self.step:
       self.note(f'continuing at step {self.step}')
@@ -128,17 +136,18 @@ class Run:
     self.pending = notes.get('pending', False)  # an evaluation that was due when training stopped
     self._seconds_before = notes.get('seconds', 0.0)
     self._skipped = sorted({*self._skipped, *notes.get('skipped', [])})
+
+  def _open_report(self) -> None:
     if self._first:
-      self._report = Report(self.workdir, self.step, self.total_steps, self.config.batch_size, self._say)
+      self._report = Report(self.workdir, self.step, self.pending, self.total_steps, self.config.batch_size, self._say)
       self._open.append(self._report)
 
   def _restored(self, like: TrainState) -> tuple[int, TrainState, dict] | None:
-    return parallel.from_first_host(self._checkpoints.restore(like) if self._first else None)
+    return parallel.on_first_host(lambda: self._checkpoints.restore(like))
 
   def _save(self, metrics: dict[str, float] | None, **notes) -> None:
-    if self._first:
-      notes = {'seconds': self._seconds(), 'skipped': self._skipped, **trained.notes(self.config, self._labels), **notes}
-      self._checkpoints.save(self.step, self._state, metrics, notes)
+    notes = {'seconds': self._seconds(), 'skipped': self._skipped, **trained.notes(self.config, self._labels), **notes}
+    parallel.on_first_host(lambda: self._checkpoints.save(self.step, self._state, metrics, notes))
 
   def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
     """The state before the first step with the weights of another model."""
@@ -157,7 +166,6 @@ class Run:
     self._started = self._started or time.monotonic()
     if self.step + 1 in self._skipped:
       self.step += 1
-      self._state = self._state.replace(step=self._state.step + 1)
       return
     self._state, sums = self._train_step(self._state, batch, self._rng, self._teacher_variables)
     self.step += 1
@@ -173,25 +181,28 @@ class Run:
     """Reports the means since the last log.
 
     Raises:
-      NonFiniteLoss: naming the first step.
+      NonFinite: naming the first step.
     """
     mean = metrics.Mean()
     for sums in self._finite_window():
-      mean.add(sums)
+      mean.add({name: value for name, value in sums.items() if name != FINITE})
     self._window = []
     if self._first and mean.count:  # else all batches were left out
-      self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self.step - 1))})
+      self._report.train(self.step, {**mean.compute(), 'learning_rate': float(self._schedule(self._updates() - 1))})
+
+  def _updates(self) -> int:
+    return self.step - sum(step <= self.step for step in self._skipped)
 
   def _finite_window(self) -> list[dict[str, float]]:
     window = jax.device_get(self._window)
     done = [step for step in range(self.step, 0, -1) if step not in self._skipped][:len(window)][::-1]
     for step, sums in zip(done, window):
       loss = sums['objective' if 'objective' in sums else 'loss']
-      if not math.isfinite(loss):
-        raise NonFiniteLoss(step, loss)
+      if not (math.isfinite(loss) and sums[FINITE]):
+        raise NonFinite(step, loss)
     return window
 
-  def go_back(self, error: NonFiniteLoss, batch: dict[str, np.ndarray]) -> None:
+  def go_back(self, error: NonFinite, batch: dict[str, np.ndarray]) -> None:
     """Deals with a loss that is not finite as config.nonfinite_loss says; its batch is kept for inspection.
 
     Raises:
@@ -212,6 +223,7 @@ class Run:
       self._open.remove(self._report)
       self._report.close()
     self._go_on_from(self._restored(self._state) or (0, self._first_state, {}))
+    self._open_report()
     self.note(f'{error}: going back to step {self.step}, the batch is left out and kept in {path}')
 
   def evaluated(self) -> Evaluated:
@@ -241,7 +253,7 @@ class Run:
       window = [{name: float(value) for name, value in sums.items()} for sums in self._finite_window()]
       if self.step:
         self._save(None, window=window, pending=self.pending)
-    except NonFiniteLoss as error:  # which will come up again, from the last checkpoint on
+    except NonFinite as error:  # which will come up again, from the last checkpoint on
       self.note(f'{error}')
     self.close()
     self.note(f'stopped at step {self.step}; started again, it continues from {self.workdir / "checkpoints"}')
@@ -269,9 +281,11 @@ class Run:
 
   def close(self) -> None:
     """Finishes what is being written, and lets go of the state and the folder; may be called again."""
-    self._settle()
-    if self._first:
-      self._lock.close()
+    try:
+      self._settle()
+    finally:
+      if self._lock:
+        self._lock.close()
 
   def _settle(self):
     while self._open:
@@ -293,10 +307,17 @@ def claim_folder(workdir: Path, config: ml_collections.ConfigDict) -> None:
   if not path.exists():
     write_whole(path, text)
     return
-  claimed = config_lib.to_json(config_lib.from_dict(json.loads(path.read_text())))
-  if difference := config_lib.difference(claimed, text):
+  try:
+    claimed = config_lib.from_dict(json.loads(path.read_bytes()))
+  except (ValueError, TypeError, AttributeError) as error:
+    raise UserError(f'{path}: damaged; remove it to go on with the config given') from error
+  given = config_lib.flat(config)
+  before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
+  if difference := config_lib.difference(config_lib.to_json(before), text):
     raise UserError(f'{workdir} belongs to another config (- there, + given: {difference}); '
                     'give another --workdir, or the config that is there')
+  if config_lib.to_json(claimed) != text:
+    write_whole(path, text)
 
 
 def commit() -> str:

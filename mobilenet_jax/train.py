@@ -15,7 +15,7 @@ from mobilenet_jax import distill, parallel, signals, tasks
 from mobilenet_jax.data import pipeline, preprocessing, sources
 from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.evaluate import evaluate
-from mobilenet_jax.run import NonFiniteLoss, Run
+from mobilenet_jax.run import NonFinite, Run
 
 
 HOSTS_AGREE_EVERY = 10  # steps
@@ -84,8 +84,14 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     if active():
       _Group(active, shared, stop).train(data, teacher)
     if active():
-      for run in active():
+      paused = active()
+      for run in paused:
         _or_stop(run, run.pause)
+      failed = [(run, run.outcome) for run in runs if isinstance(run.outcome, UserError)]
+      for run, error in failed:
+        run.note(f'error: {error}')
+      if not active():
+        raise failed[-1][1]
       raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; the same command '
                         'continues')
     return [run.outcome for run in runs]
@@ -149,11 +155,12 @@ class _Group:
           return True
         if not self._active() or any(run.step < step for run in self._active()):
           return False
+    return True  # while the data stalled
 
   def _log(self, run: Run) -> None:
     try:
       run.log()
-    except NonFiniteLoss as error:
+    except NonFinite as error:
       with contextlib.closing(self._batches(error.step - 1)) as batches:
         batch = next(batches)
       _or_stop(run, lambda: run.go_back(error, batch))
@@ -170,7 +177,11 @@ class _Group:
   def _batches(self, step: int) -> Iterator[pipeline.Batch]:
     config = self._config
     return pipeline.train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image,
-                                  self._on_stall)
+                                  self._on_stall, self._stop_here)
+
+  def _stop_here(self) -> str:
+    """While one host waits for data it cannot agree with others."""
+    return self._wanted() if parallel.host_count() == 1 else ''
 
   def _on_stall(self, seconds: float) -> None:
     for run in self._active():

@@ -6,9 +6,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from mobilenet_jax import distill, metrics, optim, parallel
 from mobilenet_jax.data import preprocessing
+
+
+FINITE = 'finite'  # among the sums of a step: whether its update was, which its loss says nothing about
 
 
 @flax.struct.dataclass
@@ -94,6 +98,7 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
       decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
       new = {'params': params, 'batch_stats': batch_stats}
       ema = jax.tree.map(lambda average, value: average + (1 - decay) * (value - average), ema, new)
-    return TrainState(step, params, batch_stats, opt_state, ema), jax.lax.psum(sums, parallel.AXIS)
+    sums = jax.lax.psum(sums, parallel.AXIS)
+    return TrainState(step, params, batch_stats, opt_state, ema), {**sums, FINITE: jnp.isfinite(optax.global_norm(updates))}
 
   return train_step

@@ -133,7 +133,7 @@ def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
   builder = fabrics.Fabrics(data_dir=str(tmp_path), file_format='tfrecord')
   builder.download_and_prepare()
   source = tfds_sets.stream(builder, 'train')
-  in_memory = tfds_sets._split(builder, 'train', data_config())
+  in_memory = tfds_sets._split(builder, 'train')
   config = data_config(image_size=(64, 64), crop_min_area=1.0, crop_max_aspect=1.0, flip=False, eval_crop=1.0)
 
   batches = list(pipeline.eval_batches(source, config, 5, NEVER))

@@ -59,7 +59,8 @@ def test_two_processes_in_a_folder(tiny_model, tmp_path):
   with files.lock(tmp_path), pytest.raises(UserError, match=r'another process trains in it \(process \d+ on '):
     train(config, tmp_path, data)
   train_group([config, tiny_config(**{'model.width_multiplier': 0.5})], [tmp_path, tmp_path / 'other'], data)
-  assert not files.is_locked(tmp_path) and not files.is_locked(tmp_path / 'other')
+  for folder in (tmp_path, tmp_path / 'other'):
+    files.lock(folder).close()
 
 
 def test_a_damaged_row_or_line_costs_nothing_else(tiny_model, tmp_path, capsys):
@@ -100,7 +101,7 @@ def test_a_batch_of_a_loss_that_is_not_finite_is_kept_and_by_config_left_out(tin
     assert np.isnan(np.load(path)['teacher']).any() and np.load(path)['image'].shape == (8, 32, 32, 3)
   assert capsys.readouterr().out.count('going back to step') == len(kept)
   state, notes = checkpoint.read_newest(tmp_path / 'soft')
-  assert notes['skipped'] == sorted(int(path.stem.rpartition('_')[2]) for path in kept) and state['step'] == 14
+  assert notes['skipped'] == sorted(int(path.stem.rpartition('_')[2]) for path in kept) and state['step'] == 14 - len(kept)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
   with pytest.raises(UserError, match=r'the loss is nan at step \d: training stopped, .* the batch is in .*npz'):

@@ -222,7 +222,7 @@ def test_checkpoint_carries_config_and_preprocessing(tmp_path):
 
 def test_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
   monkeypatch.setattr(optim, 'learning_rate', lambda *_: lambda step: jnp.where(step < 5, 0.01, jnp.nan))
-  with pytest.raises(UserError, match='the loss is nan at step 7'):  # the sixth update spoils the seventh loss
+  with pytest.raises(UserError, match='the update is not finite at step 6'):  # which would spoil the loss of the seventh
     train(tiny_config(), tmp_path, (random_images(40), random_images(20)))
   assert checkpoint.Checkpoints(tmp_path / 'checkpoints', 'top1').steps() == [4]
   assert not (tmp_path / 'result.json').exists()

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import parallel
-from mobilenet_jax.data import preprocessing
+from mobilenet_jax.data import preprocessing, tfds_sets
 from mobilenet_jax.data.sources import ArraySource, FileSource, Source, StreamSource
 from mobilenet_jax.errors import UserError
 
@@ -46,8 +46,8 @@ def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
 
 
 def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
-                  on_bad_image: Callable[[str], None],
-                  on_stall: Callable[[float], None] = lambda seconds: None) -> Iterator[Batch]:
+                  on_bad_image: Callable[[str], None], on_stall: Callable[[float], None] = lambda seconds: None,
+                  stop: Callable[[], str] = lambda: '') -> Iterator[Batch]:
   """Endless training batches from `start_step` on, each epoch in an order of its own.
 
   Args:
@@ -59,6 +59,7 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
     on_bad_image: called with the name of each image that cannot be decoded, under bad_images='skip'; another
       image of the same batch takes its place.
     on_stall: called with the seconds since the last batch, every config.stall_seconds that none comes.
+    stop: asked while none comes; where it gives something, the batches end.
 
   Raises:
     UserError: under bad_images='error', naming the image.
@@ -68,12 +69,13 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
     batches = _array_train_batches(source, config, batch_size, seed, start_step, per_epoch)
   else:
     batches = _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image)
-  return prefetch(batches, config.stall_seconds, on_stall)
+  return prefetch(batches, config.stall_seconds, on_stall, stop)
 
 
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
                  on_bad_image: Callable[[str], None], start: int = 0,
-                 on_stall: Callable[[float], None] = lambda seconds: None) -> Iterator[Batch]:
+                 on_stall: Callable[[float], None] = lambda seconds: None,
+                 stop: Callable[[], str] = lambda: '') -> Iterator[Batch]:
   """Every example once, in order, from batch `start` on; the last batch is filled up with examples of mask 0.
 
   Under bad_images='skip' an image that cannot be decoded has mask 0 too.
@@ -82,23 +84,24 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
     batches = _array_eval_batches(source, config, batch_size, start)
   else:
     batches = _stream_eval_batches(source, config, batch_size, on_bad_image, start)
-  return prefetch(batches, config.stall_seconds, on_stall)
+  return prefetch(batches, config.stall_seconds, on_stall, stop)
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
   """This host's part of a batch as the pipeline makes them of `source`, black: what a step is compiled for."""
   size = batch_size // parallel.host_count()
-  targets = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in _target_shapes(source).items()}
+  targets = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in target_shapes(source).items()}
   return _batch(np.zeros((size, *preprocessing.stream_size(config), 3), np.uint8), targets)
 
 
-def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[[float], None]) -> Iterator[Batch]:
-  """Makes batches in a thread, two ahead. Order and errors are those of `batches`; `on_stall` as in train_batches."""
+def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[[float], None],
+             stop: Callable[[], str] = lambda: '') -> Iterator[Batch]:
+  """Makes batches in a thread, two ahead. Order and errors are those of `batches`; the rest as in train_batches."""
   ready: queue.Queue = queue.Queue(2)
-  stop = threading.Event()
+  left = threading.Event()
 
   def put(item) -> bool:
-    while not stop.is_set():
+    while not left.is_set():
       try:
         ready.put(item, timeout=0.1)
         return True
@@ -117,24 +120,30 @@ def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[
 
   threading.Thread(target=work, daemon=True).start()
   try:
-    asked = time.monotonic()
+    asked, said = time.monotonic(), 0
     while True:
       try:
-        batch, error = ready.get(timeout=stall_seconds)
+        batch, error = ready.get(timeout=min(stall_seconds, 1.0))
       except queue.Empty:
-        on_stall(time.monotonic() - asked)
+        if stop():
+          return
+        waited = time.monotonic() - asked
+        if waited >= (said + 1) * stall_seconds:
+          said += 1
+          on_stall(waited)
         continue
       if isinstance(error, StopIteration):
         return
       if error is not None:
         raise error
       yield batch
-      asked = time.monotonic()
+      asked, said = time.monotonic(), 0
   finally:
-    stop.set()
+    left.set()
 
 
-def _target_shapes(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def target_shapes(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """Shape and type of what is known of an example, but its image, by name in a batch."""
   if isinstance(source, StreamSource):
     return source.target_shapes
   return {name: (values.shape[1:], values.dtype) for name, values in source.targets.items()}
@@ -226,14 +235,13 @@ def _crop(source, indices, draws, config, pool):
 
 
 def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image):
-  import tensorflow as tf
   step = start_step
   while True:
     try:
       for batch in _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image):
         yield batch
         step += 1
-    except tf.errors.DataLossError as error:
+    except tfds_sets.damage_errors() as error:
       source = _without_damaged(source, config, on_bad_image, error)
 
 
@@ -260,7 +268,6 @@ def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_imag
 
 
 def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
-  import tensorflow as tf
   blank = blank_batch(config, source, batch_size)
   while start < -(-source.num_examples // batch_size):
     batches = -(-source.num_examples // batch_size)
@@ -271,7 +278,7 @@ def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
           _report(name, config, on_bad_image)
         yield _pad(batch, blank)
         start += 1
-    except tf.errors.DataLossError as error:
+    except tfds_sets.damage_errors() as error:
       source = _without_damaged(source, config, on_bad_image, error)
 
 
@@ -279,11 +286,11 @@ def _without_damaged(source, config, on_bad_image, error):
   """A stream without what cannot be read, each of which is reported; other sources have no records.
 
   Raises:
-    UserError: under bad_images='error', naming the first; or where it is a part of a split.
+    UserError: under bad_images='error', naming the first.
   """
-  if not isinstance(source.split, str) or '[' in source.split:
-    raise UserError(f'{config.name}: {error.message}; prepare the set anew') from error
   source, lost = source.without_damaged()
+  if not lost:
+    raise error
   if config.bad_images == 'error':
     raise UserError(f'{config.name}: the record {lost[0]} is damaged, and {len(lost) - 1} behind it in its file cannot be read; '
                     'prepare the set anew, or leave them out with --config.data.bad_images=skip') from error

@@ -86,7 +86,7 @@ def keep_in_memory(source: Source) -> Source:
       size += image.nbytes
       if len(images) >= SAMPLE and size / len(images) * source.num_examples > MAX_BYTES_IN_MEMORY:
         return source
-  except tf.errors.InvalidArgumentError:  # the pipeline names the image, or skips it
+  except (tf.errors.InvalidArgumentError, *tfds_sets.damage_errors()):  # the pipeline names the image, or skips it
     return source
   extra = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != 'id'}
   return ArraySource(images, extra.pop('label').astype(np.int32), source.num_classes, source.class_names, extra,

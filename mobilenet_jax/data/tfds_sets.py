@@ -6,6 +6,7 @@ import functools
 import io
 import operator
 import os
+import sys
 
 import ml_collections
 import numpy as np
@@ -38,8 +39,10 @@ class StreamSource:
   @functools.cached_property
   def ids(self) -> tuple[str, ...]:
     """What TFDS calls the examples, file by file: '<file>__<number in it>', see ReadConfig.add_tfds_id."""
-    return self.only or tuple(f'{file.basename()}__{file.skip + i}' for file in
-                              self.builder.info.splits[self.split].file_instructions for i in range(file.take))
+    if self.only is not None:
+      return self.only
+    return tuple(f'{file.basename()}__{file.skip + i}'
+                 for file in self.builder.info.splits[self.split].file_instructions for i in range(file.take))
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
@@ -63,9 +66,15 @@ class StreamSource:
     return shapes
 
   def without_damaged(self) -> tuple['StreamSource', list[str]]:
-    """What can be read, and the ids of the rest: a damaged record takes along what follows in its file. Reads all."""
+    """What can be read, and the ids of the rest: a damaged record takes along what follows in its file. Reads all.
+
+    Raises:
+      UserError: where `split` is not a whole split.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
+    if not isinstance(self.split, str) or self.split not in self.builder.info.splits.keys():
+      raise UserError(f'{self.builder.name}: a record of its {self.split} is damaged; prepare the set anew')
     lost, parts, first = [], [], 0
     for file in self.builder.info.splits[self.split].file_instructions:
       good = 0
@@ -73,12 +82,14 @@ class StreamSource:
         for _ in tf.data.TFRecordDataset(file.filename):
           good += 1
       except tf.errors.DataLossError:
-        lost += [f'{file.basename()}__{i}' for i in range(good, file.take)]
+        pass
+      lost += [f'{file.basename()}__{i}' for i in range(good, file.take)]
       parts.append(tfds.core.ReadInstruction(self.split, from_=first, to=first + good, unit='abs'))
       first += file.take
-    left_out = set(lost)
+    known, left_out = set(self.ids), set(lost)
     kept = self.subset(np.flatnonzero([name not in left_out for name in self.ids]))
-    return dataclasses.replace(kept, split=functools.reduce(operator.add, parts)), lost
+    return (dataclasses.replace(kept, split=functools.reduce(operator.add, parts)),
+            [name for name in lost if name in known])
 
   def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
     """A tf.data.Dataset of {'image': encoded bytes, 'id': str} and the targets; the order follows from the seed.
@@ -94,6 +105,8 @@ class StreamSource:
     dataset = dataset.map(lambda x: {'image': x['image'], 'id': x['tfds_id'],
                                      **_targets(self.builder, x, self.teacher_feature)},
                           num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if self.teacher_feature:
+      dataset = dataset.map(lambda x: {**x, TEACHER: tf.cast(x[TEACHER], tf.float32)})
     if self.only is not None or self.extra:
       keys = tf.lookup.KeyValueTensorInitializer(tf.constant(self.ids), tf.range(len(self.ids)))
       rows = tf.lookup.StaticHashTable(keys, default_value=-1)
@@ -109,11 +122,11 @@ class StreamSource:
 
 def load(config: ml_collections.ConfigDict) -> tuple:
   builder = _builder(config)
-  return tuple(_split(builder, split, config) for split in (config.train_split, config.eval_split))
+  return tuple(_split(builder, split, config.recorded) for split in (config.train_split, config.eval_split))
 
 
 def load_whole(config: ml_collections.ConfigDict):
-  return _split(_builder(config), config.eval_split, config)
+  return _split(_builder(config), config.eval_split, recorded='')
 
 
 def _builder(config: ml_collections.ConfigDict):
@@ -151,14 +164,14 @@ def _embedded_builder(name, data_dir):
   return builder
 
 
-def _split(builder, split: str, config) -> ArraySource | StreamSource:
+def _split(builder, split: str, recorded: str = '') -> ArraySource | StreamSource:
   """In memory where they fit, else as a stream; without TensorFlow where every image has the same shape."""
   try:
     count = builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
     raise UserError(f'{builder.name} has no split {split!r}; it has {", ".join(builder.info.splits)}') from error
   shape = builder.info.features['image'].shape
-  teacher_feature = config.recorded.removeprefix(FEATURE) if is_feature(config.recorded) else ''
+  teacher_feature = recorded.removeprefix(FEATURE) if is_feature(recorded) else ''
   source = stream(builder, split, teacher_feature)
   if None in shape or shape[-1] != 3 or count * np.prod(shape) > MAX_BYTES_IN_MEMORY:
     return source
@@ -168,9 +181,12 @@ def _split(builder, split: str, config) -> ArraySource | StreamSource:
     import tensorflow_datasets as tfds
     examples = tfds.as_numpy(builder.as_dataset(split=split))
   images, rows = np.empty((count, *shape), np.uint8), []
-  for i, example in enumerate(examples):
-    images[i] = example['image']
-    rows.append(_targets(builder, example, teacher_feature))
+  try:
+    for i, example in enumerate(examples):
+      images[i] = example['image']
+      rows.append(_targets(builder, example, teacher_feature))
+  except damage_errors():
+    return source  # whose reader names the record, or leaves it out
   extra = {name: np.array([row[name] for row in rows], np.float32 if name == TEACHER else np.int32) for name in rows[0]}
   return ArraySource(images, extra.pop('label'), source.num_classes, source.class_names, extra,
                      tuple(f'{split}/{i}' for i in range(count)), source.extra_names)
@@ -189,6 +205,14 @@ def stream(builder, split: str, teacher_feature: str = '') -> StreamSource:
   # A label that is no class to predict but a person has no num_classes.
   return StreamSource(builder, split, getattr(label, 'num_classes', 0), tuple(names) if named else None, attributes,
                       teacher_feature)
+
+
+def damage_errors() -> tuple[type[Exception], ...]:
+  """What reading a damaged file raises: a record that is not what was written, and a file cut between two."""
+  if 'tensorflow' not in sys.modules:
+    return ()
+  import tensorflow as tf
+  return tf.errors.DataLossError, tf.errors.FailedPreconditionError
 
 
 def is_feature(recorded: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mobilenet_jax import losses, parallel, verification
 from mobilenet_jax.data.examples import TEACHER
+from mobilenet_jax.data.folders import IMAGE_FILES
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 
@@ -62,7 +63,7 @@ def image_names(source: Source) -> list[str]:
   """What pairs call the examples: '<person>/<person>_0001', without a suffix; a number where they have no names."""
   if source.ids is None:
     return [str(i) for i in range(source.num_examples)]
-  return [name.rpartition('.')[0] or name for name in source.ids]
+  return [name.rpartition('.')[0] if name.lower().endswith(IMAGE_FILES) else name for name in source.ids]
 
 
 def pairs_of(config: ml_collections.ConfigDict, source: Source) -> verification.Pairs:
