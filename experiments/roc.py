@@ -22,7 +22,8 @@ import numpy as np
 from mobilenet_jax import looks
 from mobilenet_jax.errors import UserError
 
-FAR_MIN, FAR_READ = 1e-4, 1e-3  # where the axis begins, and where the legend reads VAL
+FAR_READ = (1e-3, 1e-2, 1e-1)  # the first that all curves resolve is where the legend reads VAL
+COLORS = (*(color for color, _ in looks.LOOKS), '0.4', '#6a51a3')
 STYLES = ('-', '--', '-.', (0, (1, 0.8)))
 
 
@@ -38,9 +39,8 @@ class Curve:
     """VAL at a false accept rate, NaN where it is below the least of the curve."""
     return float(self.val[self.far <= far][-1]) if self.far[self.far > 0][0] <= far else float('nan')
 
-  @property
-  def label(self) -> str:
-    val = self.val_at(FAR_READ)
+  def label(self, far: float) -> str:
+    val = self.val_at(far)
     accuracy = '' if self.accuracy is None else f'{100 * self.accuracy:.2f} %, '
     return f'{self.name}: {accuracy}' + ('VAL not resolved' if np.isnan(val) else f'VAL {100 * val:.1f} %')
 
@@ -63,16 +63,17 @@ def read(name: str, path: Path) -> Curve:
 
 
 def draw(curves: list[Curve]):
-  figure, axes = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
+  figure, axes = plt.subplots(figsize=(8.4, 4), layout='constrained')
   axes.set_xscale('log')
-  lowest = 1.0
+  lowest, least = 1.0, min(curve.far[curve.far > 0][0] for curve in curves)
+  read_at = next((far for far in FAR_READ if not any(np.isnan(curve.val_at(far)) for curve in curves)), FAR_READ[-1])
   for i, curve in enumerate(curves):
     resolved = (curve.far > 0) & np.append(np.diff(curve.far) > 0, True)  # the highest VAL of each FAR
     axes.plot(curve.far[resolved], 100 * curve.val[resolved], drawstyle='steps-post', linewidth=1.5,
-              color=looks.LOOKS[i % 4][0], linestyle=STYLES[(i + i // 4) % 4], label=curve.label)
-    lowest = min(lowest, curve.val_at(max(FAR_MIN, curve.far[resolved][0])))
-  axes.axvline(FAR_READ, color='0.6', linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-  axes.set_xlim(FAR_MIN, 1)
+              color=COLORS[i % len(COLORS)], linestyle=STYLES[i % len(STYLES)], label=curve.label(read_at))
+    lowest = min(lowest, curve.val_at(curve.far[resolved][0]))
+  axes.axvline(read_at, color='0.6', linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+  axes.set_xlim(10 ** np.floor(np.log10(least)), 1)
   bottom = max(0, 10 * np.floor(10 * lowest - 0.2))
   axes.set_ylim(bottom, 100 + (100 - bottom) / 50)  # a line at 100 % is drawn whole
   axes.set_xlabel('false accept rate (FAR)')
@@ -80,8 +81,8 @@ def draw(curves: list[Curve]):
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
   axes.set_axisbelow(True)
   known = 'accuracy; ' if any(curve.accuracy is not None for curve in curves) else ''
-  axes.legend(title=f'{known}VAL at FAR $10^{{-3}}$', fontsize=8, title_fontsize=8, frameon=True, loc='lower right',
-              handlelength=3)
+  figure.legend(title=f'{known}VAL at FAR {read_at:g}', fontsize=8, title_fontsize=8, frameon=False,
+                loc='outside right center', handlelength=3)
   return figure
 
 
