@@ -343,17 +343,18 @@ def test_a_curve_file_has_what_was_measured(curve_file):
   for rate in result.validation[:2]:
     assert curve.val_at(rate.far) == rate.val
   assert math.isnan(curve.val_at(1e-3))
-  assert curve.label == f'mine: {100 * result.accuracy:.2f} %, VAL not resolved'
+  assert curve.label(1e-3) == f'mine: {100 * result.accuracy:.2f} %, VAL not resolved'
 
 
 def test_the_figure_shows_each_curve_from_its_first_false_accept(curve_file, tmp_path):
   path, result = curve_file
   (tmp_path / 'small.csv').write_text('far,val\n0,0\n0,0.7\n0.0005,0.7\n0.0005,0.9\n0.2,0.9\n1,1\n')
-  axes = figure.draw([figure.read('mine', path), figure.read('small', tmp_path / 'small.csv')]).axes[0]
+  drawn = figure.draw([figure.read('mine', path), figure.read('small', tmp_path / 'small.csv')])
+  axes = drawn.axes[0]
   assert axes.get_xscale() == 'log' and axes.get_xlim() == (1e-4, 1)
   assert axes.lines[0].get_xdata()[0] == result.roc.far[result.roc.far > 0][0]
   np.testing.assert_allclose(axes.lines[1].get_xydata(), [(0.0005, 90), (0.2, 90), (1, 100)])
-  assert axes.get_legend().get_texts()[1].get_text() == 'small: VAL 90.0 %'
+  assert drawn.legends[0].get_texts()[1].get_text() == 'small: VAL 90.0 %'
 
 
 @pytest.mark.parametrize('text, message', (
