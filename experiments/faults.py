@@ -114,6 +114,7 @@ COUNTS = collections.defaultdict(lambda: 5, {
 def victim(folder: Path, fault: str, number: int) -> None:
   """Trains in `folder`; where `fault` is given, that comes, at a moment that follows from `number`."""
   models.VARIANTS['mobilenet'] = {'body': ((1, 64), (2, 128))}  # compiled in two seconds
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
   if fault:
     _arm(FAULTS[fault], np.random.default_rng([number, sorted(FAULTS).index(fault)]))
   rng = np.random.default_rng(0)

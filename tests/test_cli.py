@@ -52,7 +52,7 @@ def test_a_run_without_tensorflow(npz, tmp_path):
   assert lines[3].startswith('mobilenet_0.25_32: top-1 ')
   row = json.loads((workdir / 'result.json').read_text())
   assert row['eval_examples'] == 21 and row['examples_seen'] == 32 and row['dataset'] == f'npz:{npz}'
-  assert {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'result.json'} == {
+  assert {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'result.json', 'lock'} == {
       path.name for path in workdir.iterdir()}
   assert list((workdir / 'tensorboard').glob('events.*'))
 

@@ -44,7 +44,7 @@ def trace_one_step(config):
   expected = jax.tree.map(lambda x: ((1, *x.shape), x.dtype), state)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == expected
   metrics = {'classification': {'top1', 'top5'}, 'attributes': {'emulation'}, 'embedding': {'distance'}}
-  assert {'loss', 'count', *metrics[config.task]} == set(sums)
+  assert {'loss', 'count', 'finite', *metrics[config.task]} == set(sums)
 
 
 @pytest.mark.parametrize('name', RECIPES)
