@@ -39,7 +39,7 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
       points = [(row['mult_adds'] / 1e6, factor * row[measure]) for row in rows]
       if rows:
         axes.plot(*zip(*points), marker, color=color, markeredgecolor='black', markeredgewidth=0.6, label=name)
-      labels += zip(points, (' at '.join(row['name'].split('_')[1:]) for row in rows))
+      labels += zip(points, (short_name(row) for row in rows))
     for row in teachers:
       if row[measure] != '':
         axes.plot(row['mult_adds'] / 1e6, factor * row[measure], '*', color='0.3', markersize=11, label='the teacher')
@@ -60,6 +60,11 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
   figure.savefig(path.with_suffix('.png'), dpi=160)
   figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
   print(f'figure {path.with_suffix(".png")} and .svg')
+
+
+def short_name(row: dict) -> str:
+  """Of a student, such as '0.5 at 128'; others keep theirs."""
+  return ' at '.join(row['name'].removeprefix('mobilenet_').split('_'))
 
 
 def add_arguments(parser: argparse.ArgumentParser, widths: list[float]) -> None:

@@ -14,7 +14,6 @@ from mobilenet_jax import cli  # first: it quietens what the others import
 import argparse
 import collections
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -82,7 +81,8 @@ def flip(path: Path, rng: np.random.Generator) -> None:
 def _damaging(damage: Callable) -> Fault:
   """A kill, and damage to a file of the newest checkpoint, the larger it is the likelier."""
   def newest_checkpoint(folder, rng):
-    newest = max((path for path in (folder / checkpoint.FOLDER).iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
+    steps = [int(path.name) for path in (folder / checkpoint.FOLDER).iterdir() if path.name.isdecimal()]
+    newest = folder / checkpoint.FOLDER / str(max(steps))
     files = sorted(path for path in newest.rglob('*') if path.is_file())
     sizes = np.array([path.stat().st_size for path in files])
     damage(files[rng.choice(len(files), p=sizes / sizes.sum())], rng)
@@ -165,7 +165,8 @@ def outcome(folder: Path) -> tuple:
   """What a run has become: parameters and all else of the final state, metrics, and the row but for its times."""
   row = {name: value for name, value in (results.read(folder) or {}).items() if name != 'seconds'}
   state, _ = checkpoint.read_newest(folder)
-  leaves = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes()) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+  leaves = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
   return leaves, (folder / report.METRICS_FILE).read_bytes(), row
 
 

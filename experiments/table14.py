@@ -6,7 +6,7 @@
 
 The students are the paper's four, 1.0 and 0.75 at --res and at 4/5 of it; --widths and --sizes choose others. With --pairs
 each of --folds is held out in turn: nobody of it is trained on, its threshold is chosen without it, and a row is the mean
-over them. Started again, it continues. Writes table14.csv, .md and .png, and of each fold the curves, table14_roc_0.png and on.
+over them. Started again, it continues. Writes table14.csv, .md and .png, and each fold's curves: table14_roc_0.png and on.
 """
 
 from mobilenet_jax import cli  # first: it quietens what the others import
@@ -103,8 +103,7 @@ def main(args: argparse.Namespace) -> None:
                     [row for row in teachers if row['mult_adds'] != ''],
                     {'accuracy': ('accuracy (%)', 100), 'auc': ('area under the ROC curve', 1)})
   for i in range(len(args.folds) if args.pairs else 1):
-    curves = {' at '.join(row['name'].removeprefix('mobilenet_').split('_')): args.out / f'roc_{_slug(row["name"])}_{i}.csv'
-              for row in rows}
+    curves = {distillation.short_name(row): args.out / f'roc_{_slug(row["name"])}_{i}.csv' for row in rows}
     roc.write(curves, args.out / f'table14_roc_{i}.png')
 
 

@@ -66,12 +66,10 @@ class Checkpoints:
     if free < size * DISK_MARGIN:  # asked before: once a write has failed, Orbax's threads cover stderr with it
       raise UserError(f'the disk is full: {self._folder} has {free / 2**20:.0f} MiB left, a checkpoint takes '
                       f'{size / 2**20:.0f}; {FULL_DISK_ADVICE}')
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state),
-                              notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
     with _full_disk_as_user_error():
       if there:  # from a stop before its evaluation; a kill before the next line costs this one checkpoint
         self._manager.delete(step)
-      self._manager.save(step, args=args, metrics=metrics)
+      self._manager.save(step, args=_to_save(state, notes), metrics=metrics)
 
   def restore(self, like):
     """(step, state, notes) of the newest checkpoint that is whole; None where there is none.
@@ -86,20 +84,13 @@ class Checkpoints:
     """
     self._manager.wait_until_finished()
     like = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
-    damaged = []
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        state, notes = _read(self._manager, step, ocp.args.StandardRestore(like))
-      except _Damaged as error:
-        damaged.append(step)
-        self._say(f'the checkpoint of step {step} is damaged ({error})')
-        continue
-      for newer in damaged:
-        self._set_aside(newer)
-      return step, state, notes
-    if damaged:
-      raise UserError(f'{self._folder}: none of its checkpoints can be read; remove the folder to start anew')
-    return None
+    steps = self.steps()
+    if not steps:
+      return None
+    step, state, notes = _newest_whole(self._manager, ocp.args.StandardRestore(like), self._say)
+    for newer in steps[steps.index(step) + 1:]:
+      self._set_aside(newer)
+    return step, state, notes
 
   def _set_aside(self, step):
     aside = self._folder.with_name('damaged') / str(step)
@@ -125,6 +116,25 @@ _ALONE = {'create': False, 'multiprocessing_options': ocp.options.Multiprocessin
 
 class _Damaged(Exception):
   pass
+
+
+def _to_save(state, notes):
+  return ocp.args.Composite(state=ocp.args.StandardSave(state),
+                            notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
+
+
+def _newest_whole(manager, state_args, say) -> tuple:
+  """(step, state, notes) of the newest checkpoint that is whole; says which newer ones are damaged.
+
+  Raises:
+    UserError: where all are.
+  """
+  for step in sorted(manager.all_steps(), reverse=True):
+    try:
+      return step, *_read(manager, step, state_args)
+    except _Damaged as error:
+      say(f'the checkpoint of step {step} is damaged ({error})')
+  raise UserError(f'{manager.directory}: none of its checkpoints can be read; expected one; a run starts anew without the folder')
 
 
 def _read(manager, step, state_args) -> tuple:
@@ -159,10 +169,8 @@ def _drop_damaged_metrics(folder, say):
 def write_model(folder: Path, variables: dict, notes: dict) -> None:
   """Writes {'params', 'batch_stats'} as the only checkpoint of a folder, as `read_model` reads it."""
   state = {**jax.device_get(variables), 'ema': {}}
-  args = ocp.args.Composite(state=ocp.args.StandardSave(state),
-                            notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
   with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager, _full_disk_as_user_error():
-    manager.save(0, args=args)
+    manager.save(0, args=_to_save(state, notes))
 
 
 def read_model(folder: Path) -> tuple[dict, dict]:
@@ -184,15 +192,11 @@ def read_newest(folder: Path) -> tuple[dict, dict]:
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
   with ocp.CheckpointManager((folder / FOLDER).resolve(), options=ocp.CheckpointManagerOptions(**_ALONE)) as manager:
-    steps = sorted(manager.all_steps(), reverse=True)
-    if not steps:
+    if not manager.all_steps():
       raise UserError(f'{folder}: no checkpoint in this folder yet; expected a run that has written one')
-    for step in steps:
-      try:
-        return _read(manager, step, ocp.args.StandardRestore())
-      except _Damaged as error:
-        print(f'{folder}: the checkpoint of step {step} is damaged ({error})', file=sys.stderr)
-  raise UserError(f'{folder}: none of its checkpoints can be read')
+    _, state, notes = _newest_whole(manager, ocp.args.StandardRestore(),
+                                    lambda text: print(f'{folder}: {text}', file=sys.stderr))
+  return state, notes
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
              on_bad_image: Callable[[str], None],
              on_stall: Callable[[float], None] = lambda seconds: None,
-             stop: Callable[[], str] = lambda: '') -> list[dict[str, float] | UserError]:
+             stop: Callable[[], bool] = lambda: False) -> list[dict[str, float] | UserError]:
   """The task's metrics of each model over all of `source`, which is read once.
 
   Args:
@@ -70,15 +70,20 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     source: what to evaluate on.
     config: a whole config, whose data and eval_batch_size hold for all.
     on_bad_image, on_stall: see pipeline.train_batches.
-    stop: see signals; where it gives something, nothing is evaluated to its end.
+    stop: whether a stop is wanted; where it is, nothing is evaluated to its end.
 
   Returns:
     For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
     not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up. [] after a stop.
   """
   means, kept = [metrics.Mean() for _ in models], [[] for _ in models]
-  batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, on_bad_image, on_stall=on_stall,
-                                  stop=stop if parallel.host_count() == 1 else lambda: '')
+  skipped = []
+
+  def skip(name):
+    skipped.append(name)
+    on_bad_image(name)
+
+  batches = pipeline.eval_batches(source, config.data, config.eval_batch_size, skip, on_stall=on_stall, stop=stop)
   for batch in parallel.split_ahead(batches):
     if stop():
       return []
@@ -89,8 +94,9 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
       rows.append({name: part[counted] for name, part in parallel.join(values).items()})
   if stop():
     return []
+  said = parallel.over_hosts(len(skipped))  # a record that is damaged for several hosts is said by each
   for mean in means:
-    assert config.data.bad_images == 'skip' or mean.count == source.num_examples, (mean.count, source.num_examples)
+    assert 0 <= source.num_examples - mean.count <= said, (mean.count, said, source.num_examples)
   evaluations = []
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}

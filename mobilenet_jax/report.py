@@ -31,7 +31,8 @@ class Report:
     rows, damaged = _read(folder)
     if damaged:
       say(f'{self._path}: {damaged} damaged rows are left out, {len(rows)} are good')
-    rows = [row for row in rows if row['step'] <= start_step and not (pending and (row['step'], row['split']) == (start_step, 'eval'))]
+    again = (start_step, 'eval') if pending else None
+    rows = [row for row in rows if row['step'] <= start_step and (row['step'], row['split']) != again]
     write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
     self._last_step, self._last_time = start_step, time.monotonic()
@@ -100,7 +101,8 @@ def headline(values: dict[str, float]) -> str:
 
 def by_attribute(values: dict[str, float]) -> dict[str, tuple[float | None, int]]:
   """Of an evaluation of attributes: each one's average precision, None where it has no positive example, and those."""
-  counts = {name.removeprefix(metrics.POSITIVES): count for name, count in values.items() if name.startswith(metrics.POSITIVES)}
+  counts = {name.removeprefix(metrics.POSITIVES): count for name, count in values.items()
+            if name.startswith(metrics.POSITIVES)}
   return {name: (values.get(metrics.PRECISION + name), count) for name, count in counts.items()}
 
 

@@ -74,7 +74,11 @@ class Run:
   def _claim(self):
     self.workdir.mkdir(parents=True, exist_ok=True)
     self._lock = lock(self.workdir)
-    claim_folder(self.workdir, self.config)
+    try:
+      claim_folder(self.workdir, self.config)
+    except UserError:
+      self._lock.close()
+      raise
     return results.read(self.workdir)
 
   def start(self, train_source: Source, teacher: distill.Teacher | None = None) -> None:

@@ -84,8 +84,7 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     if active():
       _Group(active, shared, stop).train(data, teacher)
     if active():
-      paused = active()
-      for run in paused:
+      for run in active():
         _or_stop(run, run.pause)
       failed = [(run, run.outcome) for run in runs if isinstance(run.outcome, UserError)]
       for run, error in failed:
@@ -162,8 +161,9 @@ class _Group:
       run.log()
     except NonFinite as error:
       with contextlib.closing(self._batches(error.step - 1)) as batches:
-        batch = next(batches)
-      _or_stop(run, lambda: run.go_back(error, batch))
+        batch = next(batches, None)
+      if batch:  # else a stop came before it
+        _or_stop(run, lambda: run.go_back(error, batch))
 
   def _evaluate(self, runs: list[Run], then: Callable[[Run, dict | UserError], None]) -> None:
     """Evaluates runs together and calls then(run, evaluation), unless a stop is wanted before."""
@@ -177,11 +177,7 @@ class _Group:
   def _batches(self, step: int) -> Iterator[pipeline.Batch]:
     config = self._config
     return pipeline.train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image,
-                                  self._on_stall, self._stop_here)
-
-  def _stop_here(self) -> str:
-    """While one host waits for data it cannot agree with others."""
-    return self._wanted() if parallel.host_count() == 1 else ''
+                                  self._on_stall, self._stop)
 
   def _on_stall(self, seconds: float) -> None:
     for run in self._active():

@@ -57,3 +57,11 @@ def random_images(count, classes=4, size=32, seed=0):
   colors = np.random.default_rng(99).uniform(50, 200, (classes, 1, 1, 3))
   images = colors[labels] + rng.normal(0, 40, (count, size, size, 3))
   return ArraySource(np.clip(images, 0, 255).astype(np.uint8), labels.astype(np.int32), classes)
+
+
+NEVER = lambda name: pytest.fail(f'{name} was skipped')
+
+
+def data_config(**changes):
+  """The part `data` of a config."""
+  return tiny_config(**{f'data.{key}': value for key, value in changes.items()}).data

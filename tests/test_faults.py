@@ -60,8 +60,11 @@ def test_two_processes_in_a_folder(tiny_model, tmp_path):
   with files.lock(tmp_path), pytest.raises(UserError, match=r'another process trains in it \(process \d+ on '):
     train(config, tmp_path, data)
   train_group([config, tiny_config(**{'model.width_multiplier': 0.5})], [tmp_path, tmp_path / 'other'], data)
+  with pytest.raises(UserError, match='belongs to another config') as refused:  # whoever keeps the error keeps no lock
+    train(tiny_config(batch_size=16), tmp_path, data)
   for folder in (tmp_path, tmp_path / 'other'):
     files.lock(folder).close()
+  assert refused
 
 
 def test_a_damaged_row_or_line_costs_nothing_else(tiny_model, tmp_path, capsys):

@@ -29,7 +29,8 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, File
   if all((root / split).is_dir() for split in splits):
     return tuple(_classes(root / split) for split in splits)
   whole = _classes(root)
-  if config.split_by == 'class' and whole.num_classes > 1:  # of all classes, for they are people, of whom those in training prove nothing
+  # Where classes are people, those in training prove nothing.
+  if config.split_by == 'class' and whole.num_classes > 1:
     order = np.random.default_rng(0).permutation(whole.num_classes)
     held_out = np.isin(whole.labels, order[:max(round(HELD_OUT * whole.num_classes), 1)])
   else:

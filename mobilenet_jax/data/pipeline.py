@@ -18,7 +18,7 @@ import numpy as np
 
 from mobilenet_jax import parallel
 from mobilenet_jax.data import preprocessing, tfds_sets
-from mobilenet_jax.data.sources import ArraySource, FileSource, Source, StreamSource
+from mobilenet_jax.data.sources import ArraySource, Source, StreamSource
 from mobilenet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -41,13 +41,13 @@ def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
     return ''
   counts = np.unique(source.labels, return_counts=True)[1]
   fewer = int((counts < config.per_identity).sum())
-  return fewer and (f'data.per_identity={config.per_identity}: {fewer} of {len(counts)} identities have fewer images and are '
-                    'left out of training')
+  return '' if not fewer else (f'data.per_identity={config.per_identity}: {fewer} of {len(counts)} identities have fewer '
+                               'images and are left out of training')
 
 
 def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
                   on_bad_image: Callable[[str], None], on_stall: Callable[[float], None] = lambda seconds: None,
-                  stop: Callable[[], str] = lambda: '') -> Iterator[Batch]:
+                  stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
   """Endless training batches from `start_step` on, each epoch in an order of its own.
 
   Args:
@@ -59,7 +59,7 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
     on_bad_image: called with the name of each image that cannot be decoded, under bad_images='skip'; another
       image of the same batch takes its place.
     on_stall: called with the seconds since the last batch, every config.stall_seconds that none comes.
-    stop: asked while none comes; where it gives something, the batches end.
+    stop: asked while none comes, where there is one host: whether the batches shall end.
 
   Raises:
     UserError: under bad_images='error', naming the image.
@@ -75,7 +75,7 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
                  on_bad_image: Callable[[str], None], start: int = 0,
                  on_stall: Callable[[float], None] = lambda seconds: None,
-                 stop: Callable[[], str] = lambda: '') -> Iterator[Batch]:
+                 stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
   """Every example once, in order, from batch `start` on; the last batch is filled up with examples of mask 0.
 
   Under bad_images='skip' an image that cannot be decoded has mask 0 too.
@@ -95,7 +95,7 @@ def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: i
 
 
 def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[[float], None],
-             stop: Callable[[], str] = lambda: '') -> Iterator[Batch]:
+             stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
   """Makes batches in a thread, two ahead. Order and errors are those of `batches`; the rest as in train_batches."""
   ready: queue.Queue = queue.Queue(2)
   left = threading.Event()
@@ -125,7 +125,7 @@ def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[
       try:
         batch, error = ready.get(timeout=min(stall_seconds, 1.0))
       except queue.Empty:
-        if stop():
+        if parallel.host_count() == 1 and stop():  # of several, one that waits cannot agree with the others
           return
         waited = time.monotonic() - asked
         if waited >= (said + 1) * stall_seconds:
@@ -292,10 +292,12 @@ def _without_damaged(source, config, on_bad_image, error):
   if not lost:
     raise error
   if config.bad_images == 'error':
-    raise UserError(f'{config.name}: the record {lost[0]} is damaged, and {len(lost) - 1} behind it in its file cannot be read; '
-                    'prepare the set anew, or leave them out with --config.data.bad_images=skip') from error
+    raise UserError(f'{config.name}: the record {lost[0]} is damaged, and {len(lost) - 1} behind it in its file cannot be '
+                    'read; prepare the set anew, or leave them out with --config.data.bad_images=skip') from error
   for name in lost:
     on_bad_image(name)
+  if not source.num_examples:
+    raise UserError(f'{config.name}: none of the {len(lost)} records of {source.builder.name} can be read; prepare the set anew')
   return source
 
 
