@@ -1,6 +1,7 @@
 # make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
 # make test                                          the test suite
 # make test-slow                                     what takes too long for it: experiments end to end, and more cases
+# make test-slurm                                    a sweep on a Slurm of one node that it installs and starts; as root, Debian
 # make faults [ARGS=--count=1]                       faults injected into a small run, and the table of what survived
 # make benchmark [ARGS=--quick]                      our speed beside that of the peers that are installed
 # make benchmark-group                               several models on one pass over the data, and each alone
@@ -13,7 +14,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test test-slow faults benchmark benchmark-group
+.PHONY: figures test test-slow test-slurm faults benchmark benchmark-group
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -24,6 +25,10 @@ test: .venv/ready .venv/ready-export
 
 test-slow: .venv/ready .venv/ready-export
 	@$(VENV) -m pytest -q -n 2 -m slow tests
+
+test-slurm: .venv/ready
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { apt-get -qq update && apt-get -qq install --no-install-recommends slurm-wlm munge; }
+	@$(VENV) -m pytest -q -m slurm tests/test_slurm.py
 
 faults: .venv/ready
 	@$(VENV) -m experiments.faults $(ARGS)

@@ -118,6 +118,12 @@ class _Damaged(Exception):
   pass
 
 
+def newest_step(workdir: Path) -> int:
+  """The step of a run's newest checkpoint, damaged or not; 0 where it has none."""
+  folder = workdir / FOLDER
+  return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0) if folder.is_dir() else 0
+
+
 def _to_save(state, notes):
   return ocp.args.Composite(state=ocp.args.StandardSave(state),
                             notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))

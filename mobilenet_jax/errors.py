@@ -7,5 +7,9 @@ class UserError(Exception):
   """Bad input. The command line prints it as one line and exits with status 1."""
 
 
+class InUse(UserError):
+  """Another process has what this one wants; perhaps it is about to end."""
+
+
 class Interrupted(Exception):
   """Somebody asked to stop, and it can be continued. The command line says so and exits with status REQUEUE."""

@@ -4,11 +4,12 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import InUse
 
 LOCK_FILE = 'lock'
 
@@ -28,24 +29,50 @@ def write_whole(path: Path, text: str) -> None:
     file.write(text.encode())
 
 
-def lock(folder: Path) -> TextIO:
+def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
   """Has the folder for this process, until the file that it returns is closed or the process ends, however it does.
 
+  Args:
+    folder: what to have.
+    name: of the file in it that stands for what it is had for.
+    seconds: to wait for another process to let go of it.
+
   Raises:
-    UserError: where another process has it, naming that.
+    InUse: where another process has it, naming that.
   """
-  file = (folder / LOCK_FILE).open('a+')
+  file = (folder / name).open('a+')
+  end = time.monotonic() + seconds
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on a network file system too, where that passes locks on
-  except BlockingIOError:
-    file.seek(0)
-    owner = file.read().strip()
-    file.close()
-    raise UserError(f'{folder}: another process trains in it ({owner or "unknown"}); wait for its end, or give another '
-                    '--workdir') from None
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on a network file system too, where that passes locks on
+        break
+      except BlockingIOError:
+        if time.monotonic() > end:
+          owner = lock_owner(folder, name)
+          file.close()
+          raise InUse(f'{folder}: another process works in it ({owner}); wait for its end, or give another '
+                      '--workdir') from None
+        time.sleep(0.05)
   except OSError:
     pass  # a file system without locks: who starts two, has two
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()
   return file
+
+
+def lock_owner(folder: Path, name: str = LOCK_FILE) -> str:
+  """'process 12 on node1', the one that has the folder; '' where none has, or the file system has no locks."""
+  try:
+    file = (folder / name).open('r+')
+  except OSError:
+    return ''
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for a moment, which is why lock() waits for one
+    except BlockingIOError:
+      return file.read().strip() or 'unknown'
+    except OSError:
+      pass
+  return ''

@@ -5,9 +5,11 @@ import io
 import json
 from pathlib import Path
 
-from mobilenet_jax.files import write_whole
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.files import lock, write_whole
 
 RESULT_FILE = 'result.json'
+SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'
 # Of every row; the metrics of its task stand between the two.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
 RUN_COLUMNS = ('eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
@@ -27,6 +29,32 @@ def read(folder: Path) -> dict | None:
     return row if {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) else None
   except (FileNotFoundError, ValueError, TypeError):
     return None
+
+
+def write_sweep(workdir: Path, names: list[str]) -> None:
+  """Notes the runs of a sweep in its folder: the names of theirs, in order."""
+  write_whole(workdir / SWEEP_FILE, json.dumps({'runs': names}, indent=2) + '\n')
+
+
+def read_sweep(workdir: Path) -> list[str]:
+  """The names that `write_sweep` noted.
+
+  Raises:
+    UserError: where the folder is none of a sweep.
+  """
+  try:
+    return json.loads((workdir / SWEEP_FILE).read_bytes())['runs']
+  except (OSError, ValueError, TypeError, KeyError):
+    raise UserError(f'{workdir}: no sweep in this folder; expected one that mobilenet_jax.sweep has been given') from None
+
+
+def collect(workdir: Path) -> list[dict]:
+  """The rows of a sweep's finished runs, written into its CSV file; any number of processes may do so at a time."""
+  names = read_sweep(workdir)
+  with lock(workdir, 'results.lock', seconds=60):  # so that whoever is last has read the rows of all
+    rows = [row for name in names if (row := read(workdir / name))]
+    write_csv(workdir / CSV_FILE, rows)
+  return rows
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop, which is granted between two steps."""
+"""SIGTERM, SIGINT and SIGUSR2 as a wish to stop, which is granted between two steps."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: a Slurm job's time is nearly over
 
 
 @contextlib.contextmanager

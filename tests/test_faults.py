@@ -57,7 +57,7 @@ with stop_wanted() as stop:
 def test_two_processes_in_a_folder(tiny_model, tmp_path):
   """The second is told who has it; both run folders of a group are let go of at the end."""
   config, data = tiny_config(), (random_images(40), random_images(20))
-  with files.lock(tmp_path), pytest.raises(UserError, match=r'another process trains in it \(process \d+ on '):
+  with files.lock(tmp_path), pytest.raises(UserError, match=r'another process works in it \(process \d+ on '):
     train(config, tmp_path, data)
   train_group([config, tiny_config(**{'model.width_multiplier': 0.5})], [tmp_path, tmp_path / 'other'], data)
   with pytest.raises(UserError, match='belongs to another config') as refused:  # whoever keeps the error keeps no lock

@@ -1,0 +1,158 @@
+"""The only place that knows submitit: jobs on this machine, or on a Slurm cluster.
+
+A job calls a function in a process of its own (under Slurm, in as many as are asked for), which outlives whoever
+launched it. What is known of a job is in a file, so that any machine that sees the folder can ask for it.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from submitit.core import utils as submitit_utils
+from submitit.local.local import LocalExecutor
+from submitit.slurm.slurm import SlurmExecutor, _get_default_parameters
+
+from mobilenet_jax.errors import REQUEUE, UserError
+from mobilenet_jax.files import write_whole
+
+LAUNCHERS = {'local': LocalExecutor, 'slurm': SlurmExecutor}
+JOB_FILE = 'job.json'
+PENDING, RUNNING = 'pending', 'running'  # of a job that has not ended
+ROOT = Path(__file__).parent.parent
+# Slurm starts a job again by itself where a node fails or somebody with more rights needs it. After a stop that was asked
+# for, or a death (128 and more: by a signal), the job asks for it; its time limit is announced by a signal before.
+REQUEUE_LINES = [
+    'code=$?', f'if [ $code = {REQUEUE} ] || [ $code -ge 128 ]; then scontrol requeue $SLURM_JOB_ID; fi', 'exit $code']
+SLURM_DEFAULTS = {'time': 24 * 60, 'teardown': REQUEUE_LINES, 'stderr_to_stdout': True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A job that was launched.
+
+  Attributes:
+    launcher: one of LAUNCHERS.
+    id: Slurm's number, or that of the process that watches over a local one.
+    host: where it was launched.
+    log: what it printed until it opened a log of its own.
+  """
+
+  launcher: str
+  id: str
+  host: str
+  log: str
+
+  def write(self, folder: Path) -> None:
+    write_whole(folder / JOB_FILE, json.dumps(dataclasses.asdict(self)) + '\n')
+
+
+def read(folder: Path) -> Job | None:
+  """The job that was launched last for what is in a folder."""
+  try:
+    return Job(**json.loads((folder / JOB_FILE).read_bytes()))
+  except (FileNotFoundError, ValueError, TypeError):
+    return None
+
+
+def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..., Job]:
+  """A function submit(name, function, *args) that launches function(*args) and gives the Job.
+
+  Args:
+    launcher: one of LAUNCHERS.
+    folder: takes what submitit writes, a folder a job.
+    slurm: options of sbatch, or of submitit's SlurmExecutor.
+
+  Raises:
+    UserError: where there is no Slurm; from submit, what sbatch says against it.
+  """
+  try:
+    executor = LAUNCHERS[launcher](folder / '%j')
+  except RuntimeError as error:
+    raise UserError(f'--launcher={launcher}: {error}; expected a machine that has srun and sbatch') from error
+  if launcher == 'slurm':
+    slurm = {name.replace('-', '_'): int(value) if value.isdecimal() else value for name, value in slurm.items()}
+    known = {name: value for name, value in slurm.items() if name in _get_default_parameters()}
+    others = {name: value for name, value in slurm.items() if name not in known}
+    executor.update_parameters(**SLURM_DEFAULTS | known, additional_parameters={'requeue': True, **others})
+  else:
+    executor.update_parameters(timeout_min=10**7, stderr_to_stdout=True)
+
+  def submit(name: str, function: Callable, *args) -> Job:
+    if launcher == 'slurm':
+      executor.update_parameters(job_name=slurm.get('job_name', name))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    with _ignoring_ctrl_c(), submitit_utils.environment_variables(PYTHONPATH=path):
+      try:
+        with contextlib.redirect_stderr(io.StringIO()):  # which is in the error, too
+          job = executor.submit(function, *args)
+      except submitit_utils.FailedJobError as error:
+        raise UserError(f'--slurm: {error}; expected options of sbatch, such as --slurm=partition=gpu,time=720') from error
+    return Job(launcher, job.job_id, socket.gethostname(), str(job.paths.stdout))
+
+  return submit
+
+
+@contextlib.contextmanager
+def _ignoring_ctrl_c() -> Iterator[None]:
+  """A process that is started meanwhile ignores it for good: Ctrl-C is for the sweep, which ends its jobs itself."""
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def states(jobs: Iterable[Job]) -> dict[Job, str]:
+  """PENDING or RUNNING, of those jobs that have not ended; of a local one on another host nothing is known.
+
+  Raises:
+    UserError: where Slurm does not answer.
+  """
+  jobs = set(jobs)
+  slurm = _squeue([job.id for job in jobs if job.launcher == 'slurm'])
+  found = {job: PENDING if slurm[job.id] == 'PENDING' else RUNNING for job in jobs
+           if job.launcher == 'slurm' and job.id in slurm}
+  local = {job: RUNNING for job in jobs if job.launcher == 'local' and job.host == socket.gethostname() and _runs(job.id)}
+  return found | local
+
+
+def _squeue(ids: list[str]) -> dict[str, str]:
+  # Not submitit's states: those are sacct's, which many clusters have not.
+  if not ids:
+    return {}
+  try:
+    done = subprocess.run(['squeue', '--noheader', f'--jobs={",".join(ids)}', '--format=%A %T'], capture_output=True, text=True)
+  except FileNotFoundError:
+    raise UserError('there are jobs of Slurm in this folder, and no squeue on this machine to ask for them') from None
+  if done.returncode and 'Invalid job id' not in done.stderr:  # which it says where all of them have ended
+    raise UserError(f'squeue: {" ".join(done.stderr.split())}; start the same command again once Slurm answers')
+  return dict(line.split() for line in done.stdout.splitlines())
+
+
+def _runs(pid: str) -> bool:
+  processes = Path('/proc')
+  if not (processes / 'self').exists():
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int(pid), 0)
+      return True
+    return False
+  try:
+    return b'submitit' in (processes / pid / 'cmdline').read_bytes()  # empty, once it is a zombie
+  except OSError:
+    return False
+
+
+def cancel(job: Job) -> None:
+  """Asks a job that has not ended to write a checkpoint and end, and not to start again."""
+  if job.launcher == 'slurm':
+    LAUNCHERS['slurm'].job_class(job.log, job.id).cancel()
+  else:
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int(job.id), signal.SIGTERM)  # which it passes on; what submitit sends to cancel kills after a second
