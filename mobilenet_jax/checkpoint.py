@@ -17,7 +17,7 @@ from mobilenet_jax.errors import UserError
 
 FOLDER = 'checkpoints'  # in a run's folder
 CHECKSUM = 'crc32'  # in the notes
-DISK_MARGIN = 1.2  # of a checkpoint's arrays: Orbax writes its own notes beside them
+DISK_MARGIN = 1.2, 2**20  # of a checkpoint's arrays, and bytes: Orbax writes its own notes beside them
 FULL_DISK_ADVICE = ('the checkpoint was not written, older ones are intact: free some space and start the same '
                     'command again')
 
@@ -61,11 +61,11 @@ class Checkpoints:
     if there and (metrics is None or self._manager.metrics(step)):
       return
     state = jax.device_get(state)  # so that a checkpoint does not remember how many devices there were
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    size = DISK_MARGIN[0] * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + DISK_MARGIN[1]
     free = shutil.disk_usage(self._folder).free
-    if free < size * DISK_MARGIN:  # asked before: once a write has failed, Orbax's threads cover stderr with it
+    if free < size:  # asked before: once a write has failed, Orbax's threads cover stderr with it
       raise UserError(f'the disk is full: {self._folder} has {free / 2**20:.0f} MiB left, a checkpoint takes '
-                      f'{size / 2**20:.0f}; {FULL_DISK_ADVICE}')
+                      f'up to {size / 2**20:.0f}; {FULL_DISK_ADVICE}')
     with _full_disk_as_user_error():
       if there:  # from a stop before its evaluation; a kill before the next line costs this one checkpoint
         self._manager.delete(step)

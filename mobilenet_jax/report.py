@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mobilenet_jax import metrics
 from mobilenet_jax.files import write_whole
@@ -34,7 +36,7 @@ class Report:
     again = (start_step, 'eval') if pending else None
     rows = [row for row in rows if row['step'] <= start_step and (row['step'], row['split']) != again]
     write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
-    self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start_step + 1, flush_secs=10)
+    self._tensorboard = _TensorBoard(folder / 'tensorboard', start_step + 1)
     self._last_step, self._last_time = start_step, time.monotonic()
 
   def train(self, step: int, values: dict[str, float]) -> None:
@@ -44,7 +46,7 @@ class Report:
     self._last_step, self._last_time = step, now
     self._write(step, 'train', values)
     speed = self._batch_size / seconds_per_step
-    self._writer.add_scalar('images_per_second', speed, step)
+    self._tensorboard.write(step, {'images_per_second': speed})
     left = duration((self._total_steps - step) * seconds_per_step)
     self._say(f'step {step}/{self._total_steps}  {_words(values)}  {speed:.0f} images/s  {left} left')
 
@@ -57,13 +59,30 @@ class Report:
     self._last_time = time.monotonic()
 
   def close(self) -> None:
-    self._writer.close()
+    self._tensorboard.close()
 
   def _write(self, step, split, values):
     with self._path.open('a') as file:
       file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+    self._tensorboard.write(step, {f'{split}/{name}': value for name, value in values.items()})
+
+
+class _TensorBoard:
+  """Its event file, written by who calls: tensorboardX's thread dies of a full disk, and the run would wait for it for ever."""
+
+  def __init__(self, folder: Path, purge_step: int):
+    folder.mkdir(exist_ok=True)
+    self._writer = EventsWriter(str(folder / 'events'))
+    # Of a run that continues, TensorBoard forgets what it had written of this step and later ones.
+    self._writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+
+  def write(self, step: int, values: dict[str, float]) -> None:
     for name, value in values.items():
-      self._writer.add_scalar(f'{split}/{name}', value, step)
+      self._writer.write_event(Event(step=step, wall_time=time.time(), summary=summary.scalar(name, value)))
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
 
 
 def read(folder: Path) -> list[dict]:

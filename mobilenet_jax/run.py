@@ -1,5 +1,6 @@
 """A run: one model, its state, its steps and its folder."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -292,8 +293,10 @@ class Run:
         self._lock.close()
 
   def _settle(self):
-    while self._open:
-      self._open.pop().close()
+    with contextlib.ExitStack() as closing:  # all of them, whatever one of them says
+      for part in self._open:
+        closing.callback(part.close)
+      self._open = []
     self._state = self._window = self._first_state = None
 
   def _seconds(self):
