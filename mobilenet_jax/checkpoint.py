@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.files import CHECKPOINTS as FOLDER
 
-FOLDER = 'checkpoints'  # in a run's folder
 CHECKSUM = 'crc32'  # in the notes
 DISK_MARGIN = 1.2, 2**20  # of a checkpoint's arrays, and bytes: Orbax writes its own notes beside them
 FULL_DISK_ADVICE = ('the checkpoint was not written, older ones are intact: free some space and start the same '
@@ -118,12 +118,6 @@ class _Damaged(Exception):
   pass
 
 
-def newest_step(workdir: Path) -> int:
-  """The step of a run's newest checkpoint, damaged or not; 0 where it has none."""
-  folder = workdir / FOLDER
-  return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0) if folder.is_dir() else 0
-
-
 def _to_save(state, notes):
   return ocp.args.Composite(state=ocp.args.StandardSave(state),
                             notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
@@ -140,7 +134,7 @@ def _newest_whole(manager, state_args, say) -> tuple:
       return step, *_read(manager, step, state_args)
     except _Damaged as error:
       say(f'the checkpoint of step {step} is damaged ({error})')
-  raise UserError(f'{manager.directory}: none of its checkpoints can be read; expected one; a run starts anew without the folder')
+  raise UserError(f'{manager.directory}: none of its checkpoints can be read; without this folder the run would start anew')
 
 
 def _read(manager, step, state_args) -> tuple:

@@ -32,6 +32,14 @@ def define_config() -> None:
   config_flags.DEFINE_config_file('config', help_string='A recipe: configs/NAME.py[:key=value,...].')
 
 
+def define_hosts() -> None:
+  """Defines the flags by which one host of several is told of the others; see parallel.join_hosts."""
+  flags.DEFINE_string('coordinator', '', 'Of several hosts, address and port of the first; under Slurm, Open MPI and on '
+                      'Cloud TPU they find each other.')
+  flags.DEFINE_integer('hosts', 0, 'How many hosts there are, with --coordinator.')
+  flags.DEFINE_integer('host', -1, 'Which of them this is, from 0.')
+
+
 class Parser(argparse.ArgumentParser):
   """Arguments of a command that takes no config; what is wrong with them is an error like any other."""
 
@@ -63,7 +71,7 @@ def _one_line_errors(interrupted: str):
   except BrokenPipeError:  # whoever reads our output has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except (UserError, OSError) as error:
-    if not isinstance(error, UserError) and error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+    if not is_of_the_user(error):
       raise
     sys.exit(f'error: {describe(error)}')
   except (Interrupted, KeyboardInterrupt) as interrupt:
@@ -82,8 +90,16 @@ def recipe_path(values: flags.FlagValues) -> Path:
   return Path(config_flags.get_config_filename(values['config']).partition(':')[0])
 
 
+def is_of_the_user(error: Exception) -> bool:
+  """Whether one line says it all, and a traceback would not help."""
+  return isinstance(error, UserError) or isinstance(error, OSError) and error.errno in (
+      errno.ENOSPC, errno.EACCES, errno.EROFS)
+
+
 def describe(error: Exception) -> str:
   """One line for a person."""
+  if not is_of_the_user(error):
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
   if isinstance(error, OSError):
     advice = 'free some space' if error.errno == errno.ENOSPC else 'choose a folder you may write to'
     return f'{error.filename or "writing"}: {os.strerror(error.errno)}; {advice} and start the same command again'

@@ -3,21 +3,28 @@
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from mobilenet_jax.errors import InUse
 
-LOCK_FILE = 'lock'
+LOCK_FILE, CHECKPOINTS = 'lock', 'checkpoints'  # in a run's folder
+
+
+class Owner(NamedTuple):
+  """A process, and the host it runs on."""
+  pid: int
+  host: str
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
   """A file to write to, beside `path` and renamed at the end, so that neither a kill nor a full disk leaves half of it."""
-  temporary = path.with_suffix('.tmp')
+  temporary = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')  # several may write one at a time
   with temporary.open('wb') as file:
     yield file
   temporary.replace(path)
@@ -49,10 +56,10 @@ def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
         break
       except BlockingIOError:
         if time.monotonic() > end:
-          owner = lock_owner(folder, name)
+          owner = lock_owner(folder, name) or Owner(0, 'an unknown host')
           file.close()
-          raise InUse(f'{folder}: another process works in it ({owner}); wait for its end, or give another '
-                      '--workdir') from None
+          raise InUse(f'{folder}: another process works in it (process {owner.pid} on {owner.host}); wait for its end, or '
+                      'give another --workdir') from None
         time.sleep(0.05)
   except OSError:
     pass  # a file system without locks: who starts two, has two
@@ -62,17 +69,24 @@ def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
   return file
 
 
-def lock_owner(folder: Path, name: str = LOCK_FILE) -> str:
-  """'process 12 on node1', the one that has the folder; '' where none has, or the file system has no locks."""
+def lock_owner(folder: Path, name: str = LOCK_FILE) -> Owner | None:
+  """The process that has the folder; None where none has, or the file system has no locks."""
   try:
     file = (folder / name).open('r+')
   except OSError:
-    return ''
+    return None
   with file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for a moment, which is why lock() waits for one
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment, which is why lock() waits for one
     except BlockingIOError:
-      return file.read().strip() or 'unknown'
+      found = re.fullmatch(r'process (\d+) on (.*)', file.read())
+      return Owner(int(found[1]), found[2]) if found else Owner(0, 'an unknown host')  # it is about to write it
     except OSError:
       pass
-  return ''
+  return None
+
+
+def newest_checkpoint(workdir: Path) -> int:
+  """The step of a run's newest checkpoint, damaged or not; 0 where it has none."""
+  folder = workdir / CHECKPOINTS
+  return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0) if folder.is_dir() else 0

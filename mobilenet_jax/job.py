@@ -2,6 +2,7 @@
 
 from mobilenet_jax import cli  # first: it quietens what the others import
 
+import contextlib
 import functools
 import json
 import os
@@ -14,86 +15,114 @@ import ml_collections
 
 from mobilenet_jax import results
 from mobilenet_jax.errors import REQUEUE, InUse, Interrupted, UserError
-from mobilenet_jax.files import write_whole
+from mobilenet_jax.files import newest_checkpoint, write_whole
 
 LOG_FILE, ATTEMPTS_FILE = 'log.txt', 'attempts.json'
 GPUS = 'CUDA_VISIBLE_DEVICES'
 
 
-def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: list[int] = (), gpus: str | None = None) -> None:
-  """The body of a job: each run's lines go to its log; what libraries print, to the first run's.
+def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: list[int] = (),
+               gpus: str | None = None) -> None:
+  """The body of a job; what libraries print goes to the log of the first run.
 
   Ends with status 0 where all runs have their row, REQUEUE where it can be started again as it is, and 1 where a run failed
-  in a way that would come again; that is noted in its folder.
+  in a way that would come again.
 
   Args:
     configs: of the runs, see train.train_group.
     workdirs: theirs, in the folder of the sweep.
     retries: how often it may be started again without having got any further.
     cores: of the CPU, that it has to itself; by default all.
-    gpus: of a local job, those it may use, as CUDA_VISIBLE_DEVICES has them; by default all.
+    gpus: those it may use, as CUDA_VISIBLE_DEVICES has them; by default those that who launched it says.
   """
-  logs = [open(Path(workdir) / LOG_FILE, 'a', buffering=1) for workdir in workdirs]
-  os.dup2(logs[0].fileno(), 1)
-  os.dup2(logs[0].fileno(), 2)
-  says = [functools.partial(print, file=log) for log in logs]
   for number in (signal.SIGTERM, signal.SIGUSR2):  # submitit's own answers to them would have it go on
     signal.signal(number, signal.SIG_DFL)
+  with open(Path(workdirs[0]) / LOG_FILE, 'a') as log:
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+  _count_start([Path(workdir) for workdir in workdirs], retries)
   if cores:
     os.sched_setaffinity(0, cores)
-  if 'SUBMITIT_LOCAL_JOB_ID' in os.environ:  # submitit has set it to none
-    os.environ.pop(GPUS, None)
   if gpus is not None:
     os.environ[GPUS] = gpus
   cli.quiet()
   from mobilenet_jax import parallel
-  from mobilenet_jax.train import train_group
   try:
     parallel.join_hosts()
-    parallel.on_first_host(lambda: _count_start(workdirs, retries))
-    with parallel.ending_with_the_others():
-      outcomes = train_group([ml_collections.ConfigDict(config) for config in configs], workdirs, says=says)
-  except (Interrupted, InUse) as interrupt:
-    says[0](str(interrupt))
+    outcomes = train([ml_collections.ConfigDict(config) for config in configs], workdirs)
+  except (Interrupted, InUse) as error:
+    print(error, flush=True)
     sys.exit(REQUEUE)
-  except Exception as error:
-    if not isinstance(error, UserError):
-      traceback.print_exc()
-    outcomes = [results.read(Path(workdir)) or error for workdir in workdirs]
-  if parallel.is_first_host():
-    for outcome, workdir, say in zip(outcomes, workdirs, says):
-      if isinstance(outcome, Exception):
-        described = isinstance(outcome, (UserError, OSError))
-        _note_error(Path(workdir), cli.describe(outcome) if described else f'{type(outcome).__name__}: {outcome}')
-        say(f'error: {attempts(Path(workdir))["error"]}')
-    results.collect(Path(workdirs[0]).parent)
-  sys.exit(any(isinstance(outcome, Exception) for outcome in outcomes))
+  except UserError as error:  # the other hosts cannot be reached
+    print(f'error: {error}', flush=True)
+    sys.exit(REQUEUE)
+  sys.exit(any(isinstance(outcome, str) for outcome in outcomes))
 
 
-def _count_start(workdirs, retries):
-  """Notes that the runs are started, and how far they had got.
+def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list[dict | str]:
+  """Trains runs together, as train.train_group does; each one's lines go to its log, its row into the sweep's file.
+
+  Returns:
+    For each run its row, or what it failed of, which is noted in its folder, too.
 
   Raises:
-    UserError: where they had been started `retries` times before, after the first, and got no further.
+    Interrupted, InUse: where it may be started again as it is.
   """
-  from mobilenet_jax import checkpoint
-  steps = {workdir: checkpoint.newest_step(Path(workdir)) for workdir in workdirs}
-  before = [attempts(Path(workdir)) for workdir in workdirs]
-  same = all(noted['step'] == step for noted, step in zip(before, steps.values()))
-  starts = before[0]['starts'] + 1 if same else 1
+  from mobilenet_jax import parallel
+  from mobilenet_jax.train import train_group
+  with contextlib.ExitStack() as stack:
+    logs = [stack.enter_context(open(Path(workdir) / LOG_FILE, 'a', buffering=1)) for workdir in workdirs]
+    try:
+      with parallel.ending_with_the_others():
+        outcomes = train_group(configs, workdirs, says=[functools.partial(print, file=log) for log in logs])
+    except (Interrupted, InUse):
+      raise
+    except Exception as error:
+      if not isinstance(error, UserError):
+        traceback.print_exc()
+      outcomes = [results.read(Path(workdir)) or error for workdir in workdirs]
+  outcomes = [_failed(Path(workdir), outcome) if isinstance(outcome, Exception) else outcome
+              for outcome, workdir in zip(outcomes, workdirs)]
+  if parallel.is_first_host():
+    results.collect(Path(workdirs[0]).parent)
+  return outcomes
+
+
+def _failed(workdir: Path, error: Exception) -> str:
+  """Notes in a run's log and folder what it failed of."""
+  described = cli.describe(error)
+  with open(workdir / LOG_FILE, 'a') as log:
+    print(f'error: {described}', file=log)
+  with contextlib.suppress(OSError):  # on a full disk, the log has had room for a line
+    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**attempts(workdir), 'error': described}) + '\n')
+  return described
+
+
+def _count_start(workdirs: list[Path], retries: int) -> None:
+  """Notes, on the first host, that the runs are started, and how far they had got.
+
+  Before anything else is done: a node or a driver may not get further. Ends the process where all runs have ended, or were
+  started `retries` times after the first time and got no further.
+  """
+  noted = [attempts(workdir) for workdir in workdirs]
+  if all(results.read(workdir) or one['error'] for workdir, one in zip(workdirs, noted)):
+    sys.exit(any(one['error'] for one in noted))  # started again because another host had ended in another way
+  if os.environ.get('SLURM_PROCID', '0') != '0':
+    return
+  steps = [newest_checkpoint(workdir) for workdir in workdirs]
+  starts = noted[0]['starts'] + 1 if steps == [one['step'] for one in noted] else 1
   if starts > retries + 1:
-    raise UserError(f'ended {starts - 1} times at step {steps[workdirs[0]]} without getting further, perhaps for lack of '
-                    'memory: try fewer --jobs or a smaller --group')
-  for workdir, step in steps.items():
-    write_whole(Path(workdir) / ATTEMPTS_FILE, json.dumps({'starts': starts, 'step': step, 'error': ''}) + '\n')
-
-
-def _note_error(workdir, error):
-  write_whole(workdir / ATTEMPTS_FILE, json.dumps({**attempts(workdir), 'error': error}) + '\n')
+    for workdir, step in zip(workdirs, steps):
+      if not results.read(workdir):
+        _failed(workdir, UserError(f'ended {starts - 1} times at step {step} without getting further, perhaps for lack of '
+                                   'memory: try fewer --jobs or a smaller --group'))
+    sys.exit(1)
+  for workdir, step, one in zip(workdirs, steps, noted):
+    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**one, 'starts': starts, 'step': step}) + '\n')
 
 
 def attempts(workdir: Path) -> dict:
-  """Of a run: its 'starts' since it last got further, the 'step' that it had reached, and the 'error' that it failed of."""
+  """Of a run: its 'starts' since it last got further, the 'step' it had reached by then, and the 'error' it failed of."""
   try:
     return json.loads((workdir / ATTEMPTS_FILE).read_bytes())
   except (FileNotFoundError, ValueError):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from submitit.core import utils as submitit_utils
 from submitit.local.local import LocalExecutor
-from submitit.slurm.slurm import SlurmExecutor, _get_default_parameters
+from submitit.slurm.slurm import SlurmExecutor
 
 from mobilenet_jax.errors import REQUEUE, UserError
 from mobilenet_jax.files import write_whole
@@ -42,12 +42,15 @@ class Job:
     id: Slurm's number, or that of the process that watches over a local one.
     host: where it was launched.
     log: what it printed until it opened a log of its own.
+    cores, gpus: what it has to itself of this machine, as job.train_runs takes them.
   """
 
   launcher: str
   id: str
   host: str
   log: str
+  cores: tuple[int, ...] = ()
+  gpus: str | None = None
 
   def write(self, folder: Path) -> None:
     write_whole(folder / JOB_FILE, json.dumps(dataclasses.asdict(self)) + '\n')
@@ -56,18 +59,19 @@ class Job:
 def read(folder: Path) -> Job | None:
   """The job that was launched last for what is in a folder."""
   try:
-    return Job(**json.loads((folder / JOB_FILE).read_bytes()))
-  except (FileNotFoundError, ValueError, TypeError):
+    content = json.loads((folder / JOB_FILE).read_bytes())
+    return Job(**{**content, 'cores': tuple(content['cores'])})
+  except (FileNotFoundError, ValueError, TypeError, KeyError):
     return None
 
 
 def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..., Job]:
-  """A function submit(name, function, *args) that launches function(*args) and gives the Job.
+  """A function submit(name, function, args, cores, gpus) that launches function(*args, cores, gpus) and gives the Job.
 
   Args:
     launcher: one of LAUNCHERS.
     folder: takes what submitit writes, a folder a job.
-    slurm: options of sbatch, or of submitit's SlurmExecutor.
+    slurm: options of sbatch, or of submitit's SlurmExecutor; '' for one without a value.
 
   Raises:
     UserError: where there is no Slurm; from submit, what sbatch says against it.
@@ -77,36 +81,46 @@ def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..
   except RuntimeError as error:
     raise UserError(f'--launcher={launcher}: {error}; expected a machine that has srun and sbatch') from error
   if launcher == 'slurm':
-    slurm = {name.replace('-', '_'): int(value) if value.isdecimal() else value for name, value in slurm.items()}
-    known = {name: value for name, value in slurm.items() if name in _get_default_parameters()}
-    others = {name: value for name, value in slurm.items() if name not in known}
-    executor.update_parameters(**SLURM_DEFAULTS | known, additional_parameters={'requeue': True, **others})
+    executor.update_parameters(**_slurm_parameters(slurm))
   else:
     executor.update_parameters(timeout_min=10**7, stderr_to_stdout=True)
 
-  def submit(name: str, function: Callable, *args) -> Job:
+  def submit(name: str, function: Callable, args: tuple, cores: tuple[int, ...] = (), gpus: str | None = None) -> Job:
     if launcher == 'slurm':
       executor.update_parameters(job_name=slurm.get('job_name', name))
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    with _ignoring_ctrl_c(), submitit_utils.environment_variables(PYTHONPATH=path):
+    with _keeping_ctrl_c(), submitit_utils.environment_variables(PYTHONPATH=path):
       try:
         with contextlib.redirect_stderr(io.StringIO()):  # which is in the error, too
-          job = executor.submit(function, *args)
-      except submitit_utils.FailedJobError as error:
+          job = executor.submit(function, *args, cores, gpus)
+      except (submitit_utils.FailedJobError, submitit_utils.FailedSubmissionError, FileNotFoundError) as error:
         raise UserError(f'--slurm: {error}; expected options of sbatch, such as --slurm=partition=gpu,time=720') from error
-    return Job(launcher, job.job_id, socket.gethostname(), str(job.paths.stdout))
+    return Job(launcher, job.job_id, socket.gethostname(), str(job.paths.stdout), tuple(cores), gpus)
 
   return submit
 
 
+def _slurm_parameters(given: dict[str, str]) -> dict:
+  parameters, others = dict(SLURM_DEFAULTS), {'requeue': True}
+  for name, value in given.items():
+    name = name.replace('-', '_')
+    if name in ('teardown', 'additional_parameters', 'signal_delay_s', 'use_srun', 'stderr_to_stdout'):
+      raise UserError(f'--slurm={name}: it has a value that sweeps depend on; expected other options of sbatch')
+    value = int(value) if value.isdecimal() else value or True
+    if name in ('setup', 'srun_args'):
+      value = [value]
+    (parameters if name in SlurmExecutor._valid_parameters() else others)[name] = value
+  return {**parameters, 'additional_parameters': others}
+
+
 @contextlib.contextmanager
-def _ignoring_ctrl_c() -> Iterator[None]:
-  """A process that is started meanwhile ignores it for good: Ctrl-C is for the sweep, which ends its jobs itself."""
-  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _keeping_ctrl_c() -> Iterator[None]:
+  """A process that is started meanwhile never gets Ctrl-C, this one later: it is for the sweep, which ends its jobs itself."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
   finally:
-    signal.signal(signal.SIGINT, before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def states(jobs: Iterable[Job]) -> dict[Job, str]:
@@ -128,7 +142,8 @@ def _squeue(ids: list[str]) -> dict[str, str]:
   if not ids:
     return {}
   try:
-    done = subprocess.run(['squeue', '--noheader', f'--jobs={",".join(ids)}', '--format=%A %T'], capture_output=True, text=True)
+    done = subprocess.run(['squeue', '--noheader', f'--jobs={",".join(ids)}', '--format=%A %T'], capture_output=True,
+                          text=True)
   except FileNotFoundError:
     raise UserError('there are jobs of Slurm in this folder, and no squeue on this machine to ask for them') from None
   if done.returncode and 'Invalid job id' not in done.stderr:  # which it says where all of them have ended
@@ -137,6 +152,8 @@ def _squeue(ids: list[str]) -> dict[str, str]:
 
 
 def _runs(pid: str) -> bool:
+  with contextlib.suppress(ChildProcessError):  # it may be another's
+    os.waitpid(int(pid), os.WNOHANG)
   processes = Path('/proc')
   if not (processes / 'self').exists():
     with contextlib.suppress(ProcessLookupError):
@@ -150,9 +167,26 @@ def _runs(pid: str) -> bool:
 
 
 def cancel(job: Job) -> None:
-  """Asks a job that has not ended to write a checkpoint and end, and not to start again."""
+  """Asks a job of Slurm, or a local one of this host, to write a checkpoint and end, and not to start again.
+
+  Raises:
+    UserError: where it is another user's.
+  """
   if job.launcher == 'slurm':
-    LAUNCHERS['slurm'].job_class(job.log, job.id).cancel()
+    LAUNCHERS['slurm'].job_class(job.log, job.id).cancel(check=False)
   else:
-    with contextlib.suppress(ProcessLookupError):
-      os.kill(int(job.id), signal.SIGTERM)  # which it passes on; what submitit sends to cancel kills after a second
+    tell(int(job.id))  # which passes it on; what submitit sends to cancel kills after a second
+
+
+def tell(pid: int) -> None:
+  """Asks a process of this host to end.
+
+  Raises:
+    UserError: where it is another user's.
+  """
+  try:
+    os.kill(pid, signal.SIGTERM)
+  except ProcessLookupError:
+    pass
+  except PermissionError as error:
+    raise UserError(f'process {pid} is of another user, who can cancel it') from error

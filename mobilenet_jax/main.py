@@ -26,9 +26,6 @@ def main(values: flags.FlagValues) -> None:
 
 if __name__ == '__main__':
   cli.define_config()
+  cli.define_hosts()
   flags.DEFINE_string('workdir', None, 'Folder of the run; started again in it, the run continues.')
-  flags.DEFINE_string('coordinator', '', 'Of several hosts, address and port of the first; under Slurm, Open MPI and on '
-                      'Cloud TPU they find each other.')
-  flags.DEFINE_integer('hosts', 0, 'How many hosts there are, with --coordinator.')
-  flags.DEFINE_integer('host', -1, 'Which of them this is, from 0.')
   cli.run(main)

@@ -99,10 +99,10 @@ def on_first_host(function: Callable):
     try:
       value = jax.device_get(function())
     except UserError as raised:
-      error = str(raised)
+      error = raised
   value, error = _from_first_host((value, error))
   if error:
-    raise UserError(error)
+    raise error
   return value
 
 

@@ -68,7 +68,7 @@ class Report:
 
 
 class _TensorBoard:
-  """Its event file, written by who calls: tensorboardX's thread dies of a full disk, and the run would wait for it for ever."""
+  """Its event file, written by who calls: tensorboardX's thread dies of a full disk, and the run would wait for it."""
 
   def __init__(self, folder: Path, purge_step: int):
     folder.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from mobilenet_jax.data.examples import TEACHER
 from mobilenet_jax.data.sources import Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluate import Evaluated, make_eval_step
-from mobilenet_jax.files import lock, whole_file, write_whole
+from mobilenet_jax.files import CHECKPOINTS, lock, whole_file, write_whole
 from mobilenet_jax.report import Report
 from mobilenet_jax.train_step import FINITE, TrainState, init_state, make_train_step
 
@@ -112,7 +112,7 @@ class Run:
     state = parallel.run_once(lambda rng: init_state(rng, self._model, tx, config, teacher), jax.random.key(config.seed))
 
     if self._first:
-      self._checkpoints = Checkpoints(self.workdir / 'checkpoints', task.main_metric, self.note)
+      self._checkpoints = Checkpoints(self.workdir / CHECKPOINTS, task.main_metric, self.note)
       self._open.append(self._checkpoints)
     restored = self._restored(state)
     if config.init.model and not restored:
@@ -261,7 +261,7 @@ class Run:
     except NonFinite as error:  # which will come up again, from the last checkpoint on
       self.note(f'{error}')
     self.close()
-    self.note(f'stopped at step {self.step}; started again, it continues from {self.workdir / "checkpoints"}')
+    self.note(f'stopped at step {self.step}; started again, it continues from {self.workdir / CHECKPOINTS}')
 
   def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""

@@ -4,26 +4,31 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: a Slurm job's time is nearly over
+ENDING = (signal.SIGTERM, signal.SIGINT)  # a second one of these ends the process
+SIGNALS = (*ENDING, signal.SIGUSR2)  # the last: a Slurm job's time is nearly over, as SIGTERM will say once more
+SAME_SECONDS = 1  # between signals that are one: who stops a group of processes, or preempts a job, may send several
 
 
 @contextlib.contextmanager
 def stop_wanted() -> Iterator[Callable[[], str]]:
-  """A function that gives the name of the signal that came, '' before one has; a second signal ends the process at once.
+  """A function that gives the name of the signal that came, '' before one has; a second one ends the process at once.
 
   In a thread other than the main one, where Python lets nobody handle signals, it gives ''. A signal that is ignored
   stays ignored.
   """
-  came = []
+  came, moments = [], []
 
   def note(number, frame):
     del frame
-    if came:
-      signal.signal(number, signal.SIG_DFL)
-      os.kill(os.getpid(), number)
     came.append(signal.Signals(number).name)
+    if number in ENDING:
+      moments.append(time.monotonic())
+      if moments[-1] - moments[0] > SAME_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
   handled = []
   if threading.current_thread() is threading.main_thread():

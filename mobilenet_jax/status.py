@@ -9,10 +9,10 @@ from mobilenet_jax import cli  # first: it quietens what the others import
 
 import argparse
 import collections
-import os
-import signal
+import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenet_jax import job, launch, report, results
@@ -23,6 +23,7 @@ COMMANDS = ('status', 'logs', 'cancel')
 WATCH_SECONDS = 5
 FINISHED, FAILED, STOPPED, WAITING = 'finished', 'failed', 'stopped', 'waiting'
 LOG_LINES = 20
+ASK_AGAIN_SECONDS = 10
 
 
 def alive(workdir: Path, jobs: dict[launch.Job, list[str]]) -> dict[launch.Job, str]:
@@ -52,13 +53,14 @@ def table(workdir: Path) -> list[dict]:
   for name in results.read_sweep(workdir):
     folder = workdir / name
     launched, attempts, row = launch.read(folder), job.attempts(folder), results.read(folder)
-    state = FINISHED if row else states.get(launched) or (
+    state = FINISHED if row else launch.RUNNING if lock_owner(folder) else states.get(launched) or (
         FAILED if attempts['error'] else STOPPED if launched else WAITING)
     how_far = {FINISHED: lambda: f'{report.headline(row)} in {report.duration(row["seconds"])}',
                FAILED: lambda: attempts['error']}.get(state, lambda: progress(folder))()
     if not row and attempts['starts'] > 1:
       how_far += f' (started {attempts["starts"]} times there)'
-    rows.append({'run': name, 'state': state, 'job': f'{launched.launcher} {launched.id}' if launched else '', 'so far': how_far})
+    where = f'{launched.launcher} {launched.id}' if launched else ''
+    rows.append({'run': name, 'state': state, 'job': where, 'so far': how_far})
   return rows
 
 
@@ -69,19 +71,46 @@ def progress(folder: Path) -> str:
   return f'step {rows[-1]["step"]}{evaluation}' if rows else ''
 
 
-def last_line(path: str | Path) -> str:
-  """Of a log; '' where there is none."""
-  lines = _lines(path)
-  return lines[-1][:300] if lines else ''
+def last_words(folder: Path) -> str:
+  """The last line of a run's log, or of its job's where that wrote later."""
+  paths = [path for path in _logs(folder) if path.exists()]
+  lines = _lines(max(paths, key=lambda path: path.stat().st_mtime)) if paths else []
+  return lines[-1][:300] if lines else 'it has no log'
+
+
+def _logs(folder):
+  launched = launch.read(folder)
+  return [folder / job.LOG_FILE, *([Path(launched.log)] if launched else [])]
 
 
 def _lines(path):
-  return Path(path).read_text(errors='replace').rstrip().splitlines() if Path(path).exists() else []
+  return path.read_text(errors='replace').rstrip().splitlines() if path.exists() else []
+
+
+def end(workdir: Path, jobs: dict[launch.Job, list[str]], launchers: Sequence[str] = tuple(launch.LAUNCHERS)) -> None:
+  """Has jobs of these launchers end, each with a checkpoint, and waits for them; local ones only those of this host.
+
+  Args:
+    workdir: the folder of the sweep.
+    jobs: the jobs and the names of their runs.
+    launchers: of launch.LAUNCHERS.
+  """
+  jobs = {one: names for one, names in jobs.items() if one.launcher in launchers}
+  asked = {}
+  while running := launch.states(jobs):
+    for one in running:
+      # What had not begun to train may have missed it, and loses nothing.
+      late = one in asked and time.monotonic() - asked[one] > ASK_AGAIN_SECONDS
+      if one not in asked or late and not any(lock_owner(workdir / name) for name in jobs[one]):
+        launch.cancel(one)
+        asked[one] = time.monotonic()
+    time.sleep(0.2)
 
 
 def show_table(workdir: Path) -> None:
-  """Prints the table of states, and gathers the rows of what has finished."""
-  results.collect(workdir)
+  """Prints the table of states, and gathers the rows of what has finished, if it may write there."""
+  with contextlib.suppress(OSError):
+    results.collect(workdir)
   rows = table(workdir)
   widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in rows[0]}
   for row in [dict(zip(rows[0], rows[0])), *rows]:
@@ -96,8 +125,7 @@ def show_logs(workdir: Path, run: str) -> None:
   if run and run not in names:
     raise UserError(f'--run={run}: expected one of {", ".join(names)}')
   for name in [run] if run else [row['run'] for row in table(workdir) if row['state'] in (FAILED, STOPPED)]:
-    launched = launch.read(workdir / name)
-    for path in (workdir / name / job.LOG_FILE, *([launched.log] if launched else [])):
+    for path in _logs(workdir / name):
       if lines := _lines(path):
         print(f'==> {path}', *lines[-LOG_LINES:], sep='\n')
 
@@ -108,16 +136,22 @@ def cancel(workdir: Path) -> None:
   Raises:
     UserError: where local ones are on another host.
   """
-  jobs, sweep = running_jobs(workdir), lock_owner(workdir)
-  hosts = {one.host for one in jobs if one.launcher == 'local'} | ({sweep.split()[-1]} if sweep else set())
-  if hosts - {socket.gethostname()}:
-    raise UserError(f'{workdir}: local jobs run on {", ".join(hosts)}; give the same command there')
-  if sweep:  # which ends its local jobs, and would start them again else
-    os.kill(int(sweep.split()[1]), signal.SIGTERM)
+  here = socket.gethostname()
+  if sweep := lock_owner(workdir):  # which would start jobs again; it ends its local ones itself
+    if sweep.host != here:
+      raise UserError(f'{workdir}: its sweep is process {sweep.pid} on {sweep.host}; give the same command there')
+    launch.tell(sweep.pid)
+  jobs = running_jobs(workdir)
   while lock_owner(workdir):
     time.sleep(0.2)
-  for one in running_jobs(workdir):
-    launch.cancel(one)
+  jobs |= running_jobs(workdir)
+  if elsewhere := {one.host for one in alive(workdir, jobs) if one.launcher == 'local'} - {here}:
+    raise UserError(f'{workdir}: local jobs run on {", ".join(elsewhere)}; give the same command there')
+  end(workdir, jobs)
+  for names in jobs.values():
+    for name in names:
+      if (owner := lock_owner(workdir / name)) and owner.host == here:  # whose job was killed without it
+        launch.tell(owner.pid)
   while alive(workdir, jobs):
     time.sleep(0.5)
   print(f'{len(jobs)} jobs of {workdir} have ended; the command that started the sweep continues it')

@@ -46,12 +46,17 @@ import os, signal, time
 from mobilenet_jax.signals import stop_wanted
 with stop_wanted() as stop:
   os.kill(os.getpid(), signal.SIGTERM)
+  os.kill(os.getpid(), signal.SIGTERM)  # of another who stops it
+  os.kill(os.getpid(), signal.SIGUSR2)
   print(stop(), flush=True)
-  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(1.1)
+  os.kill(os.getpid(), signal.SIGUSR2)
   print('still here', flush=True)
+  os.kill(os.getpid(), signal.SIGTERM)
+  print('not here', flush=True)
 """
   done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
-  assert (done.returncode, done.stdout) == (-15, 'SIGTERM\n')
+  assert (done.returncode, done.stdout) == (-15, 'SIGTERM\nstill here\n')
 
 
 def test_two_processes_in_a_folder(tiny_model, tmp_path):

@@ -11,17 +11,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import random_images
 
-from mobilenet_jax import checkpoint, report
+from mobilenet_jax import checkpoint, report, results
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = '''
 import sys
 sys.path[:0] = ['tests', '.']
 from conftest import TINY, kill_at, random_images, tiny_config
-from mobilenet_jax import cli, models, parallel, train
+from mobilenet_jax import cli, models, parallel, sweep, train
 models.VARIANTS['mobilenet'] = TINY
-folder, address, hosts, host, steps, dies_at = sys.argv[1:]
+folder, address, hosts, host, steps, dies_at, npz = sys.argv[1:]
 
 def main(args):
   parallel.join_hosts(address, int(hosts), int(host))
@@ -29,14 +30,19 @@ def main(args):
     kill_at(int(dies_at), [])
   config = tiny_config(**{'train_for': f'{steps} steps', 'model.sync_batch_norm': True, 'checkpoint_every': '4 steps'})
   with parallel.ending_with_the_others():
-    train.train(config, folder, (random_images(40), random_images(21, seed=1)))
+    if npz:
+      config.data.name = f'npz:{npz}'
+      sweep.sweep(config, [{'model.width_multiplier': width} for width in (0.25, 0.5)], folder, groupings={'all': ()},
+                  launcher='here')
+    else:
+      train.train(config, folder, (random_images(40), random_images(21, seed=1)))
 
 sys.argv[1:] = []
 cli.run_with(cli.Parser(''), main)
 '''
 
 
-def start(folder, hosts, devices, steps=8, dies_at=None):
+def start(folder, hosts, devices, steps=8, dies_at=None, npz=''):
   """A process a host, each with as many virtual devices."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -44,7 +50,7 @@ def start(folder, hosts, devices, steps=8, dies_at=None):
   environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'GLIBC_TUNABLES': ''}
   return [subprocess.Popen(
       [sys.executable, '-c', SCRIPT, str(folder), address, str(hosts if address else 0), str(host if address else -1),
-       str(steps), str((dies_at or {}).get(host, 0))],
+       str(steps), str((dies_at or {}).get(host, 0)), str(npz)],
       cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for host in range(hosts)]
 
 
@@ -86,3 +92,20 @@ def test_where_a_host_dies_the_others_end_and_all_continue(tmp_path):
   assert time.monotonic() - started < 60 + 30  # a minute, and what it takes to start
   codes, outputs = ends(start(tmp_path, 1, 4, steps=12))
   assert codes == [0] and 'continuing at step 4' in outputs[0], outputs
+
+
+def test_a_sweep_of_a_group_on_two_hosts(tmp_path):
+  """As on a TPU slice; the rows are those of one host with as many devices."""
+  train, test = random_images(40), random_images(21, seed=1)
+  np.savez(tmp_path / 'set.npz', train_images=train.images, train_labels=train.labels, test_images=test.images,
+           test_labels=test.labels)
+  rows = []
+  for hosts in (2, 1):
+    folder = tmp_path / f'of_{hosts}'
+    codes, outputs = ends(start(folder, hosts, 2 // hosts, npz=tmp_path / 'set.npz'))
+    assert codes == [0] * hosts, outputs
+    assert sum('2 to do on 2 x cpu' in output and 'mobilenet_0.5_32: top-1' in output for output in outputs) == 1
+    rows.append([results.read(folder / f'mobilenet_{width}_32') for width in (0.25, 0.5)])
+    assert len((folder / results.CSV_FILE).read_text().splitlines()) == 3
+  for ours, theirs in zip(*rows):
+    assert ours['eval_examples'] == 21 and ours['loss'] == pytest.approx(theirs['loss'], rel=1e-4)

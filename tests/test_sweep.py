@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import random_images
 
-from mobilenet_jax import checkpoint, files, job, launch, report, results, status, sweep
+from mobilenet_jax import files, grouping, job, launch, report, results, watch
 from mobilenet_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -77,10 +78,11 @@ def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   assert refused.returncode == 1 and f'another process works in it (process {first.pid} on' in refused.stderr
   first.kill()  # its jobs go on
   jobs = [launch.read(folder).id for folder in folders]
-  os.kill(int(files.lock_owner(folders[0]).split()[1]), signal.SIGKILL)  # but for one
-
   second = start(endless)
-  wait_for(lambda: launch.read(folders[0]).id != jobs[0])
+  wait_for(lambda: (owner := files.lock_owner(workdir)) and owner.pid == second.pid)
+  os.kill(files.lock_owner(folders[0]).pid, signal.SIGKILL)
+  wait_for(lambda: launch.read(folders[0]).id != jobs[0])  # started again, on the core that it had
+  assert launch.read(folders[0]).cores != launch.read(folders[1]).cores
   assert launch.read(folders[1]).id == jobs[1]
   wait_for(lambda: 'continuing at step' in (folders[0] / job.LOG_FILE).read_text())
   assert 'have ended' in ask('cancel', workdir)
@@ -89,20 +91,35 @@ def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   for folder in folders:
     steps = [row['step'] for row in report.read(folder) if row['split'] == 'train']
     assert steps == list(range(4, len(steps) * 4 + 1, 4))  # none twice, none missing
-    assert checkpoint.newest_step(folder) >= steps[-1]  # one more than it was told to write
+    assert files.newest_checkpoint(folder) >= steps[-1]  # one more than it was told to write
   assert 'SIGTERM: training stopped between two steps' in ask('logs', workdir, '--run=mobilenet_0.25_32')
 
 
 def test_a_job_that_gets_no_further_is_given_up(tmp_path):
   """After as many starts as asked for; with a checkpoint in between they are counted anew."""
-  workdir = str(tmp_path)
   for _ in range(3):
-    job._count_start([workdir], retries=2)
-  with pytest.raises(UserError, match='ended 3 times at step 0 without getting further'):
-    job._count_start([workdir], retries=2)
+    job._count_start([tmp_path], retries=2)
+  with pytest.raises(SystemExit):
+    job._count_start([tmp_path], retries=2)
+  assert job.attempts(tmp_path)['error'].startswith('ended 3 times at step 0 without getting further')
+  job.forget(tmp_path)
+  job._count_start([tmp_path], retries=2)
   (tmp_path / 'checkpoints' / '40').mkdir(parents=True)
-  job._count_start([workdir], retries=2)
+  job._count_start([tmp_path], retries=2)
   assert job.attempts(tmp_path) == {'starts': 1, 'step': 40, 'error': ''}
+
+
+@pytest.mark.slow
+def test_jobs_that_always_die_are_given_up_and_reported(tmp_path):
+  """Here the system kills them once they have used some seconds of a processor; none of a group, and nothing else."""
+  command = sweep_command(tmp_path, (0.25, 0.375), (32,), 10**6)
+  done = subprocess.run([*command, '--config.checkpoint_every=0 steps', '--config.eval_every=0 steps', '--retries=1', '--jobs=2'],
+                        cwd=ROOT, capture_output=True, text=True,
+                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (15, 15)))
+  assert done.returncode == 1 and done.stderr.count('\n') == 1
+  assert done.stdout.count('ended early: starting it again') == 2 * 2  # the last start finds that it was the last
+  assert 'mobilenet_0.25_32 (ended 2 times at step 0 without getting further' in done.stderr
+  assert ask('status', tmp_path / 'runs').splitlines()[-1].startswith('2 failed of 2 runs')
 
 
 def _finish(workdir, name):
@@ -120,13 +137,26 @@ def test_rows_of_concurrent_jobs_are_all_collected(tmp_path):
   assert [line.split(',')[0] for line in lines[1:]] == names
 
 
-def test_shares_of_a_machine(monkeypatch):
-  monkeypatch.setenv(job.GPUS, '4,5,6,7')
-  cpu = sweep._Machine('cpu', 1, [0, 1, 2, 3, 4], [])
-  assert [sweep._share(cpu, i, 2) for i in range(2)] == [([0, 2, 4], '4,5,6,7'), ([1, 3], '4,5,6,7')]
-  gpu = sweep._Machine('gpu', 1, [0, 1], ['4', '5', '6', '7'])
-  assert [sweep._share(gpu, i, 2) for i in range(2)] == [([], '4,6'), ([], '5,7')]
-  assert [sweep._share(gpu, i, 6)[1] for i in range(6)] == ['4', '5', '6', '7', '4', '5']
+def test_shares_of_a_machine():
+  cpu = grouping.Machine('cpu', 1, [0, 1, 2, 3, 4], [])
+  assert [grouping.share(cpu, i, 2) for i in range(2)] == [((0, 2, 4), None), ((1, 3), None)]
+  assert grouping.share(cpu, 6, 7) == ((1,), None) and grouping.jobs_at_once(cpu, 0) == 5 and grouping.jobs_at_once(cpu, 7) == 7
+  gpu = grouping.Machine('gpu', 1, [0, 1], ['4', '5', '6', '7'])
+  assert [grouping.share(gpu, i, 2) for i in range(2)] == [((), '4,6'), ((), '5,7')]
+  assert grouping.jobs_at_once(gpu, 0) == grouping.jobs_at_once(gpu, 9) == 4 and grouping.jobs_at_once(gpu, 2) == 2
+  tpu = grouping.Machine('tpu', 1, [0, 1], [])
+  assert grouping.share(tpu, 0, 1) == ((), None) and grouping.jobs_at_once(tpu, 3) == 1
+
+
+def test_what_a_job_left_behind_has_is_not_given_to_another(tmp_path):
+  gpu = grouping.Machine('gpu', 1, [], ['0', '1', '2', '3'])
+  shares = [grouping.share(gpu, i, 4) for i in range(4)]
+  jobs = watch.Jobs({}, tmp_path, 'local', None, 0)
+  running = [launch.Job('local', str(i), 'here', '', (), str(i)) for i in (0, 2)] + [launch.Job('slurm', '9', 'here', '')]
+  jobs._launched = dict.fromkeys(running)
+  assert [gpus for _, gpus in jobs._not_taken(shares)] == ['1', '3']
+  jobs._launched = {launch.Job('local', '5', 'here', '', (), '0,1,2,3'): None}
+  assert not jobs._not_taken(shares)
 
 
 def test_folders_that_are_none_of_a_sweep_or_damaged(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import random_images, tiny_config
 
-from mobilenet_jax import memory, models, optim, parallel, sweep, tasks
+from mobilenet_jax import grouping, memory, models, optim, parallel, tasks
 from mobilenet_jax.data import pipeline
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.train import train, train_group
@@ -114,7 +114,7 @@ def test_runs_of_different_streams_do_not_share_one(tmp_path):
   assert not (tmp_path / 'a').exists()
 
 
-def grid(memory_bytes, jobs, grouping='auto'):
+def grid(memory_bytes, jobs, name='auto', gpus=()):
   """How many groups of how many of the 16 are chosen, where a model takes 10 bytes and a step 100."""
   from configs import grid
   config = tiny_config(**{'data.image_size': (56, 56)})
@@ -122,8 +122,9 @@ def grid(memory_bytes, jobs, grouping='auto'):
   for change in grid.sweep(config):
     member = tiny_config(**change)
     runs[f'{member.model.width_multiplier} {member.data.image_size}'] = member
-  needs = dict.fromkeys(runs, 10), 100
-  groups, need = sweep._choose(runs, list(runs), jobs, memory_bytes, needs, grid.GROUPS, grouping)
+  needs = grouping.Needs(dict.fromkeys(runs, 10), 100)
+  machine = grouping.Machine('gpu' if gpus else 'cpu', memory_bytes, [0], gpus)
+  groups, need = grouping.choose(runs, list(runs), jobs, machine, needs, grid.GROUPS, name)
   for names in groups:
     assert len({runs[name].data.image_size for name in names}) == 1 or len(groups) in (1, 4)
   return len(groups), len(groups[0]), need
@@ -136,6 +137,7 @@ def grid(memory_bytes, jobs, grouping='auto'):
     ((150, 1), (16, 1, 110)),
     ((1, 1), (16, 1, 110)),  # nothing fits: the least
     ((1000, 1, 'alpha'), (4, 4, 140)),
+    ((200, 2, 'auto', ['0', '1']), (4, 4, 140)),  # each has its own memory
     ((1, 1, 'all'), (1, 16, 260))))  # as told
 def test_grouping_fits_the_memory_and_the_jobs(given, expected):
   assert grid(*given) == expected
