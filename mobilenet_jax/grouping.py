@@ -64,18 +64,22 @@ def prepare_elsewhere(configs: dict[str, dict]) -> tuple[Machine, Needs]:
 
 
 def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: int, machine: Machine, needs: Needs,
-           groupings: Groupings, grouping: str) -> tuple[list[list[str]], int]:
-  """The groups, the cheapest first, and the bytes that as many jobs at once are estimated to take.
+           groupings: Groupings, grouping: str) -> list[list[str]]:
+  """The groups, the cheapest first.
 
-  With 'auto' those of the first grouping that fits the memory and leaves no job idle, or else of the last.
+  With 'auto' those of the first grouping that fits the memory and leaves none of so many jobs idle, or else of the last.
   """
   for candidate in groupings if grouping == 'auto' else (grouping,):
     groups = group(runs, names, groupings[candidate])
-    by_size = sorted((sum(map(needs.runs.get, members)) + needs.step for members in groups), reverse=True)
-    need = sum(by_size[:1 if machine.gpus else jobs])  # each GPU has its own
-    if len(groups) >= jobs and need <= MEMORY_SHARE * machine.memory:
+    if len(groups) >= jobs and estimate(groups, jobs, machine, needs) <= MEMORY_SHARE * machine.memory:
       break
-  return groups, need
+  return groups
+
+
+def estimate(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs) -> int:
+  """The bytes of memory that the largest of the groups take, so many jobs at once, or one a GPU."""
+  by_size = sorted((sum(map(needs.runs.get, members)) + needs.step for members in groups), reverse=True)
+  return sum(by_size[:1 if machine.gpus else jobs])
 
 
 def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: Sequence[str] | None) -> list[list[str]]:
@@ -91,6 +95,13 @@ def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: 
 def cost(config: ml_collections.ConfigDict) -> float:
   """In proportion to a step's, roughly."""
   return config.model.width_multiplier * config.data.image_size[0] * config.data.image_size[1]
+
+
+def that_fit(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs) -> int:
+  """How many of so many jobs the memory is enough for; one in any case."""
+  while jobs > 1 and estimate(groups, jobs, machine, needs) > MEMORY_SHARE * machine.memory:
+    jobs -= 1
+  return jobs
 
 
 def jobs_at_once(machine: Machine, wanted: int) -> int:

@@ -115,7 +115,7 @@ def _slurm_parameters(given: dict[str, str]) -> dict:
 
 @contextlib.contextmanager
 def _keeping_ctrl_c() -> Iterator[None]:
-  """A process that is started meanwhile never gets Ctrl-C, this one later: it is for the sweep, which ends its jobs itself."""
+  """Meanwhile this process gets no Ctrl-C, and what it starts never: that is for the sweep, which ends its jobs itself."""
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield

@@ -99,9 +99,9 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
     if not waiting:
       return {}
     machine, needs = parallel.on_first_host(lambda: grouping_lib.prepare({name: runs[name].to_dict() for name in waiting}))
-    groups, need = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
+    groups = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
     say = functools.partial(print, flush=True) if parallel.is_first_host() else lambda text: None
-    say(_intention(runs, waiting, workdir, groups, 1, f'on {parallel.device_name()}', _estimate(need, machine)))
+    say(_intention(runs, waiting, workdir, groups, 1, f'on {parallel.device_name()}', _estimate(groups, 1, machine, needs)))
     for names in reversed(groups):
       outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
       for name, outcome in zip(names, outcomes):
@@ -126,10 +126,12 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
       at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
       shares = [((), None)] * at_once
     else:
-      at_once = min(grouping_lib.jobs_at_once(machine, jobs), len(waiting) + len(running))
-      groups, need = grouping_lib.choose(runs, waiting, max(at_once - len(running), 1), machine, needs, groupings, grouping)
-      at_once = min(at_once, len(groups) + len(running))
-      where, estimate = f'on {machine.backend}', _estimate(need, machine)
+      most = grouping_lib.jobs_at_once(machine, jobs)
+      new = min(max(most - len(running), 1), len(waiting))
+      groups = grouping_lib.choose(runs, waiting, new, machine, needs, groupings, grouping)
+      new = min(new, len(groups)) if jobs else grouping_lib.that_fit(groups, min(new, len(groups)), machine, needs)
+      at_once = min(new + len(running), most)
+      where, estimate = f'on {machine.backend}', _estimate(groups, new, machine, needs)
       shares = [grouping_lib.share(machine, i, at_once) for i in range(at_once)]
     print(_intention(runs, waiting, workdir, groups, min(at_once, len(groups)), where, estimate), flush=True)
     for name in waiting:
@@ -140,12 +142,13 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
 def _intention(runs, waiting, workdir, groups, at_once, where, estimate='') -> str:
   finished = sum(bool(results.read(workdir / name)) for name in runs)
   running = len(runs) - finished - len(waiting)
-  return (f'{len(runs)} runs in {workdir}: {finished} finished, {f"{running} running, " if running else ""}{len(waiting)} to do '
-          f'{where}' + (f', in {len(groups)} group{"s" if len(groups) > 1 else ""} of up to {max(map(len, groups))}, '
-                        f'{at_once} at once{estimate}' if groups else ''))
+  in_groups = f', in {len(groups)} group{"s" if len(groups) > 1 else ""} of up to {max(map(len, groups), default=0)}'
+  return (f'{len(runs)} runs in {workdir}: {finished} finished, ' + (f'{running} running, ' if running else '') +
+          f'{len(waiting)} to do {where}' + (f'{in_groups}, {at_once} at once{estimate}' if groups else ''))
 
 
-def _estimate(need: int, machine: grouping_lib.Machine) -> str:
+def _estimate(groups, jobs, machine, needs) -> str:
+  need = grouping_lib.estimate(groups, jobs, machine, needs)
   return f'; models and activations take an estimated {need / 1e9:.2g} GB of {machine.memory / 1e9:.2g}'
 
 

@@ -13,7 +13,8 @@ from mobilenet_jax.errors import Interrupted, UserError
 
 STATUS_SECONDS = 20  # between two lines of progress
 POLL_SECONDS = {'local': 0.5, 'slurm': 5}
-UNSEEN_SECONDS = {'local': 0, 'slurm': 60}  # that what another machine wrote may take to be seen: NFS remembers what was missing
+# That what another machine wrote may take to be seen: NFS remembers for a while what was missing.
+UNSEEN_SECONDS = {'local': 0, 'slurm': 60}
 
 
 @dataclasses.dataclass

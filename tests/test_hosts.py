@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -109,3 +110,15 @@ def test_a_sweep_of_a_group_on_two_hosts(tmp_path):
     assert len((folder / results.CSV_FILE).read_text().splitlines()) == 3
   for ours, theirs in zip(*rows):
     assert ours['eval_examples'] == 21 and ours['loss'] == pytest.approx(theirs['loss'], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('mpirun'), reason='Open MPI is not installed')
+def test_hosts_that_open_mpi_starts_find_each_other(tmp_path):
+  environment = {**os.environ, 'GLIBC_TUNABLES': '', 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'}
+  command = [sys.executable, '-c', SCRIPT, str(tmp_path / 'run'), '', '0', '-1', '8', '0', '']
+  done = subprocess.run(['mpirun', '-np', '2', '--oversubscribe', *command], cwd=ROOT, env=environment, capture_output=True,
+                        text=True, timeout=200)
+  assert done.returncode == 0, done.stdout + done.stderr
+  row = results.read(tmp_path / 'run')
+  assert row['eval_examples'] == 21 and row['device'].startswith('2 x ')

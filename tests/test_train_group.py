@@ -115,7 +115,7 @@ def test_runs_of_different_streams_do_not_share_one(tmp_path):
 
 
 def grid(memory_bytes, jobs, name='auto', gpus=()):
-  """How many groups of how many of the 16 are chosen, where a model takes 10 bytes and a step 100."""
+  """How many groups of how many of the 16 are chosen, where a model takes 10 bytes and a step 100; their need; what fits."""
   from configs import grid
   config = tiny_config(**{'data.image_size': (56, 56)})
   runs = {}
@@ -124,21 +124,23 @@ def grid(memory_bytes, jobs, name='auto', gpus=()):
     runs[f'{member.model.width_multiplier} {member.data.image_size}'] = member
   needs = grouping.Needs(dict.fromkeys(runs, 10), 100)
   machine = grouping.Machine('gpu' if gpus else 'cpu', memory_bytes, [0], gpus)
-  groups, need = grouping.choose(runs, list(runs), jobs, machine, needs, grid.GROUPS, name)
+  groups = grouping.choose(runs, list(runs), jobs, machine, needs, grid.GROUPS, name)
   for names in groups:
     assert len({runs[name].data.image_size for name in names}) == 1 or len(groups) in (1, 4)
-  return len(groups), len(groups[0]), need
+  memory_of = groups, jobs, machine, needs
+  return len(groups), len(groups[0]), grouping.estimate(*memory_of), grouping.that_fit(*memory_of)
 
 
 @pytest.mark.parametrize('given, expected', (
-    ((1000, 1), (1, 16, 260)),  # all 16: 16 models and one step
-    ((300, 1), (4, 4, 140)),  # 260 is more than the share of 300 that is taken
-    ((1000, 2), (4, 4, 280)),  # one group would leave a job idle
-    ((150, 1), (16, 1, 110)),
-    ((1, 1), (16, 1, 110)),  # nothing fits: the least
-    ((1000, 1, 'alpha'), (4, 4, 140)),
-    ((200, 2, 'auto', ['0', '1']), (4, 4, 140)),  # each has its own memory
-    ((1, 1, 'all'), (1, 16, 260))))  # as told
+    ((1000, 1), (1, 16, 260, 1)),  # all 16: 16 models and one step
+    ((300, 1), (4, 4, 140, 1)),  # 260 is more than the share of 300 that is taken
+    ((1000, 2), (4, 4, 280, 2)),  # one group would leave a job idle
+    ((150, 1), (16, 1, 110, 1)),
+    ((300, 4), (16, 1, 440, 2)),  # of four jobs, two fit
+    ((1, 1), (16, 1, 110, 1)),  # nothing fits: the least
+    ((1000, 1, 'alpha'), (4, 4, 140, 1)),
+    ((200, 2, 'auto', ['0', '1']), (4, 4, 140, 2)),  # each has its own memory
+    ((1, 1, 'all'), (1, 16, 260, 1))))  # as told
 def test_grouping_fits_the_memory_and_the_jobs(given, expected):
   assert grid(*given) == expected
 
