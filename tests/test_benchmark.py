@@ -10,6 +10,7 @@ from experiments import benchmark_implementations as implementations
 from mobilenet_jax.models.mobilenet import MobileNet
 
 
+@pytest.mark.slow
 def test_a_case_gives_a_row_for_ours_and_for_each_peer(tmp_path):
   peer = 'mobilenet_jax grouped'
   rows = benchmark.measure([peer], (0.25, 32), 'inference', 2, 'float32', turns=1)

@@ -67,7 +67,7 @@ def test_complexity_json():
   assert '239,273,472' in table and 'conv_dw_13' in table and 'no batch norm, no bias' in table
 
 
-@pytest.mark.parametrize('group', ('alone', 'all'))
+@pytest.mark.parametrize('group', (pytest.param('alone', marks=pytest.mark.slow), 'all'))
 def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
   """Two runs of which one fails: the other has its row; mended, only the failed one is run."""
   recipe = tmp_path / 'recipe.py'

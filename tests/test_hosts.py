@@ -95,6 +95,7 @@ def test_where_a_host_dies_the_others_end_and_all_continue(tmp_path):
   assert codes == [0] and 'continuing at step 4' in outputs[0], outputs
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_group_on_two_hosts(tmp_path):
   """As on a TPU slice; the rows are those of one host with as many devices."""
   train, test = random_images(40), random_images(21, seed=1)

@@ -68,6 +68,7 @@ def reached(folder, step):
   return any(row['step'] >= step for row in report.read(folder))
 
 
+@pytest.mark.slow
 def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   workdir = tmp_path / 'runs'
   folders = [workdir / 'mobilenet_0.25_32', workdir / 'mobilenet_0.375_32']

@@ -79,6 +79,7 @@ def test_prediction_is_that_of_the_network(folder):
     whole.features(image, 'block_20')
 
 
+@pytest.mark.slow
 def test_folding_with_keras_padding_changes_nothing():
   model = random_model(size=(37, 51), **{'model.padding': 'keras'})
   images = np.random.default_rng(1).uniform(-1, 1, (2, 37, 51, 3)).astype(np.float32)
