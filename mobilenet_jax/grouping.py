@@ -120,7 +120,6 @@ def share(machine: Machine, slot: int, jobs: int) -> Share:
   return tuple(cores[slot::jobs] or cores[slot % len(cores):][:1] if cores else ()), None
 
 
-def overlap(one: Share, other: Share) -> bool:
-  """Whether two jobs with these would share a core or a GPU."""
-  parts = lambda share: {*share[0], *(share[1] or '').split(',')} - {''}
-  return bool(parts(one) & parts(other))
+def parts(*shares: Share) -> set:
+  """The cores and GPUs in shares."""
+  return {part for cores, gpus in shares for part in (*cores, *(gpus or '').split(','))} - {''}

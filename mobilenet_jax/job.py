@@ -49,18 +49,21 @@ def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: li
   from mobilenet_jax import parallel
   try:
     parallel.join_hosts()
+  except UserError as error:  # the others cannot be reached
+    print(f'error: {error}', flush=True)
+    sys.exit(REQUEUE)
+  try:
     outcomes = train([ml_collections.ConfigDict(config) for config in configs], workdirs)
   except (Interrupted, InUse) as error:
     print(error, flush=True)
-    sys.exit(REQUEUE)
-  except UserError as error:  # the other hosts cannot be reached
-    print(f'error: {error}', flush=True)
     sys.exit(REQUEUE)
   sys.exit(any(isinstance(outcome, str) for outcome in outcomes))
 
 
 def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list[dict | str]:
   """Trains runs together, as train.train_group does; each one's lines go to its log, its row into the sweep's file.
+
+  Among several hosts an error that ends all runs ends the process, too: it may be of this host alone.
 
   Returns:
     For each run its row, or what it failed of, which is noted in its folder, too.
@@ -83,6 +86,8 @@ def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list
       outcomes = [results.read(Path(workdir)) or error for workdir in workdirs]
   outcomes = [_failed(Path(workdir), outcome) if isinstance(outcome, Exception) else outcome
               for outcome, workdir in zip(outcomes, workdirs)]
+  if parallel.host_count() > 1 and all(isinstance(outcome, str) for outcome in outcomes):
+    sys.exit(f'error: {outcomes[0]}')
   if parallel.is_first_host():
     results.collect(Path(workdirs[0]).parent)
   return outcomes

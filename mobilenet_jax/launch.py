@@ -89,7 +89,7 @@ def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..
     if launcher == 'slurm':
       executor.update_parameters(job_name=slurm.get('job_name', name))
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    with _keeping_ctrl_c(), submitit_utils.environment_variables(PYTHONPATH=path):
+    with _alone_with_the_terminal(), submitit_utils.environment_variables(PYTHONPATH=path):
       try:
         with contextlib.redirect_stderr(io.StringIO()):  # which is in the error, too
           job = executor.submit(function, *args, cores, gpus)
@@ -104,19 +104,23 @@ def _slurm_parameters(given: dict[str, str]) -> dict:
   parameters, others = dict(SLURM_DEFAULTS), {'requeue': True}
   for name, value in given.items():
     name = name.replace('-', '_')
-    if name in ('teardown', 'additional_parameters', 'signal_delay_s', 'use_srun', 'stderr_to_stdout'):
+    if name in ('teardown', 'additional_parameters', 'signal_delay_s', 'use_srun', 'stderr_to_stdout', 'srun_args'):
       raise UserError(f'--slurm={name}: it has a value that sweeps depend on; expected other options of sbatch')
+    if name in ('nodes', 'ntasks_per_node', 'cpus_per_task') and not value.isdecimal():
+      raise UserError(f'--slurm={name}={value}: expected a number')
     value = int(value) if value.isdecimal() else value or True
-    if name in ('setup', 'srun_args'):
+    if name == 'setup':
       value = [value]
+    if name == 'cpus_per_task':  # which srun does not take over from sbatch in Slurm 22.05 to 23.02
+      parameters['srun_args'] = [f'--cpus-per-task={value}']
     (parameters if name in SlurmExecutor._valid_parameters() else others)[name] = value
   return {**parameters, 'additional_parameters': others}
 
 
 @contextlib.contextmanager
-def _keeping_ctrl_c() -> Iterator[None]:
-  """Meanwhile this process gets no Ctrl-C, and what it starts never: that is for the sweep, which ends its jobs itself."""
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _alone_with_the_terminal() -> Iterator[None]:
+  """What is started meanwhile gets neither Ctrl-C, which is for the sweep, nor the terminal's end; this process later."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
   try:
     yield
   finally:
@@ -173,7 +177,9 @@ def cancel(job: Job) -> None:
     UserError: where it is another user's.
   """
   if job.launcher == 'slurm':
-    LAUNCHERS['slurm'].job_class(job.log, job.id).cancel(check=False)
+    done = subprocess.run(['scancel', job.id], capture_output=True, text=True)
+    if done.returncode and states([job]):
+      raise UserError(f'scancel {job.id}: {" ".join(done.stderr.split())}')
   else:
     tell(int(job.id))  # which passes it on; what submitit sends to cancel kills after a second
 

@@ -48,13 +48,12 @@ def read_sweep(workdir: Path) -> list[str]:
     raise UserError(f'{workdir}: no sweep in this folder; expected one that mobilenet_jax.sweep has been given') from None
 
 
-def collect(workdir: Path) -> list[dict]:
-  """The rows of a sweep's finished runs, written into its CSV file; any number of processes may do so at a time."""
+def collect(workdir: Path) -> None:
+  """Writes the rows of a sweep's finished runs into its CSV file; any number of processes may do so at a time."""
   names = read_sweep(workdir)
   with lock(workdir, 'results.lock', seconds=60):  # so that whoever is last has read the rows of all
     rows = [row for name in names if (row := read(workdir / name))]
     write_csv(workdir / CSV_FILE, rows)
-  return rows
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from mobilenet_jax import job, launch, report, results
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.files import lock_owner
+from mobilenet_jax.files import lock_owner, newest_checkpoint
 
 COMMANDS = ('status', 'logs', 'cancel')
 WATCH_SECONDS = 5
-FINISHED, FAILED, STOPPED, WAITING = 'finished', 'failed', 'stopped', 'waiting'
+FINISHED, FAILED, STOPPED, WAITING, UNKNOWN = 'finished', 'failed', 'stopped', 'waiting', 'unknown'
 LOG_LINES = 20
 ASK_AGAIN_SECONDS = 10
 
@@ -33,10 +33,11 @@ def alive(workdir: Path, jobs: dict[launch.Job, list[str]]) -> dict[launch.Job, 
 
 
 def unfinished_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
-  """The jobs of a sweep, ended or not, and the names of the runs that they have still to do."""
+  """The jobs of a sweep, ended or not, and the names of their runs that have neither finished nor failed."""
   jobs = collections.defaultdict(list)
   for name in results.read_sweep(workdir):
-    if (launched := launch.read(workdir / name)) and not results.read(workdir / name):
+    folder = workdir / name
+    if (launched := launch.read(folder)) and not (results.read(folder) or job.attempts(folder)['error']):
       jobs[launched].append(name)
   return dict(jobs)
 
@@ -49,12 +50,17 @@ def running_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
 
 def table(workdir: Path) -> list[dict]:
   """A row a run: its name, its state, its job and how far it is."""
-  states, rows = alive(workdir, unfinished_jobs(workdir)), []
+  jobs, rows = unfinished_jobs(workdir), []
+  try:
+    states = alive(workdir, jobs)
+  except UserError as error:
+    print(f'of some jobs nothing is known: {error}')
+    states = dict.fromkeys(jobs, UNKNOWN)
   for name in results.read_sweep(workdir):
     folder = workdir / name
     launched, attempts, row = launch.read(folder), job.attempts(folder), results.read(folder)
     state = FINISHED if row else launch.RUNNING if lock_owner(folder) else states.get(launched) or (
-        FAILED if attempts['error'] else STOPPED if launched else WAITING)
+        FAILED if attempts['error'] else STOPPED if launched or newest_checkpoint(folder) else WAITING)
     how_far = {FINISHED: lambda: f'{report.headline(row)} in {report.duration(row["seconds"])}',
                FAILED: lambda: attempts['error']}.get(state, lambda: progress(folder))()
     if not row and attempts['starts'] > 1:

@@ -65,7 +65,11 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   for change in changes:
     member = config_lib.changed(config, change)
     config_lib.validate(member)
-    runs[config_lib.model_name(member)] = member
+    name = config_lib.model_name(member)
+    if name in runs:
+      raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size, and for other '
+                      'differences a sweep each, with a --workdir of its own')
+    runs[name] = member
   if launcher == 'here':
     failed = _train_here(runs, workdir, groupings, grouping)
   else:
@@ -98,6 +102,8 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
     waiting = parallel.on_first_host(lambda: _claim(runs, workdir, alone))
     if not waiting:
       return {}
+    if parallel.is_first_host():
+      _forget_failures(workdir, waiting)
     machine, needs = parallel.on_first_host(lambda: grouping_lib.prepare({name: runs[name].to_dict() for name in waiting}))
     groups = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
     say = functools.partial(print, flush=True) if parallel.is_first_host() else lambda text: None
@@ -134,9 +140,13 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
       where, estimate = f'on {machine.backend}', _estimate(groups, new, machine, needs)
       shares = [grouping_lib.share(machine, i, at_once) for i in range(at_once)]
     print(_intention(runs, waiting, workdir, groups, min(at_once, len(groups)), where, estimate), flush=True)
-    for name in waiting:
-      job.forget(workdir / name)
+    _forget_failures(workdir, waiting)
     return watch.Jobs(runs, workdir, launcher, submit, retries).run(groups, shares, running, alone.close)
+
+
+def _forget_failures(workdir, names) -> None:
+  for name in names:
+    job.forget(workdir / name)
 
 
 def _intention(runs, waiting, workdir, groups, at_once, where, estimate='') -> str:
@@ -159,6 +169,10 @@ def main(values: flags.FlagValues) -> None:
   recipe = runpy.run_path(str(path))
   if 'sweep' not in recipe:
     raise UserError(f'{path} has no sweep(config); a single run is python -m mobilenet_jax.main')
+  if values.slurm and values.launcher != 'slurm':
+    raise UserError(f'--slurm={",".join(values.slurm)} --launcher={values.launcher}: expected --launcher=slurm with it')
+  if values.coordinator and values.launcher != 'here':
+    raise UserError(f'--coordinator={values.coordinator} --launcher={values.launcher}: expected --launcher=here with it')
   started = time.monotonic()
   train = functools.partial(
       sweep, values.config, recipe['sweep'](values.config), values.workdir, values.jobs, recipe.get('GROUPS', ALONE),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,8 +66,9 @@ class Jobs:
         if stop():
           raise Interrupted(self._what_now())
         for launched, ended in self._ended():
-          if launched.launcher == self._launcher:
-            free.append((launched.cores, launched.gpus))
+          share = launched.cores, launched.gpus
+          if self._has_a_share(launched) and grouping.parts(share) <= grouping.parts(*shares):
+            free.append(share)
           groups += self._to_do_again(launched, ended)
         free = free if self._launched else list(shares)
         if self._launched and time.monotonic() - last_status > STATUS_SECONDS:
@@ -77,9 +79,12 @@ class Jobs:
 
   def _not_taken(self, shares):
     """Of the shares those that new jobs may have beside what is running."""
-    taken = [(launched.cores, launched.gpus) for launched in self._launched if launched.launcher == self._launcher]
-    free = [share for share in shares if not any(grouping.overlap(share, other) for other in taken)]
+    taken = [(launched.cores, launched.gpus) for launched in self._launched if self._has_a_share(launched)]
+    free = [share for share in shares if not grouping.parts(share) & grouping.parts(*taken)]
     return free[:max(len(shares) - len(taken), 0)]
+
+  def _has_a_share(self, launched):
+    return launched.launcher == self._launcher and (launched.launcher == 'slurm' or launched.host == socket.gethostname())
 
   def _what_now(self):
     if self._launcher == 'local':

@@ -119,9 +119,11 @@ def test_impossible_models_are_one_line(args, message, tmp_path):
   assert_one_line(run('complexity', *args), message)
 
 
-def test_an_unknown_grouping_is_one_line(tmp_path):
-  done = run('sweep', '--config=configs/grid.py', '--group=pairs', f'--workdir={tmp_path}')
-  assert_one_line(done, '--group=pairs: expected auto, all, resolution, alpha, alone')
+@pytest.mark.parametrize('args, message', (
+    (['--group=pairs'], '--group=pairs: expected auto, all, resolution, alpha, alone'),
+    (['--slurm=partition=gpu'], '--slurm=partition=gpu --launcher=local: expected --launcher=slurm with it')))
+def test_flags_of_a_sweep_that_do_not_fit_are_one_line(args, message, tmp_path):
+  assert_one_line(run('sweep', '--config=configs/grid.py', f'--workdir={tmp_path}', *args), message)
 
 
 def test_batch_not_divisible_by_the_devices(npz, tmp_path):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_images
+from conftest import random_images, tiny_config
 
-from mobilenet_jax import files, grouping, job, launch, report, results, watch
+from mobilenet_jax import files, grouping, job, launch, report, results, sweep, watch
 from mobilenet_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -154,10 +155,12 @@ def test_what_a_job_left_behind_has_is_not_given_to_another(tmp_path):
   gpu = grouping.Machine('gpu', 1, [], ['0', '1', '2', '3'])
   shares = [grouping.share(gpu, i, 4) for i in range(4)]
   jobs = watch.Jobs({}, tmp_path, 'local', None, 0)
-  running = [launch.Job('local', str(i), 'here', '', (), str(i)) for i in (0, 2)] + [launch.Job('slurm', '9', 'here', '')]
+  here = socket.gethostname()
+  running = [launch.Job('local', str(i), here, '', (), str(i)) for i in (0, 2)]
+  running += [launch.Job('slurm', '9', here, ''), launch.Job('local', '7', 'elsewhere', '', (), '1')]
   jobs._launched = dict.fromkeys(running)
   assert [gpus for _, gpus in jobs._not_taken(shares)] == ['1', '3']
-  jobs._launched = {launch.Job('local', '5', 'here', '', (), '0,1,2,3'): None}
+  jobs._launched = {launch.Job('local', '5', here, '', (), '0,1,2,3'): None}
   assert not jobs._not_taken(shares)
 
 
@@ -170,3 +173,8 @@ def test_folders_that_are_none_of_a_sweep_or_damaged(tmp_path):
   assert launch.read(tmp_path) is None
   (tmp_path / job.ATTEMPTS_FILE).write_text('{"starts"')
   assert job.attempts(tmp_path)['starts'] == 0
+
+
+def test_runs_that_only_differ_in_what_has_no_name_are_refused(tmp_path):
+  with pytest.raises(UserError, match='two runs of the sweep are mobilenet_0.25_32; expected runs that differ'):
+    sweep.sweep(tiny_config(), [{'seed': 0}, {'seed': 1}], tmp_path)
