@@ -70,14 +70,14 @@ def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..
 
   Args:
     launcher: one of LAUNCHERS.
-    folder: takes what submitit writes, a folder a job.
+    folder: takes what submitit writes.
     slurm: options of sbatch, or of submitit's SlurmExecutor; '' for one without a value.
 
   Raises:
     UserError: where there is no Slurm; from submit, what sbatch says against it.
   """
   try:
-    executor = LAUNCHERS[launcher](folder / '%j')
+    executor = LAUNCHERS[launcher](folder)
   except RuntimeError as error:
     raise UserError(f'--launcher={launcher}: {error}; expected a machine that has srun and sbatch') from error
   if launcher == 'slurm':

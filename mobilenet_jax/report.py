@@ -118,6 +118,13 @@ def headline(values: dict[str, float]) -> str:
   return ', '.join(f'{title} {values[name]:{form}}' for name, (title, form) in found.items())
 
 
+def described(outcome: dict | str) -> str:
+  """What has become of a run: of its row, or what it failed of."""
+  if isinstance(outcome, str):
+    return f'failed: {outcome}'
+  return f'{headline(outcome)} in {duration(outcome["seconds"])}'
+
+
 def by_attribute(values: dict[str, float]) -> dict[str, tuple[float | None, int]]:
   """Of an evaluation of attributes: each one's average precision, None where it has no positive example, and those."""
   counts = {name.removeprefix(metrics.POSITIVES): count for name, count in values.items()

@@ -59,14 +59,15 @@ def table(workdir: Path) -> list[dict]:
   for name in results.read_sweep(workdir):
     folder = workdir / name
     launched, attempts, row = launch.read(folder), job.attempts(folder), results.read(folder)
-    state = FINISHED if row else launch.RUNNING if lock_owner(folder) else states.get(launched) or (
-        FAILED if attempts['error'] else STOPPED if launched or newest_checkpoint(folder) else WAITING)
-    how_far = {FINISHED: lambda: f'{report.headline(row)} in {report.duration(row["seconds"])}',
-               FAILED: lambda: attempts['error']}.get(state, lambda: progress(folder))()
-    if not row and attempts['starts'] > 1:
-      how_far += f' (started {attempts["starts"]} times there)'
+    if row:
+      state, so_far = FINISHED, report.described(row)
+    else:
+      state = launch.RUNNING if lock_owner(folder) else states.get(launched) or (
+          FAILED if attempts['error'] else STOPPED if launched or newest_checkpoint(folder) else WAITING)
+      again = f' (started {attempts["starts"]} times there)' if attempts['starts'] > 1 else ''
+      so_far = attempts['error'] if state == FAILED else progress(folder) + again
     where = f'{launched.launcher} {launched.id}' if launched else ''
-    rows.append({'run': name, 'state': state, 'job': where, 'so far': how_far})
+    rows.append({'run': name, 'state': state, 'job': where, 'so far': so_far})
   return rows
 
 

@@ -111,7 +111,7 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
     for names in reversed(groups):
       outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
       for name, outcome in zip(names, outcomes):
-        say(f'{name}: {watch.described(outcome)}')
+        say(f'{name}: {report.described(outcome)}')
         if isinstance(outcome, str):
           failed[name] = outcome
   return failed

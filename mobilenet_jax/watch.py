@@ -148,19 +148,12 @@ class Jobs:
       row = results.read(folder)
       if not row:
         self._failed[name] = job.attempts(folder)['error'] or f'its job ended: {status.last_words(folder)}'
-      print(f'[{self._done()}/{len(self._runs)}] {name}: {described(row or self._failed[name])}', flush=True)
+      print(f'[{self._done()}/{len(self._runs)}] {name}: {report.described(row or self._failed[name])}', flush=True)
     results.collect(self._workdir)
     return [again] if again else []
 
   def _done(self):
     return sum(name in self._failed or bool(results.read(self._workdir / name)) for name in self._runs)
-
-
-def described(outcome: dict | str) -> str:
-  """What has become of a run: of its row, or what it failed of."""
-  if isinstance(outcome, str):
-    return f'failed: {outcome}'
-  return f'{report.headline(outcome)} in {report.duration(outcome["seconds"])}'
 
 
 def _progress(names, workdir) -> str:

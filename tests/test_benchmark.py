@@ -25,6 +25,7 @@ def test_a_case_gives_a_row_for_ours_and_for_each_peer(tmp_path):
   assert (tmp_path / 'benchmark.png').stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_is_named_and_left_out(capsys):
   rows = benchmark.measure(['no such peer'], (0.25, 32), 'inference', 1, 'float32', turns=1)
   assert [row['implementation'] for row in rows] == [implementations.OURS]

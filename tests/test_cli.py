@@ -91,8 +91,7 @@ def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
   assert done.returncode == 0 and done.stdout.startswith('1 runs finished')
 
 
-@pytest.mark.parametrize('module', ('main', 'sweep'))
-@pytest.mark.parametrize('args, message', (
+BAD_INPUT = (
     (['--config=configs/grid.py', '--config.bach_size=3'], 'bach_size'),
     (['--config=configs/grid.py', '--config.batch_size=three'], 'batch_size'),
     (['--config=configs/grid.py:colour=red'], "'colour=red' is not one of data=fabrics"),
@@ -104,7 +103,11 @@ def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
     (['--config=configs/grid.py', '--config.task=poetry'], "task='poetry': expected one of classification"),
     (['--config=configs/grid.py', '--config.data.image_size=48'], 'expected'),
     (['--config=configs/grid.py', '--config.model.dropout_rate=1.5'], 'model.dropout_rate=1.5: expected'),
-    (['--config=configs/grid.py:data=folder:/nowhere'], 'folder:/nowhere: there is no such folder')))
+    (['--config=configs/grid.py:data=folder:/nowhere'], 'folder:/nowhere: there is no such folder'))
+
+
+@pytest.mark.parametrize('module, args, message', [
+    *(('main', *case) for case in BAD_INPUT), *(('sweep', *case) for case in BAD_INPUT[-2:])])
 def test_bad_input_is_one_line(module, args, message, tmp_path):
   done = run(module, *args, *([] if '--wrkdir=x' in args else [f'--workdir={tmp_path / "run"}']))
   assert_one_line(done, message)

@@ -28,7 +28,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('fault, number, status', (
-    ('killed in a step', 1, -9), ('SIGTERM in an evaluation', 1, 75),
+    ('killed in a step', 1, -9),
+    pytest.param('SIGTERM in an evaluation', 1, 75, marks=pytest.mark.slow),
     pytest.param('killed at a checkpoint', 0, -9, marks=pytest.mark.slow),
     pytest.param('killed, a bit of the newest checkpoint flipped', 0, -9, marks=pytest.mark.slow)))
 def test_a_run_ends_as_if_there_had_been_no_fault(fault, number, status, whole, tmp_path):
