@@ -1,9 +1,7 @@
 """A sweep's jobs on this machine: those that die, are left behind, cancelled or hopeless. test_slurm.py has Slurm's."""
 
-import json
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -116,8 +114,8 @@ def test_jobs_that_always_die_are_given_up_and_reported(tmp_path):
   """Here the system kills them once they have used some seconds of a processor; none of a group, and nothing else."""
   command = sweep_command(tmp_path, (0.25, 0.375), (32,), 10**6)
   rarely = '--config.checkpoint_every=0 steps', '--config.eval_every=0 steps'
-  done = subprocess.run([*command, *rarely, '--retries=1', '--jobs=2'], cwd=ROOT, capture_output=True, text=True,
-                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (15, 15)))
+  limited = ['sh', '-c', 'ulimit -t 15; exec "$@"', 'sh', *command, *rarely, '--retries=1', '--jobs=2']
+  done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1 and done.stderr.count('\n') == 1
   assert done.stdout.count('ended early: starting it again') == 2 * 2  # the last start finds that it was the last
   assert 'mobilenet_0.25_32 (ended 2 times at step 0 without getting further' in done.stderr

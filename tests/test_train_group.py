@@ -46,7 +46,6 @@ def content(folder):
 
 def states(folder, config):
   from mobilenet_jax.checkpoint import Checkpoints
-  task = tasks.create(config)
   tx = optim.create(config.optim, lambda step: 0.1)
   like = init_state(jax.random.key(0), models.create(config.model, 4), tx, config)
   return jax.tree.leaves(Checkpoints(folder / 'checkpoints', 'top1').restore(like)[1])
