@@ -44,9 +44,8 @@ class Report:
     now = time.monotonic()
     seconds_per_step = (now - self._last_time) / max(step - self._last_step, 1)
     self._last_step, self._last_time = step, now
-    self._write(step, 'train', values)
     speed = self._batch_size / seconds_per_step
-    self._tensorboard.write(step, {'images_per_second': speed})
+    self._write(step, 'train', values, {'images_per_second': speed})
     left = duration((self._total_steps - step) * seconds_per_step)
     self._say(f'step {step}/{self._total_steps}  {_words(values)}  {speed:.0f} images/s  {left} left')
 
@@ -61,10 +60,11 @@ class Report:
   def close(self) -> None:
     self._tensorboard.close()
 
-  def _write(self, step, split, values):
+  def _write(self, step, split, values, times=None):
+    """A row, and the same for TensorBoard, which alone has `times`: of them no two runs agree."""
     with self._path.open('a') as file:
       file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
-    self._tensorboard.write(step, {f'{split}/{name}': value for name, value in values.items()})
+    self._tensorboard.write(step, {**{f'{split}/{name}': value for name, value in values.items()}, **(times or {})})
 
 
 class _TensorBoard:
@@ -77,6 +77,7 @@ class _TensorBoard:
     self._writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes all of a step at once, for each call waits for the disk."""
     for name, value in values.items():
       self._writer.write_event(Event(step=step, wall_time=time.time(), summary=summary.scalar(name, value)))
     self._writer.flush()

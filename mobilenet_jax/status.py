@@ -28,8 +28,11 @@ ASK_AGAIN_SECONDS = 10
 
 def alive(workdir: Path, jobs: dict[launch.Job, list[str]]) -> dict[launch.Job, str]:
   """Of jobs, and the names of their runs, those that have not ended: launch.PENDING or launch.RUNNING."""
-  held = {one: launch.RUNNING for one, names in jobs.items() if any(lock_owner(workdir / name) for name in names)}
-  return held | launch.states(jobs)  # held: local ones of another host, too
+  found = launch.states(jobs)
+  for one, names in jobs.items():  # local ones of another host
+    if one not in found and any(lock_owner(workdir / name) for name in names):
+      found[one] = launch.RUNNING
+  return found
 
 
 def unfinished_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
