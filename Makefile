@@ -17,7 +17,7 @@ VENV := .venv/bin/python
 .PHONY: figures test test-slow test-slurm faults benchmark benchmark-group
 
 figures: .venv/ready
-	@$(VENV) -m mobilenet_jax.sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
+	@$(VENV) -m mobilenet_jax sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
 	@$(VENV) -m experiments.figures --results=$(OUT)/results.csv --out=$(OUT)
 
 test: .venv/ready .venv/ready-export
@@ -28,7 +28,7 @@ test-slow: .venv/ready .venv/ready-export
 
 test-slurm: .venv/ready
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { apt-get -qq update && apt-get -qq install --no-install-recommends slurm-wlm munge; }
-	@$(VENV) -m pytest -q -m slurm tests/test_slurm.py
+	@$(VENV) -m pytest -q -m slurm tests/sweeps/test_slurm.py
 
 faults: .venv/ready
 	@$(VENV) -m experiments.faults $(ARGS)
@@ -43,9 +43,10 @@ benchmark-group: .venv/ready
 	@.venv/bin/pip install -q --disable-pip-version-check -r requirements-export.txt
 	@touch .venv/ready-export
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name it with make PYTHON=...")'
 	@echo "setting up .venv from requirements.txt: a minute or two, once"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
+	@.venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch .venv/ready

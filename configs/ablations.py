@@ -1,6 +1,6 @@
 """Tables 4 and 5: full convolutions against separable ones, and a shallow network against a thin one.
 
-    python -m mobilenet_jax.sweep --config=configs/ablations.py:data=fabrics --workdir=runs/fabrics_ablations
+    mobilenet_jax sweep --config=configs/ablations.py:data=fabrics --workdir=runs/fabrics_ablations
 
 Takes the same arguments as configs/grid.py.
 """

@@ -1,6 +1,6 @@
 """MobileNet on the embedded dataset: the size of a recipe that 2 CPU cores train in a minute or two.
 
-    python -m mobilenet_jax.main --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/fabrics_0.5_48
+    mobilenet_jax train --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/fabrics_0.5_48
 
 Measured: 16 of these take 7 minutes on 2 cores, see the README. RMSprop as in the paper, but with what 1,250 steps
 want: small batches, an epsilon that leaves the step size to the gradient's own scale, batch norm and weight averages

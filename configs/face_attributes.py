@@ -1,19 +1,19 @@
 """Face attributes, distilled (section 4.6, Table 12).
 
-    python -m mobilenet_jax.main --config=configs/face_attributes.py:alpha=0.5,res=48,teacher=runs/teacher --workdir=runs/student
-    python -m mobilenet_jax.main --config=configs/face_attributes.py:data=folder:lfw160,recorded=probs.npz,res=128,alpha=0.5 \\
+    mobilenet_jax train --config=configs/face_attributes.py:alpha=0.5,res=48,teacher=runs/teacher --workdir=runs/student
+    mobilenet_jax train --config=configs/face_attributes.py:data=folder:lfw160,recorded=probs.npz,res=128,alpha=0.5 \\
         --workdir=runs/lfw
 
-`data` is faces (embedded), celeb_a, or with `recorded` a folder of people. The teacher is a model (`teacher`) or its
-outputs recorded (`recorded`); without one, or with soft=0, the labels are learnt, or, where there are none, the recorded
-teacher's decisions. A student learns without regularisation and without early stopping, as in the paper.
+`data` is faces (embedded), celeb_a, or with `recorded` a folder of people. `model` may be nn2, which has no `alpha`.
+The teacher is a model (`teacher`) or its outputs recorded (`recorded`); without one, or with soft=0, the labels are learnt,
+or, where there are none, the recorded teacher's decisions. A student learns without regularisation and without early stopping, as in the paper.
 """
 
 from mobilenet_jax import config as config_lib
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, data='faces', alpha=1.0, res=64, teacher='', recorded='', soft=1)
+  arg = config_lib.parse_arg(arg, data='faces', model='mobilenet', alpha=float, res=64, teacher='', recorded='', soft=1)
   config = config_lib.base()
   config.task = 'attributes'
 
@@ -28,7 +28,9 @@ def get_config(arg=None):
   config.batch_size = 32
   config.eval_batch_size = 200
 
-  config.model.width_multiplier = arg.alpha
+  config.model.name = arg.model
+  if arg.alpha is not None:
+    config.model.width_multiplier = arg.alpha
   config.model.batch_norm_decay = 0.99
 
   if (arg.teacher or arg.recorded) and arg.soft:

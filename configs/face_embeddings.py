@@ -1,8 +1,8 @@
 """Face embeddings, distilled (section 4.7, Table 14), or learnt by FaceNet's triplet loss.
 
-    python -m mobilenet_jax.main --config=configs/face_embeddings.py:model=nn2 --workdir=runs/teacher
-    python -m mobilenet_jax.main --config=configs/face_embeddings.py:alpha=0.75,res=48,teacher=runs/teacher --workdir=runs/student
-    python -m mobilenet_jax.main --config=configs/face_embeddings.py:data=folder:lfw160,pairs=lfw160/pairs.txt,fold=0,recorded=e.npz,res=128 \\
+    mobilenet_jax train --config=configs/face_embeddings.py:model=nn2 --workdir=runs/teacher
+    mobilenet_jax train --config=configs/face_embeddings.py:alpha=0.75,res=48,teacher=runs/teacher --workdir=runs/student
+    mobilenet_jax train --config=configs/face_embeddings.py:data=folder:lfw160,pairs=lfw160/pairs.txt,fold=0,recorded=e.npz,res=128 \\
         --workdir=runs/lfw
 
 `data` is faces (embedded) or a folder of people. The teacher is a model (`teacher`) or its outputs recorded (`recorded`),
@@ -14,7 +14,7 @@ from mobilenet_jax import config as config_lib
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, data='faces', model='mobilenet', alpha=1.0, res=64, teacher='', recorded='', pairs='',
+  arg = config_lib.parse_arg(arg, data='faces', model='mobilenet', alpha=float, res=64, teacher='', recorded='', pairs='',
                              fold=-1)
   config = config_lib.base()
   config.task = 'embedding'
@@ -32,7 +32,8 @@ def get_config(arg=None):
   config.eval_batch_size = 200
 
   config.model.name = arg.model
-  config.model.width_multiplier = arg.alpha
+  if arg.alpha is not None:  # nn2 has none
+    config.model.width_multiplier = arg.alpha
   config.model.batch_norm_decay = 0.99
 
   if arg.teacher or arg.recorded:

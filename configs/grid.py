@@ -1,6 +1,6 @@
 """The 16 models of Figures 4 and 5: width multipliers 1, 0.75, 0.5, 0.25 x four resolutions.
 
-    python -m mobilenet_jax.sweep --config=configs/grid.py:data=cifar10,res=56 --workdir=runs/cifar10
+    mobilenet_jax sweep --config=configs/grid.py:data=cifar10,res=56 --workdir=runs/cifar10
 
 `data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. `res` is the
 largest resolution (0: the recipe's own); the others are 6/7, 5/7 and 4/7 of it, as 192, 160 and 128 are of 224.

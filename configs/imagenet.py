@@ -1,6 +1,6 @@
 """MobileNet on ImageNet (section 4; Tables 4 to 9, Figures 4 and 5).
 
-    python -m mobilenet_jax.main --config=configs/imagenet.py:alpha=0.75,res=192 --workdir=runs/imagenet_0.75_192
+    mobilenet_jax train --config=configs/imagenet.py:alpha=0.75,res=192 --workdir=runs/imagenet_0.75_192
 
 Expected, from the paper: 70.6 % top-1 for 1.0 at 224, 50.6 % for 0.25 at 224. Not run here yet. The recipe is
 the one on record for the TensorFlow release: Inception's RMSprop (decay 0.9, momentum 0.9, epsilon 1), 0.045 per 96
@@ -11,7 +11,7 @@ from mobilenet_jax import config as config_lib
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, alpha=1.0, res=224, batch=96, model='mobilenet')
+  arg = config_lib.parse_arg(arg, alpha=float, res=224, batch=96, model='mobilenet')
   config = config_lib.base()
 
   config.data.name = 'imagenet2012'
@@ -21,7 +21,8 @@ def get_config(arg=None):
 
   config.model.name = arg.model
   config.model.num_classes = 1000
-  config.model.width_multiplier = arg.alpha
+  if arg.alpha is not None:  # a network may have no width multiplier
+    config.model.width_multiplier = arg.alpha
 
   config.train_for = '90 epochs'
   config.log_every = '100 steps'

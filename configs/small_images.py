@@ -1,7 +1,7 @@
 """MobileNet on a small dataset of one's own: any TFDS name with images and labels, or a folder of images.
 
-    python -m mobilenet_jax.main --config=configs/small_images.py:data=cifar10,res=56 --workdir=runs/cifar10
-    python -m mobilenet_jax.main --config=configs/small_images.py:data=folder:/my/images --workdir=runs/mine
+    mobilenet_jax train --config=configs/small_images.py:data=cifar10,res=56 --workdir=runs/cifar10
+    mobilenet_jax train --config=configs/small_images.py:data=folder:/my/images --workdir=runs/mine
 
 The optimiser is configs/fabrics.py's, for longer. At this length it is untried: the README has what was run.
 """

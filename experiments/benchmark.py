@@ -31,8 +31,8 @@ import numpy as np
 
 from experiments.benchmark_implementations import IMPLEMENTATIONS, OURS, missing
 from experiments.benchmark_input import measure_input
-from mobilenet_jax import cli
 from mobilenet_jax.config import RESOLUTION_MULTIPLIERS, WIDTH_MULTIPLIERS
+from mobilenet_jax.runtime.environment import MEMORY_SETTING
 
 COLUMNS = ('implementation', 'model', 'mode', 'batch', 'ms_per_image', 'peak_mb', 'compile_s', 'ratio')
 TURN_SECONDS = 1.0  # about how long a turn lasts
@@ -46,7 +46,7 @@ class Worker:
     self._batch = batch
     environment = dict(os.environ)
     if name.startswith(OURS):
-      environment.update(cli.MEMORY_SETTING, JAX_COMPILATION_CACHE_DIR='')  # as the command line starts it; compiling
+      environment.update(MEMORY_SETTING, JAX_COMPILATION_CACHE_DIR='')  # as the command line starts it; compiling
     self._errors = tempfile.TemporaryFile('w+')
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'experiments.benchmark_implementations',

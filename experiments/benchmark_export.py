@@ -5,8 +5,6 @@
 Random weights; one image, the LiteRT interpreter with a thread a core.
 """
 
-from mobilenet_jax import cli  # first: it quietens what the others import
-
 import argparse
 import statistics
 import tempfile
@@ -16,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax import trained
-from mobilenet_jax.export import Network, export, quiet
-from mobilenet_jax.parallel import cpu_cores
+from mobilenet_jax.runtime import command_line
+from mobilenet_jax.runtime.devices import cpu_cores
+from mobilenet_jax.trained.export import Network, export, quiet
 
 ROUNDS, CALLS = 100, 5
 
@@ -54,7 +53,7 @@ def _call(interpreter, size):
 
 
 if __name__ == '__main__':
-  parser = cli.Parser(__doc__)
+  parser = command_line.Parser(__doc__)
   parser.add_argument('--alpha', type=float, default=1.0, help='width multiplier')
   parser.add_argument('--res', type=int, default=224, help='side of the input in pixels')
-  cli.run_with(parser, main)
+  command_line.run_with(parser, main)

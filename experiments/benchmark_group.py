@@ -20,8 +20,8 @@ from pathlib import Path
 from experiments.benchmark import write_csv
 from experiments.benchmark_implementations import resident_mb
 from experiments.benchmark_input import PHOTO, make_jpegs
-from mobilenet_jax import cli, parallel
 from mobilenet_jax import config as config_lib
+from mobilenet_jax.runtime import devices, environment
 
 WAYS = {'one group': ('all', 1), 'alone, one after another': ('alone', 1), 'alone, one a core': ('alone', 0)}
 
@@ -59,24 +59,24 @@ def measure(alphas: Sequence[float], sizes: Sequence[int], jpeg: tuple[int, int]
 def _sweep(config, changes, workdir, grouping, jobs):
   import ml_collections
 
-  from mobilenet_jax import memory
-  from mobilenet_jax.sweep import sweep
+  from mobilenet_jax import training
+  from mobilenet_jax.sweeps.sweep import sweep
   config = ml_collections.ConfigDict(config)
   start = time.perf_counter()
   seconds = [row['seconds'] for row in sweep(config, changes, workdir, jobs, {'all': (), 'alone': None}, grouping)]
   wall_s = time.perf_counter() - start
-  at_once = min(jobs or parallel.cpu_cores(), len(changes))
+  at_once = min(jobs or devices.cpu_cores(), len(changes))
   train_s = max(seconds) if grouping == 'all' else sum(seconds) / at_once
   peak_mb = resident_mb(resource.RUSAGE_CHILDREN)
   members = [config_lib.changed(config, change) for change in changes]
-  states = [memory.state_bytes(member, num_classes=2) for member in members]
-  estimated = (sum(states) if grouping == 'all' else max(states)) + max(memory.step_bytes(member, 2) for member in members)
+  states = [training.state_bytes(member, num_classes=2) for member in members]
+  estimated = (sum(states) if grouping == 'all' else max(states)) + max(training.step_bytes(member, 2) for member in members)
   return {'train_s': round(train_s, 1), 'wall_s': round(wall_s, 1), 'peak_mb': round(peak_mb),
           'estimated_mb': round(estimated / 1e6)}
 
 
 def main() -> None:
-  cli.use_huge_pages()
+  environment.use_huge_pages()
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=Path, default=Path('runs/benchmark'), help='folder to write to')
   parser.add_argument('--res', type=int, default=128, help="side of the models' input in pixels; of --grid, the largest")

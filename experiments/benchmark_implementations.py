@@ -21,7 +21,7 @@ import time
 
 import numpy as np
 
-from mobilenet_jax.parallel import cpu_cores
+from mobilenet_jax.runtime.devices import cpu_cores
 
 CLASSES = 1000
 SLOW_MS = 10_000  # a call that long needs no warming up after the first
@@ -33,27 +33,30 @@ def _ours(lowering):
   def build(alpha, size, dtype, mode, batch):
     import jax
     from mobilenet_jax import config as config_lib
-    from mobilenet_jax import inference, models, optim, parallel, tasks
-    from mobilenet_jax.train_step import init_state, make_train_step
+    from mobilenet_jax import models, tasks
+    from mobilenet_jax.runtime import devices
+    from mobilenet_jax.training import optimizer
+    from mobilenet_jax.training.state import init_state
+    from mobilenet_jax.training.step import make_train_step
     config = config_lib.base()
     config.model.update(width_multiplier=alpha, dtype=dtype, lowering=lowering)
     config.data.image_size = config_lib.square(size)
     task = tasks.create(config)
-    model = models.create(config.model, CLASSES, parallel.AXIS)
-    tx = optim.create(config.optim, optim.learning_rate(config.optim, 0, 1000))
-    state = parallel.run_once(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
+    model = models.create(config.model, CLASSES, devices.AXIS)
+    tx = optimizer.create(config.optim, optimizer.learning_rate(config.optim, 0, 1000))
+    state = devices.run_once(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
     if mode == 'inference':
-      predict, weights = inference.fold(model, state.variables())
+      predict, weights = models.fold(model, state.variables())
       predict, images = jax.jit(predict), jax.device_put(_images(batch, size) / 127.5 - 1)
       return lambda: predict(weights, images).block_until_ready()
-    step = parallel.pmap_step(make_train_step(model, task, tx, config))
-    state, rng = parallel.replicate(state), jax.random.key(1)
+    step = devices.pmap_step(make_train_step(model, task, tx, config))
+    state, rng = devices.replicate(state), jax.random.key(1)
     data = {'image': _images(batch, size).astype(np.uint8), 'label': _labels(batch),
             'mask': np.ones(batch, np.float32)}  # copied to the device in every step, as in training
 
     def call():
       nonlocal state
-      state, sums = step(state, parallel.split(data), rng, {})
+      state, sums = step(state, devices.split(data), rng, {})
       jax.block_until_ready((state, sums))
     return call
   return build

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax.data import pipeline, sources
+from mobilenet_jax.data import keep_in_memory, load, train_batches
+from mobilenet_jax.data.tfds_sets import MAX_BYTES_IN_MEMORY
 
 PHOTO = (375, 500)  # height and width of the usual ImageNet photograph, 94 KB as JPEG
 BATCH = 64
@@ -29,7 +30,7 @@ def make_jpegs(folder, size, in_memory=False, files=256):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, quality=90)
   if not in_memory:
-    for i in range(-(-sources.MAX_BYTES_IN_MEMORY // (files * size[0] * size[1] * 3))):
+    for i in range(-(-MAX_BYTES_IN_MEMORY // (files * size[0] * size[1] * 3))):
       for path in paths:
         os.link(path, path.with_stem(f'{path.stem}_{i}'))
   return statistics.mean(path.stat().st_size for path in paths) / 1e3
@@ -43,8 +44,8 @@ def measure_input(batches=24):
       kilobytes = make_jpegs(Path(folder), PHOTO, in_memory=kind == 'kept decoded')
       config = config_lib.base()
       config.data.name = f'folder:{folder}'
-      source = sources.keep_in_memory(sources.load(config.data)[0])
-      with contextlib.closing(pipeline.train_batches(source, config.data, BATCH, 0, 0, print)) as stream:
+      source = keep_in_memory(load(config.data)[0])
+      with contextlib.closing(train_batches(source, config.data, BATCH, 0, 0, print)) as stream:
         for _ in range(6):  # past what was prefetched
           next(stream)
         start = time.perf_counter()

@@ -3,19 +3,19 @@
     python -m experiments.complexity_tables
 """
 
-from mobilenet_jax.complexity import CONVENTION, measure
-from mobilenet_jax.models.mobilenet import SHALLOW_BODY, MobileNet
+from mobilenet_jax.models import CONVENTION, MobileNet, measure
+from mobilenet_jax.models.mobilenet import ConvMobileNet, ShallowMobileNet
 
-# Name, options, input size, and the paper's million Mult-Adds and parameters where it prints them.
-MODELS = [
-    ('Conv MobileNet', {'separable': False}, 224, (4866, 29.3)),
-    ('Shallow MobileNet', {'body': SHALLOW_BODY}, 224, (307, 2.9)),
+# Name, network, input size, and the paper's million Mult-Adds and parameters where it prints them.
+NETWORKS = [
+    ('Conv MobileNet', ConvMobileNet(1000), 224, (4866, 29.3)),
+    ('Shallow MobileNet', ShallowMobileNet(1000), 224, (307, 2.9)),
 ]
 PRINTED = {
     (1.0, 224): (569, 4.2), (0.75, 224): (325, 2.6), (0.5, 224): (149, 1.3), (0.25, 224): (41, 0.5),
     (1.0, 192): (418, 4.2), (1.0, 160): (290, 4.2), (1.0, 128): (186, 4.2), (0.5, 160): (76, 1.32),
 }
-MODELS += [(f'{alpha:g} MobileNet-{size}'.replace('1 M', '1.0 M'), {'width_multiplier': alpha}, size,
+NETWORKS += [(f'{alpha:g} MobileNet-{size}'.replace('1 M', '1.0 M'), MobileNet(1000, alpha), size,
             PRINTED.get((alpha, size)))
            for alpha in (1.0, 0.75, 0.5, 0.25) for size in (224, 192, 160, 128)]
 
@@ -34,8 +34,8 @@ def main() -> None:
     print(f'{kind:18} {shares[0]:7.2f}  {paper[0]:7.2f}        {shares[1]:7.2f}  {paper[1]:7.2f}{note}')
 
   print('\nTables 4 to 9             Mult-Adds    weights  trainable   the paper, M Mult-Adds and M parameters')
-  for name, options, size, paper in MODELS:
-    result = measure(MobileNet(1000, **options), (size, size, 3), train=False)
+  for name, network, size, paper in NETWORKS:
+    result = measure(network, (size, size, 3), train=False)
     printed = f'{paper[0]:>6} {paper[1]:>6}' if paper else '     –      –'
     print(f'{name:22} {result.mult_adds:>13,} {result.params:>10,} {result.trainable:>10,}   {printed}')
 

@@ -1,7 +1,6 @@
 """What the experiments of distillation have in common: a teacher, its students, their table and figure."""
 
 import argparse
-import ast
 import csv
 import io
 import subprocess
@@ -13,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import looks
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.files import write_whole
-from mobilenet_jax.sweep import sweep
+from mobilenet_jax.models import fields
+from mobilenet_jax.storage.files import write_whole
+from mobilenet_jax.sweeps import looks
+from mobilenet_jax.sweeps.sweep import sweep
 
 LOOKS = (('#08306b', 'o'), ('#d94801', 's'))
 
@@ -78,18 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser, widths: list[float]) -> None:
 
 
 def with_given(config: ml_collections.ConfigDict, given: list[str]) -> ml_collections.ConfigDict:
-  """A config with what --set says, in the types of its fields."""
-  fields, changes = config_lib.flat(config), {}
-  for change in given:
-    name, _, value = change.partition('=')
-    if name not in fields:
-      raise UserError(f'--set {change}: the config has no field {name}; expected FIELD=VALUE, such as train_for=5 epochs')
-    kind = type(fields[name])
-    try:
-      changes[name] = value if kind is str else kind(ast.literal_eval(value))
-    except (ValueError, SyntaxError, TypeError):
-      raise UserError(f'--set {change}: expected {kind.__name__}, such as {fields[name]}') from None
-  return config_lib.changed(config, changes)
+  """Returns a config with what --set says, in the types of its fields."""
+  return config_lib.overridden(config, dict(change.partition('=')[::2] for change in given), fields(config.model.name))
 
 
 def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict, Path, Path]:
@@ -97,7 +87,7 @@ def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict
   row, = sweep(config_lib.changed(config, {'model.name': 'nn2', 'model.activation': 'relu'}), [{}], folder)
   outputs = folder / 'outputs.npz'
   if not outputs.exists():
-    command = [sys.executable, '-m', 'mobilenet_jax.record', folder / row['name'], f'--data={config.data.name}',
+    command = [sys.executable, '-m', 'mobilenet_jax', 'record', folder / row['name'], f'--data={config.data.name}',
                f'--data_dir={config.data.data_dir}', f'--out={outputs}']
     if subprocess.run(command).returncode:
       raise UserError(f'the outputs of {folder / row["name"]} could not be recorded, see above; mend it and start again')

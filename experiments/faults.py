@@ -9,8 +9,6 @@ row are those of a run on the same data without faults, bit for bit. Time lost i
 less what the run without faults took. A full disk is a small one, mounted for it: as root, else it is left out.
 """
 
-from mobilenet_jax import cli  # first: it quietens what the others import
-
 import argparse
 import collections
 import contextlib
@@ -35,17 +33,19 @@ import numpy as np
 from PIL import Image
 
 from experiments import distillation
-from mobilenet_jax import checkpoint, evaluate, files, models, parallel, report, results, run, train
 from mobilenet_jax import config as config_lib
-from mobilenet_jax.data import folders, pipeline
-from mobilenet_jax.data.examples import TEACHER, ArraySource
+from mobilenet_jax import models
+from mobilenet_jax.data import TEACHER, ArraySource, folders, pipeline
 from mobilenet_jax.errors import REQUEUE, UserError
+from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.storage import checkpoints, run_files
+from mobilenet_jax.training import evaluation, run, train
 
 MARKDOWN = {'fault': ('fault', ''), 'injected': ('injected', 'd'), 'survived': ('survived with equal results', 'd'),
             'seconds_lost': ('seconds lost, median', '.1f'), 'steps_again': ('steps done again, median', '.0f')}
 # What a run calls, and how often in the whole of a victim's: a fault comes at one of these calls.
-CALLS = {'step': (run.Run, 'train', 24), 'checkpoint': (checkpoint.Checkpoints, 'save', 6),
-         'evaluation': (evaluate, 'evaluate', 6), 'row': (results, 'write', 1), 'batch': (pipeline, '_crop', 24)}
+CALLS = {'step': (run.Run, 'train', 24), 'checkpoint': (checkpoints.Checkpoints, 'save', 6),
+         'evaluation': (evaluation, 'evaluate', 6), 'row': (run_files, 'write_row', 1), 'batch': (pipeline, '_crop', 24)}
 DELAY = 0.08  # seconds up to which a signal comes later: as long as a checkpoint of the small network takes to be written
 DISK = 24 * 2**20  # bytes of the small one: some ten times a checkpoint
 LOG_FILE, BALLAST = 'log.txt', 'ballast'
@@ -58,6 +58,12 @@ CHANGES = {
     'checkpoint_every': '4 steps', 'ema_decay': 0.9, 'optim.learning_rate': 0.01, 'optim.epsilon': 1e-3,
     'nonfinite_loss': 'skip', 'data.bad_images': 'skip', 'data.stall_seconds': 0.5}
 KILLED, TOLD = (-signal.SIGKILL,), (REQUEUE,)  # exit statuses
+
+
+class SmallMobileNet(models.MobileNet):
+  """The network of the victims."""
+
+  body = ((1, 64), (2, 128))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +135,7 @@ def flip(path: Path, rng: np.random.Generator) -> None:
 def _damaging(damage: Callable) -> Fault:
   """A kill, and damage to a file of the newest checkpoint, the larger it is the likelier."""
   def newest_checkpoint(folder, rng):
-    newest = folder / checkpoint.FOLDER / str(files.newest_checkpoint(folder))
+    newest = folder / run_files.CHECKPOINTS / str(run_files.newest_checkpoint(folder))
     paths = sorted(path for path in newest.rglob('*') if path.is_file())
     sizes = np.array([path.stat().st_size for path in paths])
     damage(paths[rng.choice(len(paths), p=sizes / sizes.sum())], rng)
@@ -137,12 +143,12 @@ def _damaging(damage: Callable) -> Fault:
 
 
 def _damage_row(folder, rng):
-  if (folder / results.RESULT_FILE).exists():
-    truncate(folder / results.RESULT_FILE, rng)
+  if (folder / run_files.RESULT_FILE).exists():
+    truncate(folder / run_files.RESULT_FILE, rng)
 
 
 def _damage_last_metrics(folder, rng):
-  path = folder / report.METRICS_FILE
+  path = folder / run_files.METRICS_FILE
   lines = path.read_bytes().splitlines(keepends=True)
   path.write_bytes(b''.join(lines[:-1]) + lines[-1][:rng.integers(len(lines[-1]))])
 
@@ -213,15 +219,15 @@ DATA = {'plain': _plain, 'NaN': _with_nan, 'damaged image': _damaged_image}  # w
 
 def victim(folder: Path, data: str, fault: str, number: int, host: int, hosts: int, coordinator: str) -> None:
   """Trains in `folder`; where `fault` is given, that comes, at a moment that follows from `number`."""
-  models.VARIANTS['mobilenet'] = {'body': ((1, 64), (2, 128))}  # compiled in two seconds
+  models.MODELS['mobilenet'] = SmallMobileNet  # compiled in two seconds
   signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
   if hosts > 1:
-    parallel.join_hosts(coordinator, hosts, host)
+    devices.join_hosts(coordinator, hosts, host)
   if fault and host == hosts - 1:
     _arm(FAULTS[fault], folder, np.random.default_rng([number, *fault.encode()]))
   changes, sources = DATA[data](folder)
-  with parallel.ending_with_the_others():
-    train.train(config_lib.changed(config_lib.base(), CHANGES | changes), folder, sources)
+  with devices.ending_with_the_others():
+    train(config_lib.changed(config_lib.base(), CHANGES | changes), folder, sources)
 
 
 def _arm(fault, folder, rng):
@@ -234,8 +240,7 @@ def _arm(fault, folder, rng):
       fault.act(folder, rng)
     return original(*args, **kwargs)
 
-  for module in (owner, train) if owner is evaluate else (owner,):
-    setattr(module, name, called)
+  setattr(owner, name, called)
 
 
 def start(folder: Path, fault: str = '', number: int = 0, data: str = 'plain', hosts: int = 1) -> int:
@@ -271,7 +276,8 @@ def inject(fault: str, number: int, folder: Path) -> dict:
   if kind.damage and statuses[0]:
     kind.damage(folder, np.random.default_rng(number))
   while statuses[-1] and len(statuses) < TRIES:
-    ended, reached = results.read(folder), max((row['step'] for row in report.read(folder)), default=0)
+    ended = run_files.read_row(folder)
+    reached = max((row['step'] for row in run_files.read_metrics(folder)[0]), default=0)
     said = len((folder / LOG_FILE).read_text())
     statuses.append(start(folder, data=kind.data, hosts=kind.hosts))
     if not ended:
@@ -282,11 +288,11 @@ def inject(fault: str, number: int, folder: Path) -> dict:
 
 def outcome(folder: Path) -> tuple:
   """What a run has become: parameters and all else of the final state, metrics, and the row but for its times."""
-  row = {name: value for name, value in (results.read(folder) or {}).items() if name != 'seconds'}
-  state, _ = checkpoint.read_newest(folder)
+  row = {name: value for name, value in (run_files.read_row(folder) or {}).items() if name != 'seconds'}
+  state, _ = checkpoints.read_newest(folder)
   leaves = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
-  return leaves, (folder / report.METRICS_FILE).read_bytes(), row
+  return leaves, (folder / run_files.METRICS_FILE).read_bytes(), row
 
 
 @contextlib.contextmanager
@@ -353,11 +359,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  parser = cli.Parser(__doc__)
+  parser = command_line.Parser(__doc__)
   parser.add_argument('--out', type=Path, default=Path('runs/faults'), help='folder of the runs and the table')
   parser.add_argument('--only', default='', help='one fault of the table')
   parser.add_argument('--count', type=int, default=0, help='of each fault; by default 50 kills, and 5 of each other')
   parser.add_argument('--victim', type=Path, help=argparse.SUPPRESS)
   for hidden, default in {'data': 'plain', 'fault': '', 'number': 0, 'host': 0, 'hosts': 1, 'coordinator': ''}.items():
     parser.add_argument(f'--{hidden}', type=type(default), default=default, help=argparse.SUPPRESS)
-  cli.run_with(parser, main)
+  command_line.run_with(parser, main)

@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator
 
-from mobilenet_jax import looks
+from mobilenet_jax.sweeps import looks
 
-REFERENCE = Path(__file__).parent.parent / 'mobilenet_jax' / 'pretrained' / 'imagenet_reference.csv'
+REFERENCE = Path(looks.__file__).parent / 'imagenet_reference.csv'
 
 REFERENCE_LOOKS = {'paper': ('+', '0.25', 'the paper'), 'published': ('x', '0.55', 'published models (TF-slim)')}
 

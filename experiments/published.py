@@ -8,49 +8,50 @@ takes the models that the cache has, with --download all 16. A folder holds /<sy
 resolution.
 """
 
-from mobilenet_jax import cli  # first: it quietens what the others import
-
 import argparse
 import time
 from pathlib import Path
 
 from experiments import figures
-from mobilenet_jax import complexity, parallel, results, trained
 from mobilenet_jax import config as config_lib
-from mobilenet_jax.data import sources
+from mobilenet_jax import trained
+from mobilenet_jax.data import load_whole
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.evaluate import evaluate_trained
-from mobilenet_jax.pretrained import published
-from mobilenet_jax.run import commit
+from mobilenet_jax.models import measure
+from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.runtime.environment import commit
+from mobilenet_jax.sweeps import results
+from mobilenet_jax.trained.published import release
+from mobilenet_jax.training import evaluate_trained
 
 
 def evaluate_published(names: list[str], data: dict) -> list[dict]:
-  """A row, as results.py has it, for each published model, evaluated on what `data` says of config.data."""
+  """A row, see storage/run_files.py, for each published model, evaluated on what `data` says of config.data."""
   rows = []
-  for size in published.SIZES:
+  for size in release.SIZES:
     models = {name: trained.load(name) for name in names if name.endswith(f'_{size}')}
     if not models:
       continue
     started = time.monotonic()
     config = config_lib.changed(next(iter(models.values())).config, {**data, 'eval_batch_size': 100})
-    source = sources.load_whole(config.data)
+    source = load_whole(config.data)
     evaluations = evaluate_trained(list(models.values()), source, config, lambda name: print(f'skipping {name}'))
     for (name, model), means in zip(models.items(), evaluations):
-      cost = complexity.measure(model.module, (size, size, 3), train=False)
+      cost = measure(model.module, (size, size, 3), train=False)
       rows.append({
           'name': name, 'model': 'mobilenet', 'width_multiplier': model.config.model.width_multiplier, 'height': size,
           'width': size, 'mult_adds': cost.mult_adds, 'params': cost.trainable, 'top1': means['top1'],
           'top5': means['top5'], 'loss': means['loss'], 'eval_examples': means['examples'], 'examples_seen': '',
           'seconds': round(time.monotonic() - started, 1), 'dataset': config.data.name, 'seed': '', 'commit': commit(),
-          'device': parallel.device_name()})
+          'device': devices.device_name()})
   return sorted(rows, key=lambda row: names.index(row['name']))
 
 
 def main(args: argparse.Namespace) -> None:
-  names = [name for name in published.NAMES if args.download or published.cached(name)]
+  names = [name for name in release.NAMES if args.download or release.cached(name)]
   if not names:
-    raise UserError(f'{published.cache_folder()}: none of the 16 published models is there; fetch them with --download, or '
-                    f'put their files there, such as {published.address(published.NAMES[0]).rpartition("/")[2]}')
+    raise UserError(f'{release.cache_folder()}: none of the 16 published models is there; fetch them with --download, or '
+                    f'put their files there, such as {release.address(release.NAMES[0]).rpartition("/")[2]}')
   rows = evaluate_published(names, {'data.name': args.data, 'data.data_dir': args.data_dir,
                                     'data.eval_split': args.split})
   args.out.mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  parser = cli.Parser(__doc__)
+  parser = command_line.Parser(__doc__)
   parser.add_argument('--data', required=True, help='imagenet2012 as TFDS has it, or folder:/path')
   parser.add_argument('--data_dir', default='', help='where TFDS data is')
   parser.add_argument('--split', default='validation', help='split of the data')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
   parser.add_argument('--download', action='store_true', help='fetch the models that the cache does not have')
-  cli.run_with(parser, main)
+  command_line.run_with(parser, main)

@@ -19,8 +19,8 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mobilenet_jax import looks
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.sweeps import looks
 
 FAR_READ = (1e-3, 1e-2, 1e-1)  # the first that all curves resolve is where the legend reads VAL
 COLORS = (*(color for color, _ in looks.LOOKS), '0.4', '#6a51a3')

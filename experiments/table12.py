@@ -8,13 +8,13 @@ again, it continues. Writes table12.csv, table12.md and table12.png; each attrib
 table12_attributes.csv and .md.
 """
 
-from mobilenet_jax import cli  # first: it quietens what the others import
-
 import argparse
 
 from configs import face_attributes
 from experiments import distillation
-from mobilenet_jax import report
+from mobilenet_jax.runtime import command_line
+from mobilenet_jax.storage.run_files import read_metrics
+from mobilenet_jax.tasks.attributes import by_attribute
 
 # Mean AP, million Mult-Adds and million parameters as the paper prints them; by width and part of the largest size.
 PAPER = {(1.0, 1): (0.887, 568, 3.2), (0.5, 1): (0.881, 149, 0.8), (0.25, 1): (0.872, 45, 0.2),
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
 
 
 def _by_attribute(folders):
-  found = {name: report.by_attribute(report.read(folder)[-1]) for name, folder in folders.items()}
+  found = {name: by_attribute(read_metrics(folder)[0][-1]) for name, folder in folders.items()}
   blank = lambda precision: '' if precision is None else precision  # undefined: no positive example
   return [{'attribute': attribute, 'positives': positives, **{name: blank(run[attribute][0]) for name, run in found.items()}}
           for attribute, (_, positives) in next(iter(found.values())).items()]
@@ -72,6 +72,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  parser = cli.Parser(__doc__)
+  parser = command_line.Parser(__doc__)
   distillation.add_arguments(parser, widths=[1.0, 0.5, 0.25])
-  cli.run_with(parser, main)
+  command_line.run_with(parser, main)

@@ -9,8 +9,6 @@ each of --folds is held out in turn: nobody of it is trained on, its threshold i
 over them. Started again, it continues. Writes table14.csv, .md and .png, and each fold's curves: table14_roc_0.png and on.
 """
 
-from mobilenet_jax import cli  # first: it quietens what the others import
-
 import argparse
 from pathlib import Path
 
@@ -18,11 +16,10 @@ import numpy as np
 
 from configs import face_embeddings
 from experiments import distillation, roc
-from mobilenet_jax import trained, verification
-from mobilenet_jax.data import sources
-from mobilenet_jax.data.examples import TEACHER
-from mobilenet_jax.record import outputs_for
-from mobilenet_jax.tasks.embedding import image_names, pairs_of
+from mobilenet_jax import trained
+from mobilenet_jax.data import TEACHER, image_names, keep_in_memory, load
+from mobilenet_jax.runtime import command_line
+from mobilenet_jax.tasks import pairs_of, verification
 
 # Accuracy (VAL) at a false accept rate of 1e-4, million Mult-Adds and parameters as the paper prints them, by width and
 # part of the largest size; the row that it prints as 0.75 at 128 a second time is by its cost 0.75 at 160.
@@ -75,13 +72,13 @@ def run(args: argparse.Namespace) -> list[dict]:
 def verify(folder: Path) -> verification.Verification:
   """A trained run on the images that it was evaluated on, with the whole curve."""
   model = trained.load(folder)
-  source = sources.keep_in_memory(sources.load(model.config.data)[1])
-  return _verify(model.config, source, outputs_for(model, source))
+  source = keep_in_memory(load(model.config.data)[1])
+  return _verify(model.config, source, trained.outputs_for(model, source))
 
 
 def verify_recorded(config) -> verification.Verification:
   """The teacher on the same images."""
-  source = sources.load(config.data)[1]
+  source = load(config.data)[1]
   return _verify(config, source, source.extra[TEACHER])
 
 
@@ -108,8 +105,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  parser = cli.Parser(__doc__)
+  parser = command_line.Parser(__doc__)
   distillation.add_arguments(parser, widths=[1.0, 0.75])
   parser.add_argument('--pairs', default='', help="LFW's pairs.txt; by default pairs are drawn from identities")
   parser.add_argument('--folds', type=int, nargs='+', default=[0, 1], help='of the pairs, held out in turn')
-  cli.run_with(parser, main)
+  command_line.run_with(parser, main)

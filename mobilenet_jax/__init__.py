@@ -1,9 +1,19 @@
-"""MobileNets (Howard et al., 2017) in JAX: models, training, sweeps, figures."""
+"""MobileNets (Howard et al., 2017) in JAX: models, training, sweeps, figures.
+
+    import mobilenet_jax
+    model = mobilenet_jax.load('mobilenet_1.0_224')
+    model.top('cat.jpg')
+"""
+
+from mobilenet_jax.runtime import environment as _environment
+
+__version__ = '0.1.0'
+
+_environment.set_defaults()  # before any library that reads them is imported
 
 
 def load(name):
-  """A trained model by the folder of its run, its file, or its published name; see trained.load."""
-  from mobilenet_jax import cli  # first: it quietens what the others import
+  """Returns a trained model, given the folder of its run, its file, or its published name; see `trained.load`."""
   from mobilenet_jax import trained
-  cli.quiet()
+  _environment.quiet()
   return trained.load(name)

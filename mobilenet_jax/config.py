@@ -1,9 +1,10 @@
 """The schema of a config, with every field and its default, and the small language recipes are written in."""
 
+import ast
 import difflib
 import json
-import math
 import re
+from collections.abc import Iterable
 
 import ml_collections
 
@@ -19,19 +20,9 @@ def base() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict(dict(
       task='classification',
       seed=0,
-      model=dict(
-          name='mobilenet',  # or conv_mobilenet (Table 4), shallow_mobilenet (Table 5), nn2 (FaceNet's)
-          num_classes=0,  # 0: as many as the dataset has
-          width_multiplier=1.0,
-          activation='relu6',  # or relu, as the paper writes it
-          dropout_rate=0.001,
-          batch_norm_decay=0.9997,
-          batch_norm_epsilon=1e-3,
-          freeze_batch_stats=False,  # use the running statistics in training, too, and leave them as they are
-          sync_batch_norm=False,  # batch statistics over all devices rather than each its own
-          padding='same',  # or keras, which differs at odd sizes, see models/lowerings.py
-          dtype='float32',  # of the computation; parameters are always float32
-          lowering='auto',  # of the convolutions: grouped, shifted; auto: shifted on CPU, see models/lowerings.py
+      model=dict(  # and the fields of the network, see models/: what a recipe does not give has the network's default
+          name='mobilenet',  # or another of models.MODELS
+          num_classes=0,  # 0: as many as the data set has
       ),
       data=dict(
           name='fabrics',  # fabrics (embedded), any TFDS name, folder:/path or npz:/path
@@ -100,23 +91,83 @@ def base() -> ml_collections.ConfigDict:
           depthwise_weight_decay=0.0,  # "very little or no weight decay" (section 3.2)
       ),
   ))
-  config.lock()  # a recipe that sets a field there is not fails
+  config.lock()  # a recipe that sets an unknown field fails
+  config.model.unlock()  # models.complete checks the names in it
   return config
 
 
 def from_dict(values: dict) -> ml_collections.ConfigDict:
-  """A whole config of a run, also of one from before a field was there: such a field has its default."""
+  """Returns a whole config from a run's config.json. Fields that are missing, as in an older run, get their default."""
   config = base()
   with config.unlocked():
     config.update(values)
+  config.model.unlock()
   return config
 
 
 def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.ConfigDict:
-  """A copy of `config` with other values, given by dotted name."""
+  """Returns a copy of `config` with other values, given by dotted name.
+
+  Raises:
+    UserError: if there is no such field. Fields of the model are checked by models.complete.
+  """
+  known = flat(config)
+  for name in change:
+    if name not in known and not name.startswith('model.'):
+      raise UserError(unknown_field(name, known))
   copy = ml_collections.ConfigDict(config.to_dict())
   copy.update_from_flattened_dict(change)
   return copy
+
+
+def overridden(config: ml_collections.ConfigDict, given: dict[str, str],
+               model_fields: dict | None = None) -> ml_collections.ConfigDict:
+  """Returns a copy of `config` with values given as text, such as {'train_for': '5 epochs', 'data.flip': 'False'}.
+
+  Args:
+    config: a whole config.
+    given: texts by dotted name. Each is read as a value of the type that the field has.
+    model_fields: the fields of the network with their defaults, see models.fields.
+
+  Raises:
+    UserError: if there is no such field, or a text is no such value.
+  """
+  known = {**{f'model.{name}': value for name, value in (model_fields or {}).items()}, **flat(config)}
+  values = {}
+  for name, text in given.items():
+    if name not in known:
+      raise UserError(unknown_field(name, known))
+    kind = type(known[name])
+    try:
+      values[name] = text if kind is str else _read(text, kind)
+    except (ValueError, SyntaxError, TypeError):
+      raise UserError(f'{name}={text}: expected {kind.__name__}, such as {known[name]}') from None
+  return changed(config, values)
+
+
+def _read(text, kind):
+  if kind is bool and text.lower() in ('true', 'false'):
+    return text.lower() == 'true'
+  value = ast.literal_eval(text)
+  if kind is float and type(value) is int:
+    return float(value)
+  if kind is tuple and type(value) is list:
+    return tuple(value)
+  if type(value) is not kind:
+    raise ValueError(text)
+  return value
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+  """Says that a config has no field `name`, and which fields stand in its place."""
+  group, _, field = name.rpartition('.')
+  inside = f'{group}.' if group else ''
+  others = [other.removeprefix(inside).partition('.')[0] for other in known if other.startswith(inside)]
+  near = difflib.get_close_matches(field, others, 1)
+  hint = f'; did you mean {inside}{near[0]}?' if near else ''
+  if not others:
+    return f'{name}: a config has no part {group}; it has {", ".join(dict.fromkeys(n.partition(".")[0] for n in known))}'
+  return f'{name}: {group or "a config"} has no field {field!r}{hint or "; it has " + ", ".join(dict.fromkeys(others))}'
 
 
 def flat(config: ml_collections.ConfigDict) -> dict:
@@ -129,17 +180,28 @@ def flat(config: ml_collections.ConfigDict) -> dict:
 
 
 def parse_arg(arg: str | None, **defaults):
-  """Reads the part of --config behind the colon, `key=value,...`, over defaults that also give the types."""
-  values = dict(defaults)
+  """Reads the part of --config behind the colon, `key=value,...`.
+
+  Args:
+    arg: that part.
+    **defaults: of each key, which also give the types. A type in place of a default, such as float, means None by
+      default: the recipe sets nothing.
+
+  Raises:
+    UserError: on an unknown key, or a value of another type.
+  """
+  kinds = {key: default if isinstance(default, type) else type(default) for key, default in defaults.items()}
+  values = {key: None if default is kinds[key] else default for key, default in defaults.items()}
   for item in filter(None, (arg or '').split(',')):
     key, sep, value = item.partition('=')
     if not sep or key not in defaults:
-      raise UserError(f'--config: {item!r} is not one of ' + ', '.join(f'{k}={v}' for k, v in defaults.items()))
-    kind = type(defaults[key])
+      known = ', '.join(f'{key}={"" if default is kinds[key] else default}' for key, default in defaults.items())
+      raise UserError(f'--config: {item!r} is not one of {known}')
     try:
-      values[key] = kind(value)
+      values[key] = kinds[key](value)
     except ValueError:
-      raise UserError(f'--config: {key}={value}: expected {kind.__name__}, such as {defaults[key]}') from None
+      example = '' if defaults[key] is kinds[key] else f', such as {defaults[key]}'
+      raise UserError(f'--config: {key}={value}: expected {kinds[key].__name__}{example}') from None
   return ml_collections.ConfigDict(values)
 
 
@@ -173,9 +235,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not ok:
       raise UserError(f'{field}={given}: expected {expected}')
 
-  model, data = config.model, config.data
-  alpha = model.width_multiplier
-  expect(math.isfinite(alpha) and alpha > 0, 'model.width_multiplier', alpha, 'a number above 0, such as 0.75')
+  data = config.data
   size = tuple(data.image_size)
   expect(len(size) == 2 and min(size) >= MIN_SIZE, 'data.image_size', size,
          f'(height, width), each at least {MIN_SIZE}')
@@ -183,12 +243,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
   expect(stream == (0, 0) or len(stream) == 2 and all(a >= b for a, b in zip(stream, size)), 'data.stream_size', stream,
          f'(0, 0), or (height, width) of at least image_size={size}')
   choices = {
-      'task': (config.task, ('classification', 'attributes', 'embedding')),
-      'model.name': (model.name, ('mobilenet', 'conv_mobilenet', 'shallow_mobilenet', 'nn2')),
-      'model.activation': (model.activation, ('relu', 'relu6')),
-      'model.dtype': (model.dtype, ('float32', 'bfloat16')),
-      'model.padding': (model.padding, ('same', 'keras')),
-      'model.lowering': (model.lowering, ('auto', 'grouped', 'shifted')),
       'data.split_by': (data.split_by, ('image', 'class')),
       'data.recorded_missing': (data.recorded_missing, ('error', 'skip')),
       'nonfinite_loss': (config.nonfinite_loss, ('stop', 'skip')),
@@ -198,8 +252,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     expect(given in known, field, repr(given), 'one of ' + ', '.join(known))
   expect(config.task != 'embedding' or data.bad_images == 'error', 'data.bad_images', data.bad_images,
          'error: pairs name their images')
-  for field in ('dropout_rate', 'batch_norm_decay'):
-    expect(0 <= model[field] < 1, f'model.{field}', model[field], 'a number in [0, 1)')
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
   expect(data.stall_seconds > 0, 'data.stall_seconds', data.stall_seconds, 'a number of seconds above 0')
   for field in ('crop_min_area', 'eval_crop'):
@@ -221,9 +273,16 @@ def difference(old: str, new: str) -> str:
 
 
 def model_name(config: ml_collections.ConfigDict) -> str:
-  """The paper's way of naming: mobilenet_0.75_192; height and width where they differ; nn2_224 has no width to name."""
+  """Returns a name as the paper writes it: mobilenet_0.75_192.
+
+  It has height and width where they differ, and no width multiplier where the network has none: nn2_224.
+
+  Args:
+    config: a whole config whose model is complete, see models.complete.
+  """
   height, width = config.data.image_size
-  size = f'{height}' if height == width else f'{height}x{width}'
-  if config.model.name == 'nn2':
-    return f'nn2_{size}'
-  return f'{config.model.name}_{config.model.width_multiplier:g}_{size}'.replace('_1_', '_1.0_')
+  parts = [config.model.name, f'{height}' if height == width else f'{height}x{width}']
+  if 'width_multiplier' in config.model:
+    alpha = config.model.width_multiplier
+    parts.insert(1, '1.0' if alpha == 1 else f'{alpha:g}')
+  return '_'.join(parts)

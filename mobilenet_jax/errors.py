@@ -1,15 +1,34 @@
-"""Errors of a user: one line that says what was given, what was expected and how to mend it; and what is no error."""
+"""The errors of a user, which are reported in one line, and interruptions, which are no errors."""
 
-REQUEUE = 75  # the exit status of what can be started again as it is: EX_TEMPFAIL of sysexits.h
+import errno
+import os
+
+REQUEUE = 75  # the exit status of a command that can be started again as it is: EX_TEMPFAIL of sysexits.h
 
 
 class UserError(Exception):
-  """Bad input. The command line prints it as one line and exits with status 1."""
+  """Bad input: what was given, what was expected and how to mend it. The command line prints it and exits with 1."""
 
 
 class InUse(UserError):
-  """Another process has what this one wants; perhaps it is about to end."""
+  """Another process holds the lock. It may be about to end."""
 
 
 class Interrupted(Exception):
-  """Somebody asked to stop, and it can be continued. The command line says so and exits with status REQUEUE."""
+  """The process was asked to stop, and the work can be continued. The command line exits with REQUEUE."""
+
+
+def is_of_the_user(error: Exception) -> bool:
+  """Returns whether one line says it all, so that a traceback would not help."""
+  return isinstance(error, UserError) or isinstance(error, OSError) and error.errno in (
+      errno.ENOSPC, errno.EACCES, errno.EROFS)
+
+
+def describe(error: Exception) -> str:
+  """Returns an error as one line for a person."""
+  if not is_of_the_user(error):
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
+  if isinstance(error, OSError):
+    advice = 'free some space' if error.errno == errno.ENOSPC else 'choose a folder you may write to'
+    return f'{error.filename or "writing"}: {os.strerror(error.errno)}; {advice} and start the same command again'
+  return ' '.join(str(error).split())

@@ -1,33 +1,93 @@
+"""What tests share: small models and data, and commands, run in this process wherever that is enough."""
+
+import contextlib
+import io
 import os
+import runpy
 import signal
+import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-# Compiled once a machine, by whichever test comes first; must be set before JAX is imported.
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+ROOT = Path(__file__).parent.parent
+# Real data; what is tested with it is skipped where it is absent.
+SHARED = Path(os.environ.get('MOBILENET_SHARED_DATA', ROOT.parent / 'shared' / 'data'))
+
+# Programs are compiled once per machine, by whichever test comes first. To be set before JAX is imported.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import numpy as np
 import pytest
 
+from mobilenet_jax import __main__ as command_line
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import models, report
-from mobilenet_jax.data.sources import ArraySource
+from mobilenet_jax import models
+from mobilenet_jax.data import ArraySource
+from mobilenet_jax.runtime.environment import MEMORY_SETTING
+from mobilenet_jax.training.report import Report
+
+for name, value in MEMORY_SETTING.items():
+  os.environ.setdefault(name, value)  # else each command would start itself again
 
 
-TINY = {'body': ((1, 64), (2, 128))}
+class Done(NamedTuple):
+  """How a command ended, as in subprocess.CompletedProcess."""
+  returncode: int
+  stdout: str
+  stderr: str
+
+
+def command(*args, stdin=''):
+  """Runs mobilenet_jax with these arguments in this process, which saves its start; in the folder of the repository."""
+  return _here(lambda: command_line.main([str(arg) for arg in args]), stdin)
+
+
+def experiment(name, *args):
+  """Runs an experiment in the same way."""
+  def main():
+    sys.argv = [name, *map(str, args)]
+    runpy.run_path(str(ROOT / 'experiments' / f'{name}.py'), run_name='__main__')
+  return _here(main)
+
+
+def _here(main, stdin=''):
+  out, err, before, code = io.StringIO(), io.StringIO(), (sys.argv, sys.stdin), 0
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(ROOT):
+    try:
+      sys.stdin = io.StringIO(stdin)
+      main()
+    except SystemExit as exit:
+      code = exit.code or 0
+      if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    finally:
+      sys.argv, sys.stdin = before
+  return Done(code, out.getvalue(), err.getvalue())
+
+
+def assert_one_line(done, message):
+  assert done.returncode == 1, done.stdout + done.stderr
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
+  assert message in done.stderr
+
+
+class TinyMobileNet(models.MobileNet):
+  body = ((1, 64), (2, 128))
 
 
 @pytest.fixture
 def tiny_model(monkeypatch):
-  """Makes 'mobilenet' two blocks deep: compiled in two seconds rather than ten."""
-  monkeypatch.setitem(models.VARIANTS, 'mobilenet', TINY)
+  """Makes 'mobilenet' two blocks deep, which compiles in two seconds rather than ten."""
+  monkeypatch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
 
 
 def kill_at(step, folders):
-  """Has this process kill itself when it reports `step`, once each of the run folders has a checkpoint."""
-  written = report.Report.train
+  """Makes this process kill itself when it reports `step`, once each of the run folders has a checkpoint."""
+  written = Report.train
 
   def killed(self, at, values):
     if at == step:
@@ -36,18 +96,16 @@ def kill_at(step, folders):
       os.kill(os.getpid(), signal.SIGKILL)
     written(self, at, values)
 
-  report.Report.train = killed
+  Report.train = killed
 
 
 def tiny_config(**changes):
   """A run of eight steps on 32x32 images; `changes` by dotted name."""
-  config = config_lib.base()
-  config.update_from_flattened_dict({
+  return config_lib.changed(config_lib.base(), {
       'model.width_multiplier': 0.25, 'model.batch_norm_decay': 0.9, 'model.dropout_rate': 0.0,
       'data.image_size': (32, 32), 'data.crop_min_area': 0.9, 'batch_size': 8, 'eval_batch_size': 8,
       'train_for': '8 steps', 'log_every': '2 steps', 'eval_every': '4 steps', 'checkpoint_every': '4 steps',
       'optim.learning_rate': 0.01, 'optim.epsilon': 1e-3, **changes})
-  return config
 
 
 def random_images(count, classes=4, size=32, seed=0):

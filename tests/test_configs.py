@@ -1,20 +1,22 @@
 """Every recipe in configs/ builds and traces one training step; nothing is computed."""
 
 import importlib
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import models, optim, parallel, tasks
-from mobilenet_jax.data import pipeline
-from mobilenet_jax.data.sources import ArraySource
+from mobilenet_jax import models, tasks
+from mobilenet_jax.data import ArraySource, blank_batch
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.train_step import init_state, make_train_step
+from mobilenet_jax.runtime import devices
+from mobilenet_jax.training import checked, optimizer
+from mobilenet_jax.training.state import init_state
+from mobilenet_jax.training.step import make_train_step
 
-RECIPES = sorted(path.stem for path in (Path(__file__).parent.parent / 'configs').glob('*.py'))
+RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 
 
 def one_example(config):
@@ -29,17 +31,17 @@ def one_example(config):
 
 
 def trace_one_step(config):
-  config_lib.validate(config)
+  config = checked(config)
   task, source = tasks.create(config), one_example(config)
-  model = models.create(config.model, task.outputs(source)[0], parallel.AXIS)
-  tx = optim.create(config.optim, optim.learning_rate(config.optim, 10, 100))
+  model = models.create(config.model, task.outputs(source)[0], devices.AXIS)
+  tx = optimizer.create(config.optim, optimizer.learning_rate(config.optim, 10, 100))
   size = config.batch_size
-  batch = pipeline.blank_batch(config.data, source, size)
+  batch = blank_batch(config.data, source, size)
   step = make_train_step(model, task, tx, config)
 
   state = jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
   # vmap stands in for pmap: it knows the axis, and eval_shape goes through it without a device.
-  mapped = jax.vmap(step, (None, 0, None, None), axis_name=parallel.AXIS)
+  mapped = jax.vmap(step, (None, 0, None, None), axis_name=devices.AXIS)
   new_state, sums = jax.eval_shape(mapped, state, jax.tree.map(lambda x: x[None], batch), jax.random.key(0), {})
   expected = jax.tree.map(lambda x: ((1, *x.shape), x.dtype), state)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == expected
@@ -63,7 +65,7 @@ def test_every_run_of_every_sweep_traces_one_step(name):
   for change in recipe.sweep(config):
     member = config_lib.changed(config, {**change, 'model.lowering': 'grouped'})  # the quicker one to trace
     trace_one_step(member)
-    names.add(config_lib.model_name(member))
+    names.add(config_lib.model_name(checked(member)))
   assert len(names) == {'grid': 16, 'ablations': 4}[name]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from mobilenet_jax import verification
 from mobilenet_jax.data.examples import FileSource
+from mobilenet_jax.data.pairs import read_pairs
 from mobilenet_jax.errors import UserError
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')
@@ -49,7 +49,7 @@ def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
 
 def _by_pairs(whole, config):
   """Trains on the people of no pair of the held-out folds, or of none at all; evaluates on every image of a pair."""
-  pairs = verification.read_pairs(Path(config.pairs).expanduser())
+  pairs = read_pairs(Path(config.pairs).expanduser())
   missing = set(config.held_out_folds) - set(pairs.fold.tolist())
   if missing:
     raise UserError(f'data.held_out_folds={tuple(config.held_out_folds)}: {config.pairs} has the folds 0 to '
@@ -101,3 +101,13 @@ def _from_labels_file(root: Path) -> FileSource:
   names = None if all(label.isdecimal() for label in labels) else tuple(sorted(set(labels)))
   numbers = [names.index(label) if names else int(label) for label in labels]
   return FileSource([str(file) for file in files], np.array(numbers, np.int32), max(numbers) + 1, names)
+
+
+def image_names(source) -> list[str]:
+  """Returns the names that pairs give to the examples of `source`: '<person>/<person>_0001', without a suffix.
+
+  Examples without ids are numbered.
+  """
+  if source.ids is None:
+    return [str(i) for i in range(source.num_examples)]
+  return [name.rpartition('.')[0] if name.lower().endswith(IMAGE_FILES) else name for name in source.ids]

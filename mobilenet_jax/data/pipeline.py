@@ -16,12 +16,15 @@ from concurrent import futures
 import ml_collections
 import numpy as np
 
-from mobilenet_jax import parallel
 from mobilenet_jax.data import preprocessing, tfds_sets
 from mobilenet_jax.data.sources import ArraySource, Source, StreamSource
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices
 
 Batch = dict[str, np.ndarray]
+# (targets of one example, window, flip) -> the targets of what is left of its image: that of a window (top, left, height,
+# width), in parts of the image, mirrored if `flip`. The task gives it, see tasks.Task.crop_targets; None: nothing changes.
+CropTargets = Callable[[dict[str, np.ndarray], np.ndarray, bool], dict[str, np.ndarray]]
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -47,7 +50,7 @@ def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
 
 def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
                   on_bad_image: Callable[[str], None], on_stall: Callable[[float], None] = lambda seconds: None,
-                  stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
+                  stop: Callable[[], bool] = lambda: False, crop_targets: CropTargets | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on, each epoch in an order of its own.
 
   Args:
@@ -60,36 +63,37 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
       image of the same batch takes its place.
     on_stall: called with the seconds since the last batch, every config.stall_seconds that none comes.
     stop: asked while none comes, where there is one host: whether the batches shall end.
+    crop_targets: what a crop does to the targets of an example.
 
   Raises:
     UserError: under bad_images='error', naming the image.
   """
   per_epoch = steps_per_epoch(source, batch_size)
   if isinstance(source, ArraySource):
-    batches = _array_train_batches(source, config, batch_size, seed, start_step, per_epoch)
+    batches = _array_train_batches(source, config, batch_size, seed, start_step, per_epoch, crop_targets)
   else:
-    batches = _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image)
+    batches = _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image, crop_targets)
   return prefetch(batches, config.stall_seconds, on_stall, stop)
 
 
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
                  on_bad_image: Callable[[str], None], start: int = 0,
                  on_stall: Callable[[float], None] = lambda seconds: None,
-                 stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
+                 stop: Callable[[], bool] = lambda: False, crop_targets: CropTargets | None = None) -> Iterator[Batch]:
   """Every example once, in order, from batch `start` on; the last batch is filled up with examples of mask 0.
 
   Under bad_images='skip' an image that cannot be decoded has mask 0 too.
   """
   if isinstance(source, ArraySource):
-    batches = _array_eval_batches(source, config, batch_size, start)
+    batches = _array_eval_batches(source, config, batch_size, start, crop_targets)
   else:
-    batches = _stream_eval_batches(source, config, batch_size, on_bad_image, start)
+    batches = _stream_eval_batches(source, config, batch_size, on_bad_image, start, crop_targets)
   return prefetch(batches, config.stall_seconds, on_stall, stop)
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
   """This host's part of a batch as the pipeline makes them of `source`, black: what a step is compiled for."""
-  size = batch_size // parallel.host_count()
+  size = batch_size // devices.host_count()
   targets = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in target_shapes(source).items()}
   return _batch(np.zeros((size, *preprocessing.stream_size(config), 3), np.uint8), targets)
 
@@ -125,7 +129,7 @@ def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[
       try:
         batch, error = ready.get(timeout=min(stall_seconds, 1.0))
       except queue.Empty:
-        if parallel.host_count() == 1 and stop():  # of several, one that waits cannot agree with the others
+        if devices.host_count() == 1 and stop():  # of several, one that waits cannot agree with the others
           return
         waited = time.monotonic() - asked
         if waited >= (said + 1) * stall_seconds:
@@ -167,9 +171,9 @@ def _pad(batch: Batch, blank: Batch) -> Batch:
 # Arrays in memory: NumPy and Pillow, in a thread a core.
 
 
-def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch):
+def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch, crop_targets):
   step = start_step
-  with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
+  with futures.ThreadPoolExecutor(devices.cpu_cores()) as pool:
     while True:
       epoch, first = step // per_epoch, step % per_epoch
       # Two streams of one counter-based generator: the order by epoch, the crops by step.
@@ -178,19 +182,18 @@ def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch
       for k in range(first, per_epoch):
         indices = order[k * batch_size:(k + 1) * batch_size]
         rng = np.random.Generator(np.random.Philox(key=[seed, 2 * step + 1]))
-        draws, part = rng.random((batch_size, preprocessing.DRAWS)), parallel.host_part(batch_size)
+        draws, part = rng.random((batch_size, preprocessing.DRAWS)), devices.host_part(batch_size)
         indices, draws = indices[part], draws[part]
-        yield _batch(_crop(source, indices, draws, config, pool), _targets_at(source, indices))
+        yield _batch(*_crop(source, indices, draws, config, pool, crop_targets))
         step += 1
 
 
-def _array_eval_batches(source, config, batch_size, start):
+def _array_eval_batches(source, config, batch_size, start, crop_targets):
   blank = blank_batch(config, source, batch_size)
-  with futures.ThreadPoolExecutor(parallel.cpu_cores()) as pool:
+  with futures.ThreadPoolExecutor(devices.cpu_cores()) as pool:
     for first in range(start * batch_size, source.num_examples, batch_size):
-      indices = np.arange(first, min(first + batch_size, source.num_examples))[parallel.host_part(batch_size)]
-      images = _crop(source, indices, [None] * len(indices), config, pool)
-      yield _pad(_batch(images, _targets_at(source, indices)), blank)
+      indices = np.arange(first, min(first + batch_size, source.num_examples))[devices.host_part(batch_size)]
+      yield _pad(_batch(*_crop(source, indices, [None] * len(indices), config, pool, crop_targets)), blank)
 
 
 def _epoch_order(source, config, batch_size, rng) -> np.ndarray:
@@ -213,39 +216,50 @@ def _targets_at(source, indices):
   return {name: values[indices] for name, values in source.targets.items()}
 
 
-def _crop(source, indices, draws, config, pool):
-  """The images at `indices`, cropped at random where there are draws, else centrally: a list of (*stream_size, 3)."""
-  size = preprocessing.stream_size(config)
+def _crop(source, indices, draws, config, pool, crop_targets=None):
+  """Crops the images at `indices`, at random where there are draws, else centrally.
 
-  def crop(index, draw):
-    image = source.images[index]
+  Returns:
+    The images, a list of (*stream_size, 3), and the targets by name.
+  """
+  size, targets = preprocessing.stream_size(config), _targets_at(source, indices)
+
+  def crop(i):
+    image, draw = source.images[indices[i]], draws[i]
+    shape = [float(n) for n in image.shape[:2]]
     if draw is None:
-      return preprocessing.crop_centrally(image, config)
-    height, width = (float(n) for n in image.shape[:2])
-    window = preprocessing.random_window(height, width, draw, config, np)
-    return preprocessing.crop_array(image, window, config.flip and draw[4] < 0.5, size)
+      window, flip = preprocessing.central_window(*shape, config, np), False
+    else:
+      window, flip = preprocessing.random_window(*shape, draw, config, np), config.flip and draw[4] < 0.5
+    cropped = preprocessing.crop_array(image, window, flip, size)
+    if crop_targets is None:
+      return cropped, None
+    part = np.array(window) / (*shape, *shape)  # of the image: top, left, height, width
+    return cropped, crop_targets({name: values[i] for name, values in targets.items()}, part, bool(flip))
 
-  parts = np.array_split(np.arange(len(indices)), parallel.cpu_cores())
-  images = pool.map(lambda part: [crop(indices[i], draws[i]) for i in part], parts)
-  return list(itertools.chain.from_iterable(images))
+  parts = np.array_split(np.arange(len(indices)), devices.cpu_cores())
+  examples = list(itertools.chain.from_iterable(pool.map(lambda part: [crop(i) for i in part], parts)))
+  if crop_targets is not None and examples:
+    targets = {name: np.stack([row[name] for _, row in examples]) for name in targets}
+  return [image for image, _ in examples], targets
 
 
 # Streams: tf.data. An image that cannot be decoded fails its whole batch, without a name; that batch is then
 # decoded again, one example at a time, and the stream started anew behind it. So the usual case costs nothing.
 
 
-def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image):
+def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image, crop_targets):
   step = start_step
   while True:
     try:
-      for batch in _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image):
+      for batch in _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image, crop_targets):
         yield batch
         step += 1
     except tfds_sets.damage_errors() as error:
       source = _without_damaged(source, config, on_bad_image, error)
 
 
-def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image):
+def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image, crop_targets):
   """The batches from `step` on, to the end of its epoch."""
   epoch, first = step // per_epoch, step % per_epoch
   order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
@@ -257,7 +271,7 @@ def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_imag
   else:
     encoded = source.examples(order_seed, config.shuffle_buffer)
   # Where records were left out, the first examples fill the epoch up.
-  for batch, bad in _decoded(encoded.repeat(), config, batch_size, first, per_epoch, seed=order_seed, train=True):
+  for batch, bad in _decoded(encoded.repeat(), config, batch_size, first, per_epoch, order_seed, crop_targets, train=True):
     good = np.flatnonzero(batch['mask'])
     for name in bad:
       _report(name, config, on_bad_image)
@@ -267,13 +281,13 @@ def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_imag
     step += 1
 
 
-def _stream_eval_batches(source, config, batch_size, on_bad_image, start):
+def _stream_eval_batches(source, config, batch_size, on_bad_image, start, crop_targets):
   blank = blank_batch(config, source, batch_size)
   while start < -(-source.num_examples // batch_size):
     batches = -(-source.num_examples // batch_size)
     encoded = source.examples(None, config.shuffle_buffer)
     try:
-      for batch, bad in _decoded(encoded, config, batch_size, start, batches, seed=0, train=False):
+      for batch, bad in _decoded(encoded, config, batch_size, start, batches, 0, crop_targets, train=False):
         for name in bad:
           _report(name, config, on_bad_image)
         yield _pad(batch, blank)
@@ -308,7 +322,7 @@ def _report(name, config, on_bad_image):
   on_bad_image(name)
 
 
-def _decoded(encoded, config, batch_size, first, last, seed, train):
+def _decoded(encoded, config, batch_size, first, last, seed, crop_targets, train):
   """Batches `first` to `last` of an epoch, each with the names of its images that could not be decoded."""
   import tensorflow as tf
 
@@ -317,11 +331,14 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
     if train:
       draws = tf.unstack(tf.random.stateless_uniform([preprocessing.DRAWS], seed=[seed, position]))
     targets = {name: value for name, value in example.items() if name not in ('image', 'id')}
-    return preprocessing.crop_encoded(example['image'], draws, config), targets
+    image, window, flip = preprocessing.crop_encoded(example['image'], draws, config)
+    if crop_targets is not None:
+      targets = _crop_targets_in_graph(crop_targets, targets, window, flip)
+    return image, targets
 
-  part = parallel.host_part(batch_size)
+  part = devices.host_part(batch_size)
   numbered = encoded.enumerate()
-  if parallel.host_count() > 1:  # what is decoded is this host's; read is all, as its order is that of all
+  if devices.host_count() > 1:  # what is decoded is this host's; read is all, as its order is that of all
     numbered = numbered.filter(lambda i, _: (i % batch_size >= part.start) & (i % batch_size < part.stop))
   share = part.stop - part.start
 
@@ -339,12 +356,27 @@ def _decoded(encoded, config, batch_size, first, last, seed, train):
       images, rows, mask, bad = [], [], [], []
       for position, example in numbered.skip(k * share).take(share):
         try:
-          image, ok = decode(position, example)[0].numpy(), True
+          image, targets = decode(position, example)
+          image, ok = image.numpy(), True
         except tf.errors.InvalidArgumentError:
-          image, ok = np.zeros((*preprocessing.stream_size(config), 3), np.uint8), False
-          bad.append(example['id'].numpy().decode())
+          image, targets, ok = np.zeros((*preprocessing.stream_size(config), 3), np.uint8), dict(example), False
+          del targets['image']
+          bad.append(targets.pop('id').numpy().decode())
         images.append(image)
-        rows.append({name: value.numpy() for name, value in example.items() if name not in ('image', 'id')})
+        rows.append({name: value.numpy() for name, value in targets.items()})
         mask.append(ok)
       yield _batch(images, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, mask), bad
       iterator = batches_from(k + 1)
+
+
+def _crop_targets_in_graph(crop_targets, targets, window, flip):
+  """Applies CropTargets to tensors; types and shapes stay."""
+  import tensorflow as tf
+  names = list(targets)
+
+  def crop(window, flip, *values):
+    cropped = crop_targets(dict(zip(names, values)), window, bool(flip))
+    return [np.asarray(cropped[name], value.dtype) for name, value in zip(names, values)]
+
+  values = tf.numpy_function(crop, [window, flip, *targets.values()], [value.dtype for value in targets.values()])
+  return {name: tf.ensure_shape(value, targets[name].shape) for name, value in zip(names, values)}

@@ -62,14 +62,16 @@ def crop_centrally(image: np.ndarray, config: ml_collections.ConfigDict) -> np.n
 
 
 def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
-  """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes -> uint8 (*stream_size, 3).
-
-  Of a JPEG only the crop is decoded.
+  """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes. Only the crop of a JPEG is decoded.
 
   Args:
     encoded: a scalar string tensor.
     draws: DRAWS uniform random numbers for training, or None for evaluation.
     config: the part `data` of a config.
+
+  Returns:
+    The image, uint8 (*stream_size, 3); its window float32 (4,), as top, left, height and width in parts of the encoded
+    image; whether it is mirrored.
   """
   import tensorflow as tf
 
@@ -79,22 +81,27 @@ def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
       crop = central_window(height, width, config, tf)
     else:
       crop = random_window(height, width, draws, config, tf)
-    return tf.cast(tf.stack(crop), tf.int32)
+    crop = tf.stack(crop)
+    return tf.cast(crop, tf.int32), crop / tf.stack([height, width, height, width])
 
   def crop_jpeg():
-    return tf.image.decode_and_crop_jpeg(encoded, window(tf.image.extract_jpeg_shape(encoded)), channels=3)
+    pixels, part = window(tf.image.extract_jpeg_shape(encoded))
+    return tf.image.decode_and_crop_jpeg(encoded, pixels, channels=3), part
 
   def crop_other():
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    top, left, height, width = tf.unstack(window(tf.shape(image)))
-    return image[top:top + height, left:left + width]
+    pixels, part = window(tf.shape(image))
+    top, left, height, width = tf.unstack(pixels)
+    return image[top:top + height, left:left + width], part
 
-  image = tf.cond(tf.io.is_jpeg(encoded), crop_jpeg, crop_other)
+  image, part = tf.cond(tf.io.is_jpeg(encoded), crop_jpeg, crop_other)
   image = tf.image.resize(image, stream_size(config), 'bilinear')
+  flip = tf.constant(False)
   if draws is not None and config.flip:
-    image = tf.cond(draws[4] < 0.5, lambda: image[:, ::-1], lambda: image)
+    flip = draws[4] < 0.5
+    image = tf.cond(flip, lambda: image[:, ::-1], lambda: image)
   image = tf.cast(tf.round(image), tf.uint8)
-  return tf.ensure_shape(image, (*stream_size(config), 3))
+  return tf.ensure_shape(image, (*stream_size(config), 3)), part, flip
 
 
 def stream_size(config: ml_collections.ConfigDict) -> tuple[int, int]:

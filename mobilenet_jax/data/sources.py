@@ -1,6 +1,6 @@
 """Where examples are, by name.
 
-    fabrics, faces  the embedded datasets (data/fabrics.py, data/faces.py), drawn on first use
+    fabrics, faces  the embedded datasets (data/drawn/), drawn on first use
     <name>          any TFDS name that has an image and a label, attributes or an identity, prepared before
     folder:/path    /path/<class>/<image>, of which a tenth is held out, or /path/<split>/<class>/<image>, or images
                     and a /path/labels.csv (columns file and label; to evaluate on, not to train), or images alone, of

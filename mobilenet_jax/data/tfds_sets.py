@@ -154,7 +154,7 @@ def _builder(config: ml_collections.ConfigDict):
 
 
 def _embedded_builder(name, data_dir):
-  from mobilenet_jax.data import faces, fabrics
+  from mobilenet_jax.data.drawn import faces, fabrics
   kind = {'fabrics': fabrics.Fabrics, 'faces': faces.Faces}[name]
   builder = kind(data_dir=data_dir, file_format='array_record')  # read without TensorFlow
   if not builder.is_prepared():

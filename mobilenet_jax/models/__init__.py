@@ -1,34 +1,139 @@
-"""Models by name."""
+"""The networks by name, one file each, and what a network must be.
+
+A network is a Flax module (flax.linen). The rest of the code relies on this, which tests/test_model_contract.py checks
+for each of MODELS:
+
+- Its fields hold a bool, a number, a string or a dtype, and have defaults. A recipe may give them, under `model`. Two
+  are set by `create` instead: `num_classes`, the number of outputs, and `batch_norm_axis`, the mapped axis to
+  synchronise batch statistics over, for which a recipe gives `sync_batch_norm`. A network without batch norm lacks it.
+- Two fields are changed for a count or an export, and a network may lack each: `dtype` of the computation, and
+  `lowering`, of which 'grouped' means plain convolutions; see lowerings.py.
+- module(images, train=..., features=...) takes images float32 (b, h, w, 3) in [-1, 1] and returns outputs float32
+  (b, num_classes), or, if num_classes is 0, the pooled features (b, c). `features` is None or a dict, which the call
+  fills with intermediate maps by name; 'pooled' is one of them.
+- If train is True, the call needs an rng named 'dropout' if the network drops out.
+- Its variables are the collections 'params' and, if it has batch norm, 'batch_stats'. There is no other.
+- The last layer is named CLASSIFIER and has a 'kernel' (c, num_classes) and a 'bias' (num_classes,). No layer is named
+  PROJECTION. The name of a layer with a depthwise kernel begins with DEPTHWISE: such kernels have a weight decay of
+  their own.
+
+This module is the door of the room: other rooms import from here. `measure` counts Mult-Adds and parameters, `fold` folds
+batch norm into the convolutions.
+"""
+
+import dataclasses
+import math
 
 import jax.numpy as jnp
 import ml_collections
 
-from mobilenet_jax.models.mobilenet import SHALLOW_BODY, MobileNet
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.models.complexity import CONVENTION, Complexity, measure
+from mobilenet_jax.models.folding import can_fold, fold, folded_layers
+from mobilenet_jax.models.layers import ACTIVATIONS
+from mobilenet_jax.models.lowerings import LOWERINGS, padding_of
+from mobilenet_jax.models.mobilenet import BODY, ConvMobileNet, MobileNet, ShallowMobileNet
 from mobilenet_jax.models.nn2 import NN2
 
-VARIANTS = {
-    'mobilenet': {},
-    'conv_mobilenet': {'separable': False},
-    'shallow_mobilenet': {'body': SHALLOW_BODY},
+__all__ = ['BODY', 'CLASSIFIER', 'CONVENTION', 'Complexity', 'DEPTHWISE', 'MODELS', 'MobileNet', 'PROJECTION', 'can_fold',
+           'complete', 'create', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'variables_of']
+
+MODELS = {
+    'mobilenet': MobileNet,
+    'conv_mobilenet': ConvMobileNet,  # Table 4
+    'shallow_mobilenet': ShallowMobileNet,  # Table 5
+    'nn2': NN2,  # FaceNet's
 }
-NAMES = (*VARIANTS, 'nn2')
+CLASSIFIER = 'classifier'
+PROJECTION = 'projection'  # distillation keeps its learned projection in the student's parameters, under this name
+DEPTHWISE = 'conv_dw'
+DTYPES = ('float32', 'bfloat16')
+
+_CREATED = ('num_classes', 'batch_norm_axis', 'parent', 'name')  # fields of a module that `create` or Flax sets
+_one_of = lambda *choices: (lambda value: value in choices, f'one of {", ".join(choices)}')
+# What the value of a field may be, for whichever network has it.
+_RANGES = {
+    'width_multiplier': (lambda value: 0 < value < math.inf, 'a number above 0, such as 0.75'),
+    'activation': _one_of(*ACTIVATIONS),
+    'dropout_rate': (lambda value: 0 <= value < 1, 'a number in [0, 1)'),
+    'batch_norm_decay': (lambda value: 0 <= value < 1, 'a number in [0, 1)'),
+    'batch_norm_epsilon': (lambda value: 0 < value < math.inf, 'a number above 0'),
+    'padding': _one_of('same', 'keras'),
+    'dtype': _one_of(*DTYPES),
+    'lowering': _one_of(*LOWERINGS),
+}
 
 
-def create(config: ml_collections.ConfigDict, num_classes: int, batch_norm_axis: str | None = None) -> MobileNet | NN2:
-  """Builds the model that `config` (the part `model` of a whole config) describes.
+def fields(name: str) -> dict[str, bool | int | float | str]:
+  """Returns the fields that a recipe may give to a network, with their defaults; a dtype by its name.
+
+  Raises:
+    UserError: if there is no network of that name.
+  """
+  if name not in MODELS:
+    raise UserError(f'model.name={name!r}: expected one of {", ".join(MODELS)}')
+  own = {field.name: field.default for field in dataclasses.fields(MODELS[name])}
+  found = {field: default for field, default in own.items() if field not in _CREATED}
+  if 'dtype' in found:
+    found['dtype'] = jnp.dtype(found['dtype']).name
+  if 'batch_norm_axis' in own:
+    found['sync_batch_norm'] = False
+  return found
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a copy of `config`, the part `model` of a whole config, with every field of the network.
+
+  Raises:
+    UserError: if there is no such network, it lacks a field that is given, or a value is of another type or range.
+  """
+  known = fields(config.name)
+  given = {name: value for name, value in config.items() if name not in ('name', 'num_classes')}
+  for name, value in given.items():
+    if name not in known:
+      raise UserError(f'model.{name}={value}: {config.name} has no such field; it has {", ".join(known)}')
+    kind = type(known[name])
+    if kind is float and type(value) is int:
+      given[name] = float(value)
+    elif type(value) is not kind:
+      raise UserError(f'model.{name}={value!r}: expected {kind.__name__}, such as {known[name]!r}')
+  values = {**known, **given}
+  for name, (is_valid, expected) in _RANGES.items():
+    if name in values and not is_valid(values[name]):
+      raise UserError(f'model.{name}={values[name]!r}: expected {expected}')
+  if type(config.num_classes) is not int or config.num_classes < 0:
+    raise UserError(f'model.num_classes={config.num_classes}: expected a number of classes, or 0 for that of the data')
+  return ml_collections.ConfigDict({'name': config.name, 'num_classes': config.num_classes, **values})
+
+
+def create(config: ml_collections.ConfigDict, num_outputs: int, batch_norm_axis: str | None = None):
+  """Builds the network that `config`, the part `model` of a whole config, describes.
 
   Args:
-    config: see mobilenet_jax/config.py.
-    num_classes: width of the last layer.
-    batch_norm_axis: the mapped axis to synchronise batch statistics over, where the config asks for it.
+    config: as `complete` takes it; `num_classes` in it is not used.
+    num_outputs: width of the last layer; 0 leaves it out.
+    batch_norm_axis: the mapped axis to synchronise batch statistics over, if the config asks for it.
+
+  Raises:
+    UserError: as `complete`.
   """
-  options = config.to_dict()
+  options = complete(config).to_dict()
+  network = MODELS[options.pop('name')]
   del options['num_classes']
-  name = options.pop('name')
-  options['dtype'] = jnp.dtype(options['dtype'])
-  options['batch_norm_axis'] = batch_norm_axis if options.pop('sync_batch_norm') else None
-  if name == 'nn2':
-    for meaningless in ('width_multiplier', 'padding'):
-      del options[meaningless]
-    return NN2(num_classes, **options)
-  return MobileNet(num_classes, **options, **VARIANTS[name])
+  if 'dtype' in options:
+    options['dtype'] = jnp.dtype(options['dtype'])
+  if options.pop('sync_batch_norm', False):
+    options['batch_norm_axis'] = batch_norm_axis
+  return network(num_outputs, **options)
+
+
+def variables_of(collections: dict) -> dict:
+  """Returns {'params', 'batch_stats'} of what a network's `init` returns; without batch norm the latter is empty.
+
+  Raises:
+    UserError: if the network has another collection, which nothing would train or keep.
+  """
+  if others := set(collections) - {'params', 'batch_stats'}:
+    raise UserError(f'the network has the collections {", ".join(sorted(others))}; expected params and, with batch norm, '
+                    'batch_stats')
+  return {'params': collections['params'], 'batch_stats': collections.get('batch_stats', {})}

@@ -1,7 +1,6 @@
 """MobileNet, and the two networks the paper compares it with in Tables 4 and 5."""
 
 import functools
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,17 +30,19 @@ class MobileNet(nn.Module):
   Attributes:
     num_classes: width of the classifier; 0 leaves it out and returns the pooled features.
     width_multiplier: alpha of section 3.3, above 0.
-    body: (stride, channels) of each block.
-    separable: False replaces every depthwise separable block by a full 3x3 convolution (Table 4).
+    activation: 'relu6', as in the TF-slim release, or 'relu', as in the paper.
+    dropout_rate: before the classifier.
+    batch_norm_decay: of the running statistics.
+    batch_norm_epsilon: added to the variance.
     freeze_batch_stats: in training, too, normalise with the running statistics and leave them as they are.
     batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
     padding: of the depthwise convolutions, 'same' or 'keras', see lowerings.padding_of.
+    dtype: of the computation; parameters are float32.
+    lowering: how XLA is asked for the convolutions: 'grouped', 'shifted' or 'auto', see lowerings.py.
   """
 
   num_classes: int
   width_multiplier: float = 1.0
-  body: Sequence[tuple[int, int]] = BODY
-  separable: bool = True
   activation: str = 'relu6'
   dropout_rate: float = 0.001
   batch_norm_decay: float = 0.9997
@@ -51,6 +52,9 @@ class MobileNet(nn.Module):
   padding: str = 'same'
   dtype: jnp.dtype = jnp.float32
   lowering: str = 'auto'
+
+  body = BODY  # (stride, channels) of each block; no field, so that a recipe chooses a network by its name
+  separable = True
 
   @nn.compact
   def __call__(self, images, *, train: bool, features: dict | None = None):
@@ -92,3 +96,15 @@ class MobileNet(nn.Module):
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     x = nn.Dense(self.num_classes, kernel_init=conv_init, dtype=self.dtype, name='classifier')(x)
     return x.astype(jnp.float32)
+
+
+class ConvMobileNet(MobileNet):
+  """MobileNet with full 3x3 convolutions in place of the depthwise separable blocks (Table 4)."""
+
+  separable = False
+
+
+class ShallowMobileNet(MobileNet):
+  """MobileNet without the five blocks of 14x14x512 (Table 5)."""
+
+  body = SHALLOW_BODY

@@ -1,71 +1,96 @@
-"""Attributes: several yes-or-no labels an image (section 4.6, Table 12)."""
+"""Attributes: several yes-or-no labels per image (section 4.6, Table 12)."""
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mobilenet_jax import losses, metrics
-from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER
-from mobilenet_jax.data.sources import Source
+from mobilenet_jax.data import ATTRIBUTES, TEACHER, Source
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.tasks import losses, metrics
+
+PRECISION, POSITIVES = 'ap/', 'positives/'  # stand before an attribute's name: its average precision, its positive examples
 
 
 class Attributes:
-  """Labels in {0, 1}, or -1 where unknown; where the data has none, the teacher's decisions stand for them."""
+  """Labels in {0, 1}, or -1 where unknown. Data without labels is measured against the teacher's decisions.
 
+  The interface is tasks.Task.
+  """
+
+  kind = 'attributes'
   main_metric = 'mean_ap'
+  headlines = {'mean_ap': ('mean AP', '.2%'), 'emulation': ('emulation', '.4f')}
+  crop_targets = None
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
-    """As Classification.outputs: an output an attribute."""
+    """Returns the number and the names of the attributes: those of the data, or else of the teacher."""
     names = source.extra_names.get(ATTRIBUTES) or source.extra_names.get(TEACHER)
     if not names:
-      raise UserError(f'task=attributes: {self._config.data.name} has no attributes; expected a set that has, such as faces or '
-                      'celeb_a, or a teacher\'s probabilities with data.recorded')
+      raise UserError(f'task=attributes: {self._config.data.name} has no attributes; expected a set that has, such as faces '
+                      'or celeb_a, or a teacher\'s probabilities with data.recorded')
     return len(names), names
 
-  def prediction(self, logits: jax.Array) -> jax.Array:
-    """Probabilities (b, a), each of its own."""
-    return jax.nn.sigmoid(logits)
+  def check(self, source: Source) -> None:
+    """Accepts any source."""
 
-  def loss(self, logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Cross-entropy in nats against the labels, the mean over the attributes known: (b, a) -> (b,)."""
+  def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """Returns the cross-entropy in nats, its mean over the attributes that are known: logits (b, a) -> (b,)."""
     labels = _labels(batch)
-    return losses.sigmoid_cross_entropy(logits, labels, labels >= 0)
+    return losses.sigmoid_cross_entropy(outputs, labels, labels >= 0)
 
-  def metrics(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Cross-entropy in nats against the labels and, where there is a teacher, against its probabilities: emulation."""
-    values = {'loss': self.loss(logits, batch)}
+  def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the loss and, if there is a teacher, `emulation`: the cross-entropy in nats against its probabilities."""
+    values = {'loss': self.loss(outputs, batch)}
     if TEACHER in batch:
-      values['emulation'] = losses.sigmoid_cross_entropy(logits, jax.nn.sigmoid(batch[TEACHER]))
+      values['emulation'] = losses.sigmoid_cross_entropy(outputs, jax.nn.sigmoid(batch[TEACHER]))
     return values
 
-  def check(self, source: Source) -> None:
-    """Raises UserError where `source` cannot be evaluated on."""
-
-  def kept(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {'scores': logits.astype(jnp.float32), 'labels': _labels(batch)}
+  def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns scores and labels (b, a): average precision ranks all examples."""
+    return {'scores': outputs.astype(jnp.float32), 'labels': _labels(batch)}
 
   def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
-    """Average precision of each attribute over all examples whose label is known, their mean, and the positive examples.
+    """Returns the average precision of each attribute over the examples whose label is known, their mean, and counts.
 
-    An attribute without a positive example has none, and is left out of the mean.
+    An attribute without a positive example has no average precision and is left out of the mean.
     """
     names = self.outputs(source)[1]
     precisions, positives = {}, {}
     for name, scores, labels in zip(names, kept['scores'].T, kept['labels'].T):
       positive = labels[labels >= 0] > 0
-      positives[f'{metrics.POSITIVES}{name}'] = int(positive.sum())
+      positives[f'{POSITIVES}{name}'] = int(positive.sum())
       if positive.any():
-        precisions[f'{metrics.PRECISION}{name}'] = metrics.average_precision(scores[labels >= 0], positive)
+        precisions[f'{PRECISION}{name}'] = metrics.average_precision(scores[labels >= 0], positive)
     if not precisions:
       raise UserError(f'task=attributes: no attribute has a positive example among the {len(kept["labels"])} evaluated; '
                       'expected some, or average precision is undefined')
     return {'mean_ap': float(np.mean(list(precisions.values()))), 'attributes_counted': len(precisions), **precisions,
             **positives}
+
+  def prediction(self, outputs: jax.Array) -> jax.Array:
+    """Returns the probability of each attribute: logits (b, a) -> (b, a)."""
+    return jax.nn.sigmoid(outputs)
+
+  def remark(self, evaluation: dict[str, float]) -> str:
+    """Names the attributes that are left out of the mean."""
+    undefined = [name for name, (_, positives) in by_attribute(evaluation).items() if not positives]
+    return f'left out, without a positive example: {", ".join(undefined)}' if undefined else ''
+
+  def details(self, evaluation: dict[str, float]) -> str:
+    """Returns a line per attribute."""
+    return ''.join(
+        f'  {name:24} {"undefined" if precision is None else format(precision, ".2%"):>10}  {count:,} positive\n'
+        for name, (precision, count) in by_attribute(evaluation).items())
+
+
+def by_attribute(evaluation: dict[str, float]) -> dict[str, tuple[float | None, int]]:
+  """Returns the average precision of each attribute, None if it has no positive example, and its positive examples."""
+  counts = {name.removeprefix(POSITIVES): count for name, count in evaluation.items() if name.startswith(POSITIVES)}
+  return {name: (evaluation.get(PRECISION + name), count) for name, count in counts.items()}
 
 
 def _labels(batch):

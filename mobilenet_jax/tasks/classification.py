@@ -3,25 +3,24 @@
 import jax
 import ml_collections
 
-from mobilenet_jax import losses, metrics
-from mobilenet_jax.data.sources import Source
+from mobilenet_jax.data import Source
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.tasks import losses, metrics
 
 
 class Classification:
-  """One label an image."""
+  """One label per image. The interface is tasks.Task."""
 
+  kind = 'classes'
   main_metric = 'top1'
+  headlines = {'top1': ('top-1', '.2%'), 'top5': ('top-5', '.2%')}
+  crop_targets = None
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
-    """How many outputs the model has, and their names: the classes of the data it is trained on.
-
-    Raises:
-      UserError: where config and data do not fit.
-    """
+    """Returns the number of classes and their names: those of the data, or as many as model.num_classes says."""
     given = self._config.model.num_classes
     if given and given < source.num_classes:
       raise UserError(f'model.num_classes={given}: {self._config.data.name} has {source.num_classes}; '
@@ -32,31 +31,39 @@ class Classification:
     number = given or source.num_classes
     return number, source.class_names if number == source.num_classes else None
 
-  def prediction(self, logits: jax.Array) -> jax.Array:
-    """Probabilities (b, classes)."""
-    return jax.nn.softmax(logits)
+  def check(self, source: Source) -> None:
+    """Accepts any source."""
 
-  def loss(self, logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """What training minimises, one value an example (b,): cross-entropy in nats."""
-    return losses.softmax_cross_entropy(logits, batch['label'], self._config.label_smoothing)
+  def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """Returns the cross-entropy in nats, with label smoothing: logits (b, classes) -> (b,)."""
+    return losses.softmax_cross_entropy(outputs, batch['label'], self._config.label_smoothing)
 
-  def metrics(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Per-example values (b,) to average: loss in nats, without smoothing; top-1 and top-5 in {0, 1}."""
+  def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the loss in nats, without smoothing, and top-1 and top-5 in {0, 1}."""
     return {
-        'loss': losses.softmax_cross_entropy(logits, batch['label']),
-        'top1': metrics.in_top_k(logits, batch['label'], 1),
-        'top5': metrics.in_top_k(logits, batch['label'], 5),
+        'loss': losses.softmax_cross_entropy(outputs, batch['label']),
+        'top1': metrics.in_top_k(outputs, batch['label'], 1),
+        'top5': metrics.in_top_k(outputs, batch['label'], 5),
     }
 
-  def check(self, source: Source) -> None:
-    """Raises UserError where `source` cannot be evaluated on."""
-
-  def kept(self, logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Per-example values (b, ...) that `summary` wants of a whole evaluation."""
-    del logits, batch
+  def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns nothing: every metric is a mean over examples."""
+    del outputs, batch
     return {}
 
   def summary(self, kept: dict, source: Source) -> dict[str, float]:
-    """Metrics that are no means over examples."""
+    """Returns nothing, as `kept`."""
     del kept, source
     return {}
+
+  def prediction(self, outputs: jax.Array) -> jax.Array:
+    """Returns the probabilities of the classes: logits (b, classes) -> (b, classes)."""
+    return jax.nn.softmax(outputs)
+
+  def remark(self, evaluation: dict[str, float]) -> str:
+    del evaluation
+    return ''
+
+  def details(self, evaluation: dict[str, float]) -> str:
+    del evaluation
+    return ''

@@ -1,0 +1,44 @@
+"""Evaluates a trained model on a data set.
+
+    mobilenet_jax evaluate mobilenet_0.25_128 --data=folder:/imagenet/val [--json]
+    mobilenet_jax evaluate runs/mine
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import data, tasks, trained
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.training import evaluate_trained
+
+
+def main(argv: list[str]) -> None:
+  parser = command_line.Parser(__doc__, 'evaluate')
+  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  parser.add_argument('--data', default='', help='a TFDS name, folder:/path or npz:/path; by default the held-out part '
+                      'of what the model was trained on')
+  parser.add_argument('--split', default='', help="split of the data; by default the model's own")
+  parser.add_argument('--data_dir', default='', help='where TFDS data is')
+  parser.add_argument('--batch', type=int, default=100, help='images at a time; it changes no result')
+  parser.add_argument('--json', action='store_true', help='print one JSON object')
+  args = parser.parse_args(argv)
+
+  model = trained.load(args.model)
+  if args.split and args.data.startswith('folder:') and not (Path(args.data[7:]).expanduser() / args.split).is_dir():
+    raise UserError(f'--split={args.split}: there is no such folder in {args.data[7:]}; expected one, or no --split')
+  config = config_lib.changed(model.config, {
+      'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
+      **({'data.eval_split': args.split} if args.split else {}),
+      **({'data.data_dir': args.data_dir} if args.data_dir else {})})
+  devices.check_divisible('--batch', args.batch)
+  # On its own data a model is measured on the part that it was not trained on, on other data on all of it.
+  source = data.keep_in_memory(data.load_whole(config.data) if args.data else data.load(config.data)[1])
+  means, = evaluate_trained([model], source, config, lambda name: print(f'skipping {name}', file=sys.stderr))
+  if args.json:
+    print(json.dumps({'model': args.model, 'data': config.data.name, **means}))
+  else:
+    print(f'{args.model} on {config.data.name}, {means["examples"]:,} examples: {tasks.headline(means)}')
+    print(model.task.details(means), end='')

@@ -1,0 +1,127 @@
+"""Labels images with their likeliest classes.
+
+    mobilenet_jax predict mobilenet_1.0_224 cat.jpg holidays/ [--top=5] [--format=table|json|csv]
+    find photos -name '*.jpg' | mobilenet_jax predict runs/mine - --annotate=annotated
+
+An image that cannot be read is named on standard error, the others are predicted, and the exit status is 1.
+"""
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mobilenet_jax import trained
+from mobilenet_jax.data import find_images, read_image
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import command_line, devices
+
+BATCH = 16
+STANDARD_INPUT = '-'
+
+Prediction = tuple[Path, list[tuple[str, float]]]  # an image, and its likeliest labels with their probabilities
+
+
+def predict(model: trained.TrainedModel, paths: list[Path], k: int, errors: list[str]) -> Iterator[Prediction]:
+  """Yields each image that can be read with its k likeliest labels, in order; the rest are told in `errors`."""
+  def prepare(path):
+    try:
+      return model.prepare(path)[0]
+    except UserError as error:
+      return error
+
+  size = min(BATCH, len(paths))
+  for first in range(0, len(paths), size):
+    batch = paths[first:first + size]
+    prepared = devices.at_once(prepare, batch)
+    errors += [str(image) for image in prepared if isinstance(image, UserError)]
+    good = [(path, image) for path, image in zip(batch, prepared) if not isinstance(image, UserError)]
+    if not good:
+      continue
+    padded = np.resize(np.stack([image for _, image in good]), (size, *good[0][1].shape))  # one shape, one compilation
+    for (path, _), row in zip(good, model.prediction(padded)):
+      yield path, trained.top_labels(row, model.labels, k)
+
+
+def annotate(path: Path, top: list[tuple[str, float]]) -> Image.Image:
+  """The image, at most 640 pixels wide, above its likeliest labels with a bar for each probability."""
+  picture = Image.fromarray(read_image(path))
+  picture.thumbnail((640, 640))
+  width, line = max(picture.width, 320), 22
+  sheet = Image.new('RGB', (width, picture.height + line * len(top) + 8), 'white')
+  sheet.paste(picture, ((width - picture.width) // 2, 0))
+  draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+  for i, (label, probability) in enumerate(top):
+    y = picture.height + 4 + i * line
+    draw.rectangle((0, y + 1, round(width * probability), y + line - 2), fill='#c6dbef')
+    draw.text((6, y + 3), f'{probability:6.1%}  {label}', fill='black', font=font)
+  return sheet
+
+
+def write_table(predictions: Iterator[Prediction], out) -> None:
+  for path, top in predictions:
+    print(path, file=out)
+    for label, probability in top:
+      print(f'  {probability:6.2%}  {label}', file=out)
+
+
+def write_json(predictions: Iterator[Prediction], out) -> None:
+  out.write('[')
+  for i, (path, top) in enumerate(predictions):
+    row = {'file': str(path), 'top': [{'label': label, 'probability': round(p, 6)} for label, p in top]}
+    out.write((',\n ' if i else '') + json.dumps(row))
+  out.write(']\n')
+
+
+def write_csv(predictions: Iterator[Prediction], out) -> None:
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(('file', 'rank', 'label', 'probability'))
+  for path, top in predictions:
+    writer.writerows((path, rank, label, f'{p:.6f}') for rank, (label, p) in enumerate(top, start=1))
+
+
+FORMATS = {'table': write_table, 'json': write_json, 'csv': write_csv}
+
+
+def main(argv: list[str]) -> None:
+  parser = command_line.Parser(__doc__, 'predict')
+  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  parser.add_argument('images', nargs='+', help='images and folders of images; - for a list of paths on standard input')
+  parser.add_argument('--top', type=int, default=5, help='labels per image')
+  parser.add_argument('--format', choices=FORMATS, default='table')
+  parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it')
+  args = parser.parse_args(argv)
+
+  if args.top < 1:
+    raise UserError(f'--top={args.top}: expected at least 1')
+  listed = sys.stdin.read().splitlines() if STANDARD_INPUT in args.images else []
+  paths = find_images(path for path in args.images if path != STANDARD_INPUT)
+  paths += [Path(line) for line in listed if line]
+  if not paths:
+    raise UserError('standard input names no image; expected a path a line')
+  model = trained.load(args.model)
+  model.check_labels()
+  errors: list[str] = []
+  predictions = predict(model, paths, args.top, errors)
+  if args.annotate:
+    predictions = _annotated(predictions, args.annotate)
+  FORMATS[args.format](predictions, sys.stdout)
+  sys.stdout.flush()
+  if errors:
+    sys.exit('\n'.join(f'error: {error}' for error in errors))
+
+
+def _annotated(predictions, folder):
+  folder.mkdir(parents=True, exist_ok=True)
+  taken = set()
+  for path, top in predictions:
+    names = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
+    name = next(name for name in names if name not in taken)
+    taken.add(name)
+    annotate(path, top).save(folder / f'{name}.png')
+    yield path, top

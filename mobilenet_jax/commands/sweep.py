@@ -1,0 +1,97 @@
+"""Trains the models of a sweep, and looks after it.
+
+    mobilenet_jax sweep --config=configs/grid.py:data=fabrics --workdir=runs/fabrics
+    mobilenet_jax sweep --config=... --workdir=/shared/sweep --launcher=slurm --slurm=partition=gpu,gpus_per_node=1
+    mobilenet_jax sweep status --workdir=runs/fabrics              # a table; --watch repeats it
+    mobilenet_jax sweep logs --workdir=runs/fabrics [--run=NAME]   # the log of a run, or of those that failed
+    mobilenet_jax sweep cancel --workdir=runs/fabrics              # ends all jobs, each with a checkpoint
+
+The recipe's file lists the runs in a function sweep(config). Runs that have finished are skipped, those that were
+interrupted continue; a run that fails is reported at the end and stops no other.
+"""
+
+import argparse
+import functools
+import time
+from pathlib import Path
+
+from mobilenet_jax.commands import recipe as recipe_lib
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.sweeps import results, status
+from mobilenet_jax.sweeps.sweep import ALONE, LAUNCHERS, sweep
+from mobilenet_jax.training import duration
+
+COMMANDS = ('status', 'logs', 'cancel')
+WATCH_SECONDS = 5
+
+
+def main(argv: list[str]) -> None:
+  if argv and argv[0] in COMMANDS:
+    return _look_after(argv)
+  parser = command_line.Parser(__doc__, 'sweep')
+  recipe_lib.add_arguments(parser)
+  parser.add_argument('--workdir', help='folder of the sweep; started again in it, the sweep continues')
+  parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
+                      'auto: the first that fits the memory and leaves no CPU core or GPU idle, or, under Slurm, each run alone')
+  parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0: one per CPU core, or one per GPU; '
+                      'under Slurm all')
+  parser.add_argument('--launcher', choices=('here', *sorted(LAUNCHERS)), default='local', help='local: jobs on this '
+                      'machine; slurm: jobs of a Slurm cluster; here: group after group in this process, which may be one of '
+                      'several hosts')
+  parser.add_argument('--slurm', type=_options, default={}, help='options of sbatch, such as '
+                      'partition=gpu,gpus_per_node=1,time=720 (minutes; a day by default)')
+  parser.add_argument('--retries', type=_at_least_0, default=3, help='how often a job is started again without having got '
+                      'any further')
+  recipe_lib.add_host_arguments(parser)
+  args, recipe = recipe_lib.parse(parser, argv)
+  if not args.workdir:
+    raise UserError('--workdir is missing; give a folder for the sweep, such as --workdir=runs/fabrics')
+  if 'sweep' not in recipe.namespace:
+    raise UserError(f'{recipe.path} has no sweep(config); mobilenet_jax train trains a single run')
+  for option, launcher in (('slurm', 'slurm'), ('coordinator', 'here')):
+    if getattr(args, option) and args.launcher != launcher:
+      raise UserError(f'--{option} with --launcher={args.launcher}: expected --launcher={launcher} with it')
+  started = time.monotonic()
+  run = functools.partial(
+      sweep, recipe.config, recipe.namespace['sweep'](recipe.config), args.workdir, args.jobs,
+      recipe.namespace.get('GROUPS', ALONE), args.group, args.launcher, args.slurm, args.retries)
+  if args.launcher == 'here':
+    devices.join_hosts(args.coordinator, args.hosts, args.host)
+    with devices.ending_with_the_others():
+      rows = run()
+    if not devices.is_first_host():
+      return
+  else:
+    rows = run()
+  print(f'{len(rows)} runs finished, after {duration(time.monotonic() - started)}; '
+        f'rows in {Path(args.workdir) / results.CSV_FILE}')
+
+
+def _look_after(argv):
+  parser = command_line.Parser(__doc__, 'sweep')
+  parser.add_argument('command', choices=COMMANDS)
+  parser.add_argument('--workdir', type=Path, required=True, help='folder of the sweep')
+  parser.add_argument('--run', default='', help='for logs: the name of a run')
+  parser.add_argument('--watch', action='store_true', help=f'for status: repeat it every {WATCH_SECONDS} seconds')
+  args = parser.parse_args(argv)
+  if args.command == 'logs':
+    status.show_logs(args.workdir, args.run)
+  elif args.command == 'cancel':
+    status.cancel(args.workdir)
+  else:
+    status.show_table(args.workdir)
+    while args.watch:
+      time.sleep(WATCH_SECONDS)
+      print('\033[H\033[2J', end='')  # clears the screen
+      status.show_table(args.workdir)
+
+
+def _at_least_0(text: str) -> int:
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f'{text}: expected a whole number, at least 0')
+  return int(text)
+
+
+def _options(text: str) -> dict[str, str]:
+  return dict(option.partition('=')[::2] for option in text.split(',') if option)

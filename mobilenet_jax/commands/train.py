@@ -1,0 +1,29 @@
+"""Trains one model, from a recipe to its row.
+
+    mobilenet_jax train --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/mine --config.train_for='2 epochs'
+
+The folder --workdir takes config.json, metrics.jsonl, checkpoints and, at the end, result.json. An interrupted run
+continues when the same command is started again.
+"""
+
+from mobilenet_jax import tasks
+from mobilenet_jax.commands import recipe as recipe_lib
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.training import train
+
+
+def main(argv: list[str]) -> None:
+  parser = command_line.Parser(__doc__, 'train')
+  recipe_lib.add_arguments(parser)
+  parser.add_argument('--workdir', help='folder of the run; started again in it, the run continues')
+  recipe_lib.add_host_arguments(parser)
+  args, recipe = recipe_lib.parse(parser, argv)
+  if not args.workdir:
+    raise UserError('--workdir is missing; give a folder for this run, such as --workdir=runs/mine')
+  devices.join_hosts(args.coordinator, args.hosts, args.host)
+  with devices.ending_with_the_others():
+    row = train(recipe.config, args.workdir)
+  if devices.is_first_host():
+    print(f'{row["name"]}: {tasks.headline(row)}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
+          f'{row["params"] / 1e6:.2f} M parameters; all of it in {args.workdir}')

@@ -1,0 +1,97 @@
+"""Mult-Adds and parameters of any model, read from its traced computation.
+
+Convention of the paper: the multiply-accumulates and the weights of convolutions and matrix products,
+at batch 1; no batch norm, no bias, no activation.
+"""
+
+import collections
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+CONVENTION = 'convolution and classifier weights and their multiply-accumulates; no batch norm, no bias'
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One convolution or matrix product of the traced computation."""
+
+  name: str  # path of the module that runs it
+  kind: str  # as Table 2 has it: conv 3x3, conv dw 3x3, conv 1x1, fully connected
+  output: tuple[int, ...]  # without the batch
+  mult_adds: int
+  params: int  # weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Complexity:
+  """What a model costs; `params` follows the paper, `trainable` and `batch_stats` count every number kept."""
+
+  layers: tuple[Layer, ...]
+  trainable: int
+  batch_stats: int
+
+  @property
+  def mult_adds(self) -> int:
+    return sum(layer.mult_adds for layer in self.layers)
+
+  @property
+  def params(self) -> int:
+    return sum(layer.params for layer in self.layers)
+
+  def shares(self) -> dict[str, tuple[float, float]]:
+    """Table 2: for each kind of layer its share of the Mult-Adds and of the weights, in percent."""
+    totals = collections.defaultdict(lambda: [0, 0])
+    for layer in self.layers:
+      totals[layer.kind][0] += layer.mult_adds
+      totals[layer.kind][1] += layer.params
+    return {kind: (100 * m / self.mult_adds, 100 * p / self.params) for kind, (m, p) in totals.items()}
+
+
+def measure(model, input_shape: tuple[int, ...], **kwargs) -> Complexity:
+  """Traces `model` (any Flax module) on one float32 input; nothing is computed.
+
+  Args:
+    model: its depthwise convolutions are traced as grouped convolutions, whatever its `lowering`, since
+      the count is of the network and not of the way it is run.
+    input_shape: without the batch, such as (224, 224, 3).
+    **kwargs: to the module's call, such as train=False.
+  """
+  if getattr(model, 'lowering', 'grouped') != 'grouped':
+    model = model.clone(lowering='grouped')
+  inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **kwargs), inputs)
+  jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, **kwargs))(variables, inputs)
+  size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+  return Complexity(tuple(_layers(jaxpr.jaxpr)), size(variables['params']), size(variables.get('batch_stats', {})))
+
+
+def _layers(jaxpr, path: str = '', times: int = 1):
+  """Yields the convolutions and matrix products of a jaxpr and of those inside it."""
+  for eqn in jaxpr.eqns:
+    name = '/'.join(filter(None, (path, str(eqn.source_info.name_stack))))
+    if eqn.primitive.name in ('conv_general_dilated', 'dot_general'):
+      kind, mult_adds, params = _cost(eqn)
+      yield Layer(name, kind, tuple(eqn.outvars[0].aval.shape[1:]), times * mult_adds, params)
+      continue
+    inner_times = times * eqn.params.get('length', 1) if eqn.primitive.name == 'scan' else times
+    for value in eqn.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        yield from _layers(inner, name, inner_times)
+
+
+def _cost(eqn) -> tuple[str, int, int]:
+  """Kind, multiply-accumulates and weights of one equation."""
+  lhs, weights = (v.aval.shape for v in eqn.invars[:2])
+  output = eqn.outvars[0].aval.shape
+  if eqn.primitive.name == 'dot_general':
+    (contracted, _), _ = eqn.params['dimension_numbers']
+    kind = 'fully connected' if len(lhs) == 2 else 'conv 1x1'
+    return kind, math.prod(output) * math.prod(lhs[i] for i in contracted), math.prod(weights)
+  features, _, *window = (weights[i] for i in eqn.params['dimension_numbers'].rhs_spec)
+  depthwise = 'dw ' if eqn.params['feature_group_count'] > 1 else ''
+  kind = f'conv {depthwise}{"x".join(map(str, window))}'
+  return kind, math.prod(output) * math.prod(weights) // features, math.prod(weights)

@@ -1,0 +1,87 @@
+"""Inference with batch norm folded into the convolutions, so that only a bias per channel is left of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mobilenet_jax.models import lowerings
+from mobilenet_jax.models.layers import ACTIVATIONS, scale_and_offset
+from mobilenet_jax.models.mobilenet import MobileNet
+
+
+class Layer(NamedTuple):
+  """A convolution with batch norm folded into it. The activation, a clip to [0, cap], follows."""
+
+  kind: str  # 'conv' 3x3, 'depthwise' 3x3 or 'pointwise' 1x1
+  stride: int
+  padding: str  # 'same' or 'keras', see lowerings.padding_of
+  kernel: jax.Array  # (k, k, in, out); of a depthwise one (3, 3, 1, c)
+  bias: jax.Array  # (out,)
+  cap: float
+
+
+def can_fold(model) -> bool:
+  """Returns whether `model` is a MobileNet, the only network whose layers are known here."""
+  return isinstance(model, MobileNet) and type(model).__call__ is MobileNet.__call__
+
+
+def folded_layers(model: MobileNet, variables) -> list[Layer]:
+  """Returns the convolutions of a MobileNet in order, float32, with the running statistics folded into them."""
+  params, stats = variables['params'], variables['batch_stats']
+  layers = [('conv', 'conv', 2)]  # name, kind, stride
+  for i, (stride, _) in enumerate(model.body, start=1):
+    if model.separable:
+      layers += [(f'conv_dw_{i}', 'depthwise', stride), (f'conv_pw_{i}', 'pointwise', 1)]
+    else:
+      layers.append((f'conv_{i}', 'conv', stride))
+
+  def folded(name, kind, stride):
+    factor, bias = scale_and_offset(**params[f'{name}_bn'], **stats[f'{name}_bn'], epsilon=model.batch_norm_epsilon)
+    padding = model.padding if kind == 'depthwise' else 'same'
+    kernel = params[name]['kernel'] * factor  # the last axis is that of the output
+    return Layer(kind, stride, padding, kernel, bias, ACTIVATIONS[model.activation])
+
+  return [folded(*layer) for layer in layers]
+
+
+def fold(model, variables, as_convolutions: bool = False) -> tuple[Callable, dict]:
+  """Folds batch norm where `can_fold`; runs any other network as it is.
+
+  Args:
+    model: any network, see models/__init__.py.
+    variables: {'params', 'batch_stats'} of it.
+    as_convolutions: write the 1x1 convolutions of a MobileNet as such. Converters do not recognise a matrix product
+      as a convolution.
+
+  Returns:
+    predict(weights, images), which equals model.apply(variables, images, train=False) up to rounding and is to be
+    jitted; and its weights.
+  """
+  if not can_fold(model):
+    return lambda variables, images: model.apply(variables, images, train=False), variables
+  layers = folded_layers(model, variables)
+  convolve = {
+      'conv': lambda x, kernel, layer: lowerings.conv(x, kernel, layer.stride, model.lowering),
+      'depthwise': lambda x, kernel, layer: lowerings.depthwise(x, kernel, layer.stride, model.lowering, layer.padding),
+      'pointwise': lambda x, kernel, layer: (
+          lowerings.convolve(x, kernel, layer.stride) if as_convolutions else lowerings.pointwise(x, kernel[0, 0])),
+  }
+
+  def predict(weights, images: jax.Array) -> jax.Array:
+    x = images.astype(model.dtype)  # (b, h, w, 3) in [-1, 1]
+    for layer, (kernel, bias) in zip(layers, weights['body'], strict=True):
+      x = convolve[layer.kind](x, kernel, layer) + bias
+      x = jnp.clip(x, 0, layer.cap)
+    x = x.mean((1, 2))  # (b, c)
+    if model.num_classes:
+      kernel, bias = weights['classifier']
+      x = x @ kernel + bias
+    return x.astype(jnp.float32)
+
+  weights = {'body': [(layer.kernel.astype(model.dtype), layer.bias.astype(model.dtype)) for layer in layers]}
+  if model.num_classes:
+    classifier = variables['params']['classifier']
+    weights['classifier'] = tuple(classifier[name].astype(model.dtype) for name in ('kernel', 'bias'))
+  return predict, weights

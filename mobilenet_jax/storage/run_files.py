@@ -1,0 +1,96 @@
+"""The files of a run's folder, as everybody but the run itself sees them: names, config, metrics, the run's row.
+
+    config.json      the whole config
+    metrics.jsonl    one row per logging step and per evaluation
+    tensorboard/     the same for TensorBoard
+    checkpoints/     the two newest and the best
+    result.json      the run's row, once it has finished
+    lock             held by the process that trains
+"""
+
+import json
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import write_whole
+
+CONFIG_FILE, METRICS_FILE, RESULT_FILE = 'config.json', 'metrics.jsonl', 'result.json'
+CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
+# The columns of every row. The metrics of the task stand between the two groups.
+MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
+RUN_COLUMNS = ('eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
+# Fields that may change when a run is started again: they say what to do about faults and leave no trace otherwise.
+WITHOUT_TRACE = ('nonfinite_loss', 'data.bad_images', 'data.max_bad_images', 'data.stall_seconds')
+
+
+def write_row(folder: Path, row: dict) -> None:
+  """Writes a run's row, whole or not at all."""
+  assert {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row), {*MODEL_COLUMNS, *RUN_COLUMNS} - set(row)
+  write_whole(folder / RESULT_FILE, json.dumps(row, indent=2) + '\n')
+
+
+def read_row(folder: Path) -> dict | None:
+  """Returns the row of a finished run; None if the run has not finished, or the file is damaged."""
+  try:
+    row = json.loads((folder / RESULT_FILE).read_bytes())
+    return row if {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) else None
+  except (FileNotFoundError, ValueError, TypeError):
+    return None
+
+
+def read_metrics(folder: Path) -> tuple[list[dict], int]:
+  """Returns the rows of metrics.jsonl that can be read, and how many cannot.
+
+  A damaged last line is not counted: the process was killed while it wrote that line.
+  """
+  path = folder / METRICS_FILE
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  rows, damaged = [], 0
+  for i, line in enumerate(lines):
+    try:
+      row = json.loads(line)
+      row['step'], row['split']
+      rows.append(row)
+    except (ValueError, TypeError, KeyError):
+      damaged += i < len(lines) - 1
+  return rows, damaged
+
+
+def write_metrics(folder: Path, rows: list[dict]) -> None:
+  """Replaces metrics.jsonl, whole or not at all."""
+  write_whole(folder / METRICS_FILE, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def newest_checkpoint(folder: Path) -> int:
+  """Returns the step of a run's newest checkpoint, damaged or not; 0 if it has none."""
+  checkpoints = folder / CHECKPOINTS
+  if not checkpoints.is_dir():
+    return 0
+  return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
+
+
+def claim(folder: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes config.json into a new run folder, or checks that the one in it is the same.
+
+  Raises:
+    UserError: if the folder belongs to a run with another config; it names the differences.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  path, text = folder / CONFIG_FILE, config_lib.to_json(config)
+  if not path.exists():
+    write_whole(path, text)
+    return
+  try:
+    claimed = config_lib.from_dict(json.loads(path.read_bytes()))
+  except (ValueError, TypeError, AttributeError) as error:
+    raise UserError(f'{path}: damaged; remove it to continue with the config given') from error
+  given = config_lib.flat(config)
+  before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
+  if difference := config_lib.difference(config_lib.to_json(before), text):
+    raise UserError(f'{folder} belongs to another config (- there, + given: {difference}); '
+                    'give another --workdir, or the config that is there')
+  if config_lib.to_json(claimed) != text:
+    write_whole(path, text)

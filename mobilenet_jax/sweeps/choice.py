@@ -1,0 +1,201 @@
+"""The most accurate model within a budget, and the Pareto front that it is taken from."""
+
+import csv
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models
+from mobilenet_jax.errors import UserError
+
+REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'
+SOURCES = ('published', 'paper')  # of the rows in it
+COSTS = {'mult_adds': 'Mult-Adds', 'params': 'parameters', 'latency_ms': 'latency'}
+COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params', 'top1', 'latency_ms',
+           'device', 'within', 'picked')  # of candidates.csv
+UNITS = {'': 1, 'k': 10**3, 'M': 10**6, 'G': 10**9}
+
+
+def pareto_front(rows: list[dict], cost: str) -> list[dict]:
+  """The rows that no other one beats, cheapest first.
+
+  A row is beaten by one that is at least as accurate (`top1`) at no more `cost`, and better in one of the two; of
+  rows that are equal in both, all are kept.
+  """
+  front = []
+  for row in sorted(rows, key=lambda row: (row[cost], -row['top1'])):
+    if not front or row['top1'] > front[-1]['top1'] or all(row[key] == front[-1][key] for key in (cost, 'top1')):
+      front.append(row)
+  return front
+
+
+def choose(rows: list[dict], limits: dict[str, float]) -> dict:
+  """The row of the highest top1 that meets every limit; of equally accurate ones that of fewer Mult-Adds.
+
+  Where only an accuracy is asked for, the row of the fewest Mult-Adds that reaches it.
+
+  Args:
+    rows: at least one; each with name, top1, mult_adds, and the columns that `limits` names.
+    limits: the least for top1, in [0, 1], the most for any other column.
+
+  Raises:
+    UserError: where none meets all, naming the nearest, and what it misses by how much.
+  """
+  if fitting := [row for row in rows if within(row, limits)]:
+    if _wants_cheapest(limits):
+      return min(fitting, key=lambda row: (row['mult_adds'], -row['top1']))
+    return max(fitting, key=lambda row: (row['top1'], -row['mult_adds']))
+  near = _nearest(rows, limits)
+  raise UserError(f'of {len(rows)} models there is none{_describe(limits)}; the nearest, {near["name"]}, '
+                  f'{_misses(near, limits, by_how_much=True)}; relax what it misses')
+
+
+def within(row: dict, limits: dict[str, float]) -> bool:
+  """Whether a row meets every limit; it does not where it lacks the column."""
+  return all(field in row and _excess(row, field, limit) <= 0 for field, limit in limits.items())
+
+
+def _wants_cheapest(limits) -> bool:
+  return set(limits) == {'top1'}
+
+
+def explain(picked: dict, rows: list[dict], limits: dict[str, float]) -> str:
+  """Why `picked` and no other one of `rows`, on one line."""
+  count = sum(within(row, limits) for row in rows)
+  best, rival = ('cheapest', 'cheaper') if _wants_cheapest(limits) else ('most accurate', 'more accurate')
+  which = f'the {best} of the' if count > 1 else 'the only one of the'
+  models = f'{count} models' if count > 1 else f'{len(rows)} models'
+  reason = f'{picked["name"]}: {which} {models}{_describe(limits) or " in the table"}; '
+  if _wants_cheapest(limits):
+    better = [row for row in rows if row['mult_adds'] < picked['mult_adds']]
+  else:
+    better = [row for row in rows if row['top1'] > picked['top1']]
+  if not better:
+    return f'{reason}none in the table is {rival}'
+  near = _nearest([row for row in better if all(field in row for field in limits)] or better, limits)
+  shown = 'mult_adds' if _wants_cheapest(limits) else 'top1'
+  return f'{reason}the nearest that is {rival}, {near["name"]} ({show(shown, near[shown])}), {_misses(near, limits)}'
+
+
+def read(table: str) -> list[dict]:
+  """The models of a table: 'published' or 'paper' (ImageNet), or the path of a sweep's results.csv.
+
+  Raises:
+    UserError: where there is no such table, it is none, or no model is in it.
+  """
+  path = REFERENCE if table in SOURCES else Path(table).expanduser()
+  if not path.is_file():
+    raise UserError(f'--table={table}: expected {", ".join(SOURCES)}, or the path of a results.csv')
+  try:
+    with path.open(newline='') as file:
+      lines = list(csv.DictReader(file))
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise UserError(f'--table={table}: not a table of results ({error})') from error
+  rows = [_row(line, f'--table={table}, row {i}') for i, line in enumerate(lines, start=1)
+          if table not in SOURCES or line['source'] == table]
+  if not rows:
+    raise UserError(f'--table={table}: no model in it; let a run of the sweep finish first')
+  return rows
+
+
+def _row(line, where):
+  kinds = {'model': str, 'width_multiplier': float, 'height': int, 'width': int, 'mult_adds': int, 'params': int,
+           'top1': float}
+  row = {}
+  for key, kind in kinds.items():
+    if line.get(key) is None:
+      raise UserError(f'{where}: has no {key}; expected the columns of a results.csv, {", ".join(kinds)} among them')
+    try:
+      row[key] = kind(line[key])
+    except ValueError:
+      raise UserError(f'{where}: {key}={line[key]}: expected a number') from None
+  if min(row['mult_adds'], row['params']) < 1 or not 0 <= row['top1'] <= 1:
+    raise UserError(f'{where}: mult_adds={row["mult_adds"]}, params={row["params"]}, top1={row["top1"]}: expected at '
+                    'least 1, at least 1, and a fraction in [0, 1]')
+  try:
+    name = config_lib.model_name(config_of(row))
+  except UserError as error:
+    raise UserError(f'{where}: {error}') from error
+  return {'name': line.get('name') or name, **row}
+
+
+def config_of(row: dict) -> ml_collections.ConfigDict:
+  """Returns a whole config of the network and the input size that a row names.
+
+  Raises:
+    UserError: if there is no such network or size.
+  """
+  config = config_lib.changed(config_lib.base(), {
+      'model.name': row['model'], 'data.image_size': (row['height'], row['width'])})
+  if 'width_multiplier' in models.fields(row['model']):
+    config.model.width_multiplier = row['width_multiplier']
+  config_lib.validate(config)
+  config.model = models.complete(config.model)
+  return config
+
+
+def _excess(row, field, limit) -> float:
+  """How far a row is beyond a limit: of a cost its part, of an accuracy the difference; at most 0 within."""
+  return limit - row[field] if field == 'top1' else (row[field] - limit) / limit
+
+
+def _nearest(rows, limits) -> dict:
+  """The row whose largest excess is least; of equal ones the most accurate."""
+  return min(rows, key=lambda row: (
+      max(_excess(row, field, limit) for field, limit in limits.items() if field in row), -row['top1']))
+
+
+def _misses(row, limits, by_how_much=False) -> str:
+  """Like 'needs 106.8 M Mult-Adds (6.77 M over) and reaches 62.1% top-1 (0.9 points short)'."""
+  verbs = {'latency_ms': 'takes', 'top1': 'reaches'}
+  words = []
+  for field, limit in limits.items():
+    if field in row and _excess(row, field, limit) > 0:
+      words.append(f'{verbs.get(field, "needs")} {show(field, row[field])}')
+      if by_how_much:
+        short = f'{100 * (limit - row[field]):.3g} points short'
+        words[-1] += f' ({short if field == "top1" else _number(field, row[field] - limit) + " over"})'
+  return ' and '.join(words)
+
+
+def _describe(limits) -> str:
+  """Like ' within 100 M Mult-Adds and 5 ms with at least 60% top-1'; '' without limits."""
+  costs = ' and '.join(show(field, limits[field]) for field in COSTS if field in limits)
+  least = f' with at least {show("top1", limits["top1"])}' if 'top1' in limits else ''
+  return (f' within {costs}' if costs else '') + least
+
+
+def show(field: str, value: float) -> str:
+  """Returns a value of a column with its unit, like '41.03 M Mult-Adds'."""
+  unit = {'mult_adds': ' Mult-Adds', 'params': ' parameters', 'top1': ' top-1'}.get(field, '')
+  return _number(field, value) + unit
+
+
+def _number(field, value) -> str:
+  if field == 'top1':
+    return f'{100 * value:.4g}%'
+  if field == 'latency_ms':
+    return f'{value:.3g} ms'
+  unit = max((unit for unit in UNITS if UNITS[unit] <= value), key=UNITS.get, default='')
+  return f'{value / UNITS[unit]:.4g} {unit}'.rstrip()
+
+
+def front_table(rows: list[dict], cost: str, limits: dict[str, float], picked: dict) -> str:
+  """The Pareto front of accuracy against `cost`, a model a line, aligned."""
+  rows = [row for row in rows if cost in row]
+  front = pareto_front(rows, cost)
+  columns = {'top1': ('top-1 (%)', lambda x: f'{100 * x:.2f}'),
+             'mult_adds': ('Mult-Adds (M)', lambda x: f'{x / 1e6:.1f}'),
+             'params': ('parameters (M)', lambda x: f'{x / 1e6:.2f}')}
+  if any('latency_ms' in row for row in rows):
+    columns['latency_ms'] = 'latency (ms)', lambda x: f'{x:.3f}'
+  cells = [('model', *(title for title, _ in columns.values()), '')]
+  for row in front:
+    remark = 'picked' if row is picked else '' if within(row, limits) else 'not within'
+    cells.append((row['name'], *(text(row[field]) if field in row else '-' for field, (_, text) in columns.items()),
+                  remark))
+  widths = [max(map(len, column)) for column in zip(*cells)]
+  lines = ['  '.join(f'{cell:{">" if 0 < i <= len(columns) else "<"}{width}}'
+                     for i, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in cells]
+  return '\n'.join([f'Pareto front of top-1 against {COSTS[cost]}: {len(front)} of {len(rows)} models', *lines])

@@ -1,0 +1,139 @@
+"""A job: the process, or one on each of several hosts, that trains the runs of a group, whoever launched it."""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax.errors import REQUEUE, InUse, Interrupted, UserError, describe
+from mobilenet_jax.runtime import environment
+from mobilenet_jax.storage.files import write_whole
+from mobilenet_jax.storage.run_files import newest_checkpoint, read_row
+from mobilenet_jax.sweeps import results
+
+LOG_FILE, ATTEMPTS_FILE = 'log.txt', 'attempts.json'
+GPUS = 'CUDA_VISIBLE_DEVICES'
+
+
+def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: list[int] = (),
+               gpus: str | None = None) -> None:
+  """The body of a job; what libraries print goes to the log of the first run.
+
+  Ends with status 0 where all runs have their row, REQUEUE where it can be started again as it is, and 1 where a run failed
+  in a way that would come again.
+
+  Args:
+    configs: of the runs, see training.train_group.
+    workdirs: theirs, in the folder of the sweep.
+    retries: how often it may be started again without having got any further.
+    cores: of the CPU, that it has to itself; by default all.
+    gpus: those it may use, as CUDA_VISIBLE_DEVICES has them; by default those that who launched it says.
+  """
+  for number in (signal.SIGTERM, signal.SIGUSR2):  # submitit's own answers to them would have it go on
+    signal.signal(number, signal.SIG_DFL)
+  with open(Path(workdirs[0]) / LOG_FILE, 'a') as log:
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+  _count_start([Path(workdir) for workdir in workdirs], retries)
+  if cores:
+    os.sched_setaffinity(0, cores)
+  if gpus is not None:
+    os.environ[GPUS] = gpus
+  environment.quiet()
+  from mobilenet_jax.runtime import devices
+  try:
+    devices.join_hosts()
+  except UserError as error:  # the others cannot be reached
+    print(f'error: {error}', flush=True)
+    sys.exit(REQUEUE)
+  try:
+    outcomes = train([ml_collections.ConfigDict(config) for config in configs], workdirs)
+  except (Interrupted, InUse) as error:
+    print(error, flush=True)
+    sys.exit(REQUEUE)
+  sys.exit(any(isinstance(outcome, str) for outcome in outcomes))
+
+
+def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list[dict | str]:
+  """Trains runs together, as training.train_group does; each one's lines go to its log, its row into the sweep's file.
+
+  Among several hosts an error that ends all runs ends the process, too: it may be of this host alone.
+
+  Returns:
+    For each run its row, or what it failed of, which is noted in its folder, too.
+
+  Raises:
+    Interrupted, InUse: where it may be started again as it is.
+  """
+  from mobilenet_jax.runtime import devices
+  from mobilenet_jax.training import train_group
+  with contextlib.ExitStack() as stack:
+    logs = [stack.enter_context(open(Path(workdir) / LOG_FILE, 'a', buffering=1)) for workdir in workdirs]
+    try:
+      with devices.ending_with_the_others():
+        outcomes = train_group(configs, workdirs, says=[functools.partial(print, file=log) for log in logs])
+    except (Interrupted, InUse):
+      raise
+    except Exception as error:
+      if not isinstance(error, UserError):
+        traceback.print_exc()
+      outcomes = [read_row(Path(workdir)) or error for workdir in workdirs]
+  outcomes = [_failed(Path(workdir), outcome) if isinstance(outcome, Exception) else outcome
+              for outcome, workdir in zip(outcomes, workdirs)]
+  if devices.host_count() > 1 and all(isinstance(outcome, str) for outcome in outcomes):
+    sys.exit(f'error: {outcomes[0]}')
+  if devices.is_first_host():
+    results.collect(Path(workdirs[0]).parent)
+  return outcomes
+
+
+def _failed(workdir: Path, error: Exception) -> str:
+  """Notes in a run's log and folder what it failed of."""
+  described = describe(error)
+  with open(workdir / LOG_FILE, 'a') as log:
+    print(f'error: {described}', file=log)
+  with contextlib.suppress(OSError):  # on a full disk, the log has had room for a line
+    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**attempts(workdir), 'error': described}) + '\n')
+  return described
+
+
+def _count_start(workdirs: list[Path], retries: int) -> None:
+  """Notes, on the first host, that the runs are started, and how far they had got.
+
+  Before anything else is done: a node or a driver may not get further. Ends the process where all runs have ended, or were
+  started `retries` times after the first time and got no further.
+  """
+  noted = [attempts(workdir) for workdir in workdirs]
+  if all(read_row(workdir) or one['error'] for workdir, one in zip(workdirs, noted)):
+    sys.exit(any(one['error'] for one in noted))  # started again because another host had ended in another way
+  if os.environ.get('SLURM_PROCID', '0') != '0':
+    return
+  steps = [newest_checkpoint(workdir) for workdir in workdirs]
+  starts = noted[0]['starts'] + 1 if steps == [one['step'] for one in noted] else 1
+  if starts > retries + 1:
+    for workdir, step in zip(workdirs, steps):
+      if not read_row(workdir):
+        _failed(workdir, UserError(f'ended {starts - 1} times at step {step} without getting further, perhaps for lack of '
+                                   'memory: try fewer --jobs or a smaller --group'))
+    sys.exit(1)
+  for workdir, step, one in zip(workdirs, steps, noted):
+    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**one, 'starts': starts, 'step': step}) + '\n')
+
+
+def attempts(workdir: Path) -> dict:
+  """Of a run: its 'starts' since it last got further, the 'step' it had reached by then, and the 'error' it failed of."""
+  try:
+    return json.loads((workdir / ATTEMPTS_FILE).read_bytes())
+  except (FileNotFoundError, ValueError):
+    return {'starts': 0, 'step': -1, 'error': ''}
+
+
+def forget(workdir: Path) -> None:
+  """Forgets them, for a person has it started again."""
+  (workdir / ATTEMPTS_FILE).unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""The only place that knows submitit: jobs on this machine, or on a Slurm cluster.
+
+A job calls a function in a process of its own (under Slurm, in as many as are asked for), which outlives whoever
+launched it. What is known of a job is in a file, so that any machine that sees the folder can ask for it.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from submitit.core import utils as submitit_utils
+from submitit.local.local import LocalExecutor
+from submitit.slurm.slurm import SlurmExecutor
+
+from mobilenet_jax.errors import REQUEUE, UserError
+from mobilenet_jax.storage.files import write_whole
+
+LAUNCHERS = {'local': LocalExecutor, 'slurm': SlurmExecutor}
+JOB_FILE = 'job.json'
+PENDING, RUNNING = 'pending', 'running'  # of a job that has not ended
+ROOT = Path(__file__).parents[2]  # of the repository, for jobs that start in another folder
+# Slurm starts a job again by itself where a node fails or somebody with more rights needs it. After a stop that was asked
+# for, or a death (128 and more: by a signal), the job asks for it; its time limit is announced by a signal before.
+REQUEUE_LINES = [
+    'code=$?', f'if [ $code = {REQUEUE} ] || [ $code -ge 128 ]; then scontrol requeue $SLURM_JOB_ID; fi', 'exit $code']
+SLURM_DEFAULTS = {'time': 24 * 60, 'teardown': REQUEUE_LINES, 'stderr_to_stdout': True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A job that was launched.
+
+  Attributes:
+    launcher: one of LAUNCHERS.
+    id: Slurm's number, or that of the process that watches over a local one.
+    host: where it was launched.
+    log: what it printed until it opened a log of its own.
+    cores, gpus: what it has to itself of this machine, as job.train_runs takes them.
+  """
+
+  launcher: str
+  id: str
+  host: str
+  log: str
+  cores: tuple[int, ...] = ()
+  gpus: str | None = None
+
+  def write(self, folder: Path) -> None:
+    write_whole(folder / JOB_FILE, json.dumps(dataclasses.asdict(self)) + '\n')
+
+
+def read(folder: Path) -> Job | None:
+  """The job that was launched last for what is in a folder."""
+  try:
+    content = json.loads((folder / JOB_FILE).read_bytes())
+    return Job(**{**content, 'cores': tuple(content['cores'])})
+  except (FileNotFoundError, ValueError, TypeError, KeyError):
+    return None
+
+
+def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..., Job]:
+  """A function submit(name, function, args, cores, gpus) that launches function(*args, cores, gpus) and gives the Job.
+
+  Args:
+    launcher: one of LAUNCHERS.
+    folder: takes what submitit writes.
+    slurm: options of sbatch, or of submitit's SlurmExecutor; '' for one without a value.
+
+  Raises:
+    UserError: where there is no Slurm; from submit, what sbatch says against it.
+  """
+  try:
+    executor = LAUNCHERS[launcher](folder)
+  except RuntimeError as error:
+    raise UserError(f'--launcher={launcher}: {error}; expected a machine that has srun and sbatch') from error
+  if launcher == 'slurm':
+    executor.update_parameters(**_slurm_parameters(slurm))
+  else:
+    executor.update_parameters(timeout_min=10**7, stderr_to_stdout=True)
+
+  def submit(name: str, function: Callable, args: tuple, cores: tuple[int, ...] = (), gpus: str | None = None) -> Job:
+    if launcher == 'slurm':
+      executor.update_parameters(job_name=slurm.get('job_name', name))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    with _alone_with_the_terminal(), submitit_utils.environment_variables(PYTHONPATH=path):
+      try:
+        with contextlib.redirect_stderr(io.StringIO()):  # which is in the error, too
+          job = executor.submit(function, *args, cores, gpus)
+      except (submitit_utils.FailedJobError, submitit_utils.FailedSubmissionError, FileNotFoundError) as error:
+        raise UserError(f'--slurm: {error}; expected options of sbatch, such as --slurm=partition=gpu,time=720') from error
+    return Job(launcher, job.job_id, socket.gethostname(), str(job.paths.stdout), tuple(cores), gpus)
+
+  return submit
+
+
+def _slurm_parameters(given: dict[str, str]) -> dict:
+  parameters, others = dict(SLURM_DEFAULTS), {'requeue': True}
+  for name, value in given.items():
+    name = name.replace('-', '_')
+    if name in ('teardown', 'additional_parameters', 'signal_delay_s', 'use_srun', 'stderr_to_stdout', 'srun_args'):
+      raise UserError(f'--slurm={name}: it has a value that sweeps depend on; expected other options of sbatch')
+    if name in ('nodes', 'ntasks_per_node', 'cpus_per_task') and not value.isdecimal():
+      raise UserError(f'--slurm={name}={value}: expected a number')
+    value = int(value) if value.isdecimal() else value or True
+    if name == 'setup':
+      value = [value]
+    if name == 'cpus_per_task':  # which srun does not take over from sbatch in Slurm 22.05 to 23.02
+      parameters['srun_args'] = [f'--cpus-per-task={value}']
+    (parameters if name in SlurmExecutor._valid_parameters() else others)[name] = value
+  return {**parameters, 'additional_parameters': others}
+
+
+@contextlib.contextmanager
+def _alone_with_the_terminal() -> Iterator[None]:
+  """What is started meanwhile gets neither Ctrl-C, which is for the sweep, nor the terminal's end; this process later."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def states(jobs: Iterable[Job]) -> dict[Job, str]:
+  """PENDING or RUNNING, of those jobs that have not ended; of a local one on another host nothing is known.
+
+  Raises:
+    UserError: where Slurm does not answer.
+  """
+  jobs = set(jobs)
+  slurm = _squeue([job.id for job in jobs if job.launcher == 'slurm'])
+  found = {job: PENDING if slurm[job.id] == 'PENDING' else RUNNING for job in jobs
+           if job.launcher == 'slurm' and job.id in slurm}
+  local = {job: RUNNING for job in jobs if job.launcher == 'local' and job.host == socket.gethostname() and _runs(job.id)}
+  return found | local
+
+
+def _squeue(ids: list[str]) -> dict[str, str]:
+  # Not submitit's states: those are sacct's, which many clusters have not.
+  if not ids:
+    return {}
+  try:
+    done = subprocess.run(['squeue', '--noheader', f'--jobs={",".join(ids)}', '--format=%A %T'], capture_output=True,
+                          text=True)
+  except FileNotFoundError:
+    raise UserError('there are jobs of Slurm in this folder, and no squeue on this machine to ask for them') from None
+  if done.returncode and 'Invalid job id' not in done.stderr:  # which it says where all of them have ended
+    raise UserError(f'squeue: {" ".join(done.stderr.split())}; start the same command again once Slurm answers')
+  return dict(line.split() for line in done.stdout.splitlines())
+
+
+def _runs(pid: str) -> bool:
+  with contextlib.suppress(ChildProcessError):  # it may be another's
+    os.waitpid(int(pid), os.WNOHANG)
+  processes = Path('/proc')
+  if not (processes / 'self').exists():
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int(pid), 0)
+      return True
+    return False
+  try:
+    return b'submitit' in (processes / pid / 'cmdline').read_bytes()  # empty, once it is a zombie
+  except OSError:
+    return False
+
+
+def cancel(job: Job) -> None:
+  """Asks a job of Slurm, or a local one of this host, to write a checkpoint and end, and not to start again.
+
+  Raises:
+    UserError: where it is another user's.
+  """
+  if job.launcher == 'slurm':
+    done = subprocess.run(['scancel', job.id], capture_output=True, text=True)
+    if done.returncode and states([job]):
+      raise UserError(f'scancel {job.id}: {" ".join(done.stderr.split())}')
+  else:
+    tell(int(job.id))  # which passes it on; what submitit sends to cancel kills after a second
+
+
+def tell(pid: int) -> None:
+  """Asks a process of this host to end.
+
+  Raises:
+    UserError: where it is another user's.
+  """
+  try:
+    os.kill(pid, signal.SIGTERM)
+  except ProcessLookupError:
+    pass
+  except PermissionError as error:
+    raise UserError(f'process {pid} is of another user, who can cancel it') from error

@@ -1,0 +1,47 @@
+"""The results of a sweep: the rows of its runs, in one CSV file."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import lock, write_whole
+from mobilenet_jax.storage.run_files import MODEL_COLUMNS, RUN_COLUMNS, read_row
+
+SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'
+
+
+def write_sweep(workdir: Path, names: list[str]) -> None:
+  """Writes the names of a sweep's runs, in order, into its folder."""
+  write_whole(workdir / SWEEP_FILE, json.dumps({'runs': names}, indent=2) + '\n')
+
+
+def read_sweep(workdir: Path) -> list[str]:
+  """Returns the names that `write_sweep` wrote.
+
+  Raises:
+    UserError: if the folder is not that of a sweep.
+  """
+  try:
+    return json.loads((workdir / SWEEP_FILE).read_bytes())['runs']
+  except (OSError, ValueError, TypeError, KeyError):
+    raise UserError(f'{workdir}: no sweep in this folder; expected the --workdir of mobilenet_jax sweep') from None
+
+
+def collect(workdir: Path) -> None:
+  """Writes the rows of a sweep's finished runs into its CSV file. Several processes may do so at a time."""
+  names = read_sweep(workdir)
+  with lock(workdir, 'results.lock', seconds=60):  # the last to hold it has read the rows of all
+    rows = [row for name in names if (row := read_row(workdir / name))]
+    write_csv(workdir / CSV_FILE, rows)
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+  """Writes rows as CSV, whole or not at all."""
+  text = io.StringIO()
+  columns = list(rows[0]) if rows else [*MODEL_COLUMNS, *RUN_COLUMNS]
+  writer = csv.DictWriter(text, columns, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  write_whole(path, text.getvalue())

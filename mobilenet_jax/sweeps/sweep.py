@@ -1,0 +1,156 @@
+"""A sweep: one config, what each run changes in it, and one row per finished run.
+
+A recipe's function sweep(config) lists the changes. Its GROUPS are the ways in which runs share a pass over the data: by
+name, the fields in which the runs of a group agree, or None for each run alone. A group is a job. Runs that have finished
+are skipped, those that run are waited for, those that were interrupted continue; a run that fails is reported at the end
+and stops no other.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices
+from mobilenet_jax.storage import run_files
+from mobilenet_jax.storage.files import lock
+from mobilenet_jax.storage.run_files import read_row
+from mobilenet_jax.sweeps import grouping as grouping_lib
+from mobilenet_jax.sweeps import job, launch, results, status, watch
+from mobilenet_jax.sweeps.grouping import ALONE, Groupings
+from mobilenet_jax.sweeps.launch import LAUNCHERS
+from mobilenet_jax.training import checked, described
+
+__all__ = ['ALONE', 'LAUNCHERS', 'sweep']
+
+JOBS_FOLDER = 'jobs'
+
+
+def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str | Path, jobs: int = 0,
+          groupings: Groupings = ALONE, grouping: str = 'auto', launcher: str = 'local',
+          slurm: dict[str, str] | None = None, retries: int = 3) -> list[dict]:
+  """Runs every change of `config` in a folder of its own below `workdir`, and writes workdir/results.csv.
+
+  Args:
+    config: what the runs have in common.
+    changes: for each run, its own values by dotted name.
+    workdir: the sweep's folder.
+    jobs: groups at once; 0 for one a CPU core, or one a GPU; under Slurm for all.
+    groupings: ways of grouping the runs, the one that shares most first: by name, the fields in which the runs of a
+      group agree, or None for each run alone.
+    grouping: one of these names; 'auto' for the first that fits the memory at hand and leaves no job idle; under Slurm,
+      where that is not known, for each run alone.
+    launcher: 'local' or 'slurm' for jobs of this machine or of Slurm; 'here' for this process, which may be one of
+      several hosts.
+    slurm: options of sbatch, or of submitit's SlurmExecutor.
+    retries: how often a job is started again without having got any further.
+
+  Returns:
+    The rows of the finished runs.
+
+  Raises:
+    UserError: on bad input, before anything is started; or, once all others are finished, where runs failed.
+    Interrupted: on Ctrl-C or SIGTERM. Local jobs have ended, with a checkpoint; those of Slurm go on.
+  """
+  if grouping not in ('auto', *groupings):
+    raise UserError(f'--group={grouping}: expected {", ".join(["auto", *groupings])}')
+  workdir = Path(workdir)
+  runs = {}
+  for change in changes:
+    member = checked(config_lib.changed(config, change))
+    name = config_lib.model_name(member)
+    if name in runs:
+      raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size, and for other '
+                      'differences a sweep each, with a --workdir of its own')
+    runs[name] = member
+  if launcher == 'here':
+    failed = _train_here(runs, workdir, groupings, grouping)
+  else:
+    failed = _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm or {}, retries)
+  rows = [row for name in runs if (row := read_row(workdir / name))]
+  if failed:
+    raise UserError(f'{len(failed)} of {len(runs)} runs failed, the others are in {workdir / results.CSV_FILE}: '
+                    + '; '.join(f'{name} ({reason})' for name, reason in failed.items())
+                    + f'. More in {workdir}/<run>/{job.LOG_FILE}; mend it and start the same command again')
+  return rows
+
+
+def _claim(runs, workdir, alone) -> list[str]:
+  """Has the sweep's folder for this process, until `alone` is closed; the names of the runs that are not finished."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  alone.enter_context(lock(workdir))
+  for name, config in runs.items():
+    run_files.claim(workdir / name, config)
+  results.write_sweep(workdir, list(runs))
+  results.collect(workdir)
+  return [name for name in runs if not read_row(workdir / name)]
+
+
+def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
+  """Trains group after group in this process, which may be one of several hosts; the reasons of the runs that failed."""
+  failed = {}
+  with contextlib.ExitStack() as alone:
+    waiting = devices.on_first_host(lambda: _claim(runs, workdir, alone))
+    if not waiting:
+      return {}
+    if devices.is_first_host():
+      _forget_failures(workdir, waiting)
+    machine, needs = devices.on_first_host(lambda: grouping_lib.prepare({name: runs[name].to_dict() for name in waiting}))
+    groups = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
+    say = functools.partial(print, flush=True) if devices.is_first_host() else lambda text: None
+    say(_intention(runs, waiting, workdir, groups, 1, f'on {devices.device_name()}', _estimate(groups, 1, machine, needs)))
+    for names in reversed(groups):
+      outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
+      for name, outcome in zip(names, outcomes):
+        say(f'{name}: {described(outcome)}')
+        if isinstance(outcome, str):
+          failed[name] = outcome
+  return failed
+
+
+def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, retries) -> dict[str, str]:
+  """Has jobs train what is not finished, and waits for them; the reasons of the runs that failed."""
+  with contextlib.ExitStack() as alone:
+    waiting = _claim(runs, workdir, alone)
+    if not waiting:
+      return {}
+    submit = launch.submitter(launcher, workdir / JOBS_FOLDER, slurm)
+    running = status.running_jobs(workdir)
+    waiting = [name for name in waiting if not any(name in names for names in running.values())]
+    machine, needs = grouping_lib.prepare_elsewhere({name: runs[name].to_dict() for name in waiting or runs})
+    if launcher == 'slurm':  # of whose nodes nothing is known here
+      groups = grouping_lib.group(runs, waiting, None if grouping == 'auto' else groupings[grouping])
+      at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
+      shares = [((), None)] * at_once
+    else:
+      most = grouping_lib.jobs_at_once(machine, jobs)
+      new = min(max(most - len(running), 1), len(waiting))
+      groups = grouping_lib.choose(runs, waiting, new, machine, needs, groupings, grouping)
+      new = min(new, len(groups)) if jobs else grouping_lib.that_fit(groups, min(new, len(groups)), machine, needs)
+      at_once = min(new + len(running), most)
+      where, estimate = f'on {machine.backend}', _estimate(groups, new, machine, needs)
+      shares = [grouping_lib.share(machine, i, at_once) for i in range(at_once)]
+    print(_intention(runs, waiting, workdir, groups, min(at_once, len(groups)), where, estimate), flush=True)
+    _forget_failures(workdir, waiting)
+    return watch.Jobs(runs, workdir, launcher, submit, retries).run(groups, shares, running, alone.close)
+
+
+def _forget_failures(workdir, names) -> None:
+  for name in names:
+    job.forget(workdir / name)
+
+
+def _intention(runs, waiting, workdir, groups, at_once, where, estimate='') -> str:
+  finished = sum(bool(read_row(workdir / name)) for name in runs)
+  running = len(runs) - finished - len(waiting)
+  in_groups = f', in {len(groups)} group{"s" if len(groups) > 1 else ""} of up to {max(map(len, groups), default=0)}'
+  return (f'{len(runs)} runs in {workdir}: {finished} finished, ' + (f'{running} running, ' if running else '') +
+          f'{len(waiting)} to do {where}' + (f'{in_groups}, {at_once} at once{estimate}' if groups else ''))
+
+
+def _estimate(groups, jobs, machine, needs) -> str:
+  need = grouping_lib.estimate(groups, jobs, machine, needs)
+  return f'; models and activations take an estimated {need / 1e9:.2g} GB of {machine.memory / 1e9:.2g}'

@@ -1,0 +1,166 @@
+"""Launches the groups of a sweep as jobs, and watches over them until the last has ended."""
+
+import contextlib
+import dataclasses
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax.errors import Interrupted, UserError
+from mobilenet_jax.runtime import signals
+from mobilenet_jax.storage.run_files import read_row
+from mobilenet_jax.sweeps import grouping, job, launch, results, status
+from mobilenet_jax.training import described
+
+STATUS_SECONDS = 20  # between two lines of progress
+POLL_SECONDS = {'local': 0.5, 'slurm': 5}
+# That what another machine wrote may take to be seen: NFS remembers for a while what was missing.
+UNSEEN_SECONDS = {'local': 0, 'slurm': 60}
+
+
+@dataclasses.dataclass
+class _Launched:
+  """Of a job that was running when last asked: its runs' names, their attempts before it, and since when it is missed."""
+  names: list[str]
+  attempts: list[dict] | None = None
+  missed_since: float | None = None
+
+
+class Jobs:
+  """The jobs of a sweep.
+
+  Args:
+    runs: the config of each run, by name.
+    workdir: the sweep's folder.
+    launcher: of launch.LAUNCHERS.
+    submit: see launch.submitter.
+    retries: how often a job is started again without having got any further.
+  """
+
+  def __init__(self, runs: dict[str, ml_collections.ConfigDict], workdir: Path, launcher: str,
+               submit: Callable[..., launch.Job], retries: int):
+    self._runs, self._workdir, self._launcher, self._submit, self._retries = runs, workdir, launcher, submit, retries
+    self._launched = {}  # by job
+    self._failed = {}  # reason by name
+
+  def run(self, groups: list[list[str]], shares: list[tuple], running: dict[launch.Job, list[str]],
+          all_launched: Callable[[], None]) -> dict[str, str]:
+    """Runs the groups, the last one first, as many at once as there are shares; waits for what is running, too.
+
+    Calls all_launched() once jobs of Slurm are: somebody else may watch from then on.
+
+    Returns:
+      Of the runs that failed the reason, by name.
+    """
+    self._launched = {launched: _Launched(names) for launched, names in running.items()}
+    free, last_status = self._not_taken(shares), time.monotonic()
+    with signals.stop_wanted() as stop, self._leaving_none():
+      while groups or self._launched:
+        while groups and free and not stop():
+          self._launch(groups.pop(), free.pop())
+        if self._launcher == 'slurm' and not groups:
+          all_launched()
+        end = time.monotonic() + POLL_SECONDS[self._launcher]
+        while time.monotonic() < end and not stop():
+          time.sleep(0.2)
+        if stop():
+          raise Interrupted(self._what_now())
+        for launched, ended in self._ended():
+          share = launched.cores, launched.gpus
+          if self._has_a_share(launched) and grouping.parts(share) <= grouping.parts(*shares):
+            free.append(share)
+          groups += self._to_do_again(launched, ended)
+        free = free if self._launched else list(shares)
+        if self._launched and time.monotonic() - last_status > STATUS_SECONDS:
+          last_status = time.monotonic()
+          print('  running: ' + ' | '.join(_progress(one.names, self._workdir) for one in self._launched.values()),
+                flush=True)
+    return {name: reason for name, reason in self._failed.items() if not read_row(self._workdir / name)}
+
+  def _not_taken(self, shares):
+    """Of the shares those that new jobs may have beside what is running."""
+    taken = [(launched.cores, launched.gpus) for launched in self._launched if self._has_a_share(launched)]
+    free = [share for share in shares if not grouping.parts(share) & grouping.parts(*taken)]
+    return free[:max(len(shares) - len(taken), 0)]
+
+  def _has_a_share(self, launched):
+    return launched.launcher == self._launcher and (launched.launcher == 'slurm' or launched.host == socket.gethostname())
+
+  def _what_now(self):
+    if self._launcher == 'local':
+      return 'interrupted: the same command continues'
+    return (f'{len(self._launched)} jobs go on under Slurm: mobilenet_jax sweep status --workdir={self._workdir} '
+            'shows them; or logs, or cancel')
+
+  @contextlib.contextmanager
+  def _leaving_none(self):
+    """Whatever ends the watch, local jobs end too, each with a checkpoint; those of Slurm go on."""
+    try:
+      yield
+    except BaseException:
+      status.end(self._workdir, {launched: one.names for launched, one in self._launched.items()}, ('local',))
+      raise
+
+  def _launch(self, names, share):
+    folders = [self._workdir / name for name in names]
+    attempts = [job.attempts(folder) for folder in folders]
+    label = names[0] + (f'_and_{len(names) - 1}_more' if len(names) > 1 else '')
+    configs = [self._runs[name].to_dict() for name in names]
+    launched = self._submit(label, job.train_runs, (configs, list(map(str, folders)), self._retries), *share)
+    self._launched[launched] = _Launched(names, attempts)
+    for folder in folders:
+      launched.write(folder)
+    if self._launcher == 'slurm':
+      print(f'job {launched.id}: {", ".join(names)}', flush=True)
+
+  def _ended(self) -> list[tuple[launch.Job, _Launched]]:
+    """The jobs that have ended; where a run of theirs has come to no end, once they have been missed for a while."""
+    try:
+      alive = status.alive(self._workdir, {launched: one.names for launched, one in self._launched.items()})
+    except UserError as error:
+      print(f'  {error}; asking again', flush=True)
+      return []
+    ended = []
+    for launched, one in list(self._launched.items()):
+      if launched in alive:
+        one.missed_since = None
+        continue
+      one.missed_since = one.missed_since or time.monotonic()
+      if not self._open(one.names) or time.monotonic() - one.missed_since >= UNSEEN_SECONDS[launched.launcher]:
+        ended.append((launched, self._launched.pop(launched)))
+    return ended
+
+  def _open(self, names) -> list[str]:
+    """Those that are neither finished nor failed."""
+    folders = {name: self._workdir / name for name in names}
+    return [name for name, folder in folders.items() if not (read_row(folder) or job.attempts(folder)['error'])]
+
+  def _to_do_again(self, launched, ended) -> list[list[str]]:
+    """Says what has become of a job's runs; those that it left, as a group, if starting again may help."""
+    left = self._open(ended.names)
+    begun = ended.attempts != [job.attempts(self._workdir / name) for name in ended.names]
+    again = left if launched.launcher == 'local' and begun else []  # which the job limits; Slurm has its own ways
+    for name in ended.names:
+      folder = self._workdir / name
+      if name in again:
+        print(f'  {name} ended early: starting it again', flush=True)
+        continue
+      row = read_row(folder)
+      if not row:
+        self._failed[name] = job.attempts(folder)['error'] or f'its job ended: {status.last_words(folder)}'
+      print(f'[{self._done()}/{len(self._runs)}] {name}: {described(row or self._failed[name])}', flush=True)
+    results.collect(self._workdir)
+    return [again] if again else []
+
+  def _done(self):
+    return sum(name in self._failed or bool(read_row(self._workdir / name)) for name in self._runs)
+
+
+def _progress(names, workdir) -> str:
+  """Of a group, by its first run that is not finished."""
+  name = next((name for name in names if not read_row(workdir / name)), names[-1])
+  more = f' and {len(names) - 1} more' if len(names) > 1 else ''
+  return f'{name}{more} {status.progress(workdir / name) or "starting"}'

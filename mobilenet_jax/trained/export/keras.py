@@ -1,0 +1,62 @@
+"""Keras .h5: keras.applications.MobileNet with our weights; batch norm stays, as Keras has it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.models import BODY, padding_of
+from mobilenet_jax.trained.export.network import Network
+from mobilenet_jax.trained.published import weights
+
+
+def write(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
+  """A legacy .h5 file, which any Keras loads.
+
+  Raises:
+    UserError: where keras.applications.MobileNet is another network.
+  """
+  del calibration
+  import keras
+  model = network.model
+  _check_same_network(model)
+  options = {'classes': model.num_classes} if model.num_classes else {'include_top': False, 'pooling': 'avg'}
+  if model.num_classes:
+    options['classifier_activation'] = 'softmax' if network.softmax else None
+  theirs = keras.applications.MobileNet((*model.config.data.image_size, 3), model.config.model.width_multiplier,
+                                        weights=None, **options)
+  arrays = {weights.keras_name(place): weights.to_theirs(place, value)
+            for place, value in weights.flatten(model.variables).items()}
+  for layer in theirs.layers:
+    if layer.weights:
+      layer.set_weights([arrays[f'{layer.name}/{i}'] for i in range(len(layer.weights))])
+    if isinstance(layer, keras.layers.BatchNormalization):
+      layer.epsilon = model.config.model.batch_norm_epsilon
+  if network.preprocessing:
+    images = keras.Input(network.input_shape, dtype='uint8')
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(images)
+    if network.input_shape[:2] != tuple(model.config.data.image_size):
+      x = keras.layers.Resizing(*model.config.data.image_size, interpolation='bilinear')(x)
+    theirs = keras.Model(images, theirs(x))
+  theirs.save(path)
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+  import keras
+  return np.asarray(keras.models.load_model(path, compile=False)(images, training=False))
+
+
+def _check_same_network(model):
+  config = model.config
+  if model.task.kind != 'classes':
+    raise UserError(f'keras: its MobileNet is a classifier, this is a model of {config.task}; export to another format')
+  if (config.model.name, config.model.get('activation')) != ('mobilenet', 'relu6'):
+    raise UserError(f'keras: its MobileNet is the model mobilenet with relu6, not {config.model.name} with '
+                    f'{config.model.get("activation")}; export to another format')
+  for size in config.data.image_size:
+    size = -(-size // 2)
+    for stride, _ in BODY:
+      if padding_of(size, stride, config.model.padding) != padding_of(size, stride, 'keras'):
+        raise UserError(f'keras: its MobileNet pads otherwise where a size is odd, as with {config.data.image_size}; '
+                        'export a size that is a multiple of 32, or to another format')
+      size = -(-size // stride)

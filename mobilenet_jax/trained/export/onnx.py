@@ -1,0 +1,40 @@
+"""ONNX, through tf2onnx from the TFLite file."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mobilenet_jax.trained.export import tensorflow
+from mobilenet_jax.trained.export.network import Network
+
+OPSET = 18
+
+
+def write(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
+  """A file for any batch size, input `images`, output by its kind; labels are among its metadata."""
+  import onnx
+  import tf2onnx
+  with tempfile.TemporaryDirectory() as folder:
+    tflite = Path(folder) / 'model.tflite'
+    tensorflow.write_tflite(network, tflite, calibration, 'float32')
+    model, _ = tf2onnx.convert.from_tflite(str(tflite), opset=OPSET)
+  graph = model.graph
+  names = {graph.input[0].name: 'images', graph.output[0].name: network.output}
+  for node in graph.node:
+    node.input[:] = [names.get(name, name) for name in node.input]
+    node.output[:] = [names.get(name, name) for name in node.output]
+  for value in (*graph.input, *graph.output):
+    value.name = names[value.name]
+    value.type.tensor_type.shape.dim[0].dim_param = 'batch'  # no operation of it depends on the size
+  del graph.value_info[:]
+  if network.model.labels:
+    onnx.helper.set_model_props(model, {'labels': '\n'.join(network.model.labels)})
+  onnx.checker.check_model(model)
+  onnx.save(model, str(path))
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+  import onnxruntime
+  session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+  return session.run(None, {'images': images})[0]

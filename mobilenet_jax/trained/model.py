@@ -1,0 +1,207 @@
+"""A trained model with everything that its use depends on: network, weights, preprocessing, labels.
+
+    import mobilenet_jax
+    model = mobilenet_jax.load('mobilenet_1.0_224')        # or a run's folder, or a file of published weights
+    model.top('cat.jpg')                                   # [[('n02123045 tabby, tabby cat', 0.61), ...]]
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models, tasks
+from mobilenet_jax.data import Source, crop_centrally, description, normalize, read_image
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage import checkpoints
+from mobilenet_jax.storage.files import write_whole
+from mobilenet_jax.storage.run_files import CONFIG_FILE
+from mobilenet_jax.trained.labels import BACKGROUND, class_keys, some, top_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+  """A trained model.
+
+  Attributes:
+    config: a whole config; its part `data` says what is done to an image.
+    variables: {'params', 'batch_stats'}.
+    labels: the name of each output, or None where nobody named them.
+    origin: where it is from, for a person.
+  """
+
+  config: ml_collections.ConfigDict
+  variables: dict
+  labels: tuple[str, ...] | None
+  origin: str
+
+  @property
+  def num_classes(self) -> int:
+    """Outputs; 0 where the model has no classifier."""
+    classifier = self.variables['params'].get(models.CLASSIFIER)
+    return classifier['bias'].shape[0] if classifier else 0
+
+  @functools.cached_property
+  def task(self) -> tasks.Task:
+    """The task that it was trained for."""
+    return tasks.create(self.config)
+
+  @functools.cached_property
+  def module(self):
+    """The Flax module."""
+    return models.create(self.config.model, self.num_classes)
+
+  def predict(self, images) -> np.ndarray:
+    """Probabilities of classes or attributes, or embeddings of unit length: float32 (n, num_classes).
+
+    Args:
+      images: a path, a PIL image or an array uint8 (h, w, 3), or a sequence of them; arrays of any size.
+
+    Raises:
+      UserError: on a path that is no image, or a model without a classifier.
+    """
+    return self.prediction(self.prepare(images))
+
+  def prediction(self, prepared: np.ndarray) -> np.ndarray:
+    """`predict` of images as `prepare` gives them."""
+    if not self.num_classes:
+      raise UserError(f'{self.origin}: has no classifier to predict with; it gives features')
+    return np.asarray(self.task.prediction(self._outputs(prepared)))
+
+  def top(self, images, k: int = 5) -> list[list[tuple[str, float]]]:
+    """For each image its k likeliest labels with their probabilities, the likeliest first; args as in `predict`.
+
+    Raises:
+      UserError: as `predict`, and for a model of embeddings, which has no labels.
+    """
+    self.check_labels()
+    return [top_labels(row, self.labels, k) for row in self.predict(images)]
+
+  def check_labels(self) -> None:
+    """Raises UserError where what the model predicts is no label."""
+    if self.task.kind == 'vector':
+      raise UserError(f'{self.origin}: gives embeddings, not labels; TrainedModel.predict has them')
+
+  def features(self, images, name: str = 'pooled') -> np.ndarray:
+    """An intermediate output, float32: 'pooled' (n, c), or of a block (n, h, w, c), see the network's __call__.
+
+    Raises:
+      UserError: as `predict`, and naming the outputs there are where `name` is none of them.
+    """
+    features = self._features(self.prepare(images))
+    if name not in features:
+      raise UserError(f'features {name!r}: expected one of {", ".join(features)}')
+    return np.asarray(features[name])
+
+  def prepare(self, images) -> np.ndarray:
+    """Reads and crops images as the model's evaluation does: uint8 (n, *stream_size, 3); args as in `predict`."""
+    if isinstance(images, (str, Path)) or not isinstance(images, Sequence) and np.ndim(images) in (0, 3):
+      images = [images]
+    return np.stack([crop_centrally(read_image(image), self.config.data) for image in images])
+
+  def fold(self):
+    """Returns a function of weights and images in [-1, 1], and the weights; see models.fold."""
+    return models.fold(self.module, self.variables)
+
+  def outputs(self, prepared: np.ndarray) -> np.ndarray:
+    """What the last layer gives for images as `prepare` gives them: logits, or embeddings of any length."""
+    return np.asarray(self._outputs(prepared))
+
+  @functools.cached_property
+  def _outputs(self):
+    predict, weights = self.fold()
+    size = self.config.data.image_size
+    return functools.partial(jax.jit(lambda weights, images: predict(weights, normalize(images, size))), weights)
+
+  @functools.cached_property
+  def _features(self):
+    def features(variables, images):
+      found = {}
+      self.module.apply(variables, normalize(images, self.config.data.image_size), train=False,
+                        features=found)
+      return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+    return functools.partial(jax.jit(features), self.variables)
+
+  def outputs_of(self, source: Source) -> np.ndarray:
+    """Which output stands for each label of `source`: int32 (source.num_classes,).
+
+    Classes are matched by name where both have names; a synset's is its number, 'n01440764'. Else the labels of
+    `source` count the model's classes, the background apart.
+
+    Raises:
+      UserError: naming the classes that the model does not have.
+    """
+    ours, theirs = class_keys(self.labels or ()), class_keys(source.class_names or ())
+    if ours and theirs:
+      if missing := [name for name in theirs if name not in ours]:
+        raise UserError(f'{self.origin}: knows {len(ours)} classes ({some(ours)}), the data {len(theirs)}, of which it '
+                        f'lacks {some(missing)}; expected data of the same classes')
+      return np.array([ours.index(name) for name in theirs], np.int32)
+    first = int(bool(ours) and ours[0] == BACKGROUND)
+    if source.num_classes > self.num_classes - first:
+      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data {source.num_classes}; expected '
+                      'data of the same classes')
+    return np.arange(first, first + source.num_classes, dtype=np.int32)
+
+  def variables_for(self, source: Source, like: dict, keep_head: bool) -> dict:
+    """{'params', 'batch_stats'} to start the training of another model from.
+
+    Args:
+      source: what it is trained on.
+      like: the other model's variables, before training.
+      keep_head: whether its classifier starts as the rows of this one for the classes of `source`, else as in `like`.
+
+    Raises:
+      UserError: naming what does not fit, together.
+    """
+    params, head = dict(self.variables['params']), like['params'][models.CLASSIFIER]
+    classifier = params.pop(models.CLASSIFIER, None)
+    if keep_head:
+      if classifier is None:
+        raise UserError(f'init.keep_head: {self.origin} has no classifier to keep')
+      outputs = self.outputs_of(source) if self.task.kind == 'classes' else slice(None)
+      head = {'kernel': classifier['kernel'][:, outputs], 'bias': classifier['bias'][outputs]}
+    projection = {name: value for name, value in like['params'].items() if name == models.PROJECTION}
+    variables = {'params': {**params, **projection, models.CLASSIFIER: head}, 'batch_stats': self.variables['batch_stats']}
+    shapes = lambda tree: {jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
+                           for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    ours, theirs = shapes(variables), shapes(like)
+    wrong = [f'{name} is {ours.get(name, "missing")}, expected {theirs.get(name, "nothing")}'
+             for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    if wrong:
+      raise UserError(f'init.model={self.origin}: not of the architecture that config.model describes: {some(wrong)} '
+                      f'({len(wrong)} in all)')
+    return jax.tree.map(jnp.asarray, variables)
+
+  def save(self, folder: Path) -> None:
+    """Writes the model in the form of a run's checkpoint; `load` reads it."""
+    checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))
+    write_whole(folder / CONFIG_FILE, config_lib.to_json(self.config))
+
+
+def load_folder(folder: Path, origin: str) -> TrainedModel:
+  """Loads the newest checkpoint of a run or of an imported model, and from it the averaged weights if they are kept.
+
+  Raises:
+    UserError: if there is no checkpoint, it is damaged, or an earlier version of this code wrote it.
+  """
+  variables, kept = checkpoints.read_model(folder)
+  variables['params'].pop(models.PROJECTION, None)  # part of a distillation; the model does without it
+  config = config_lib.from_dict(kept['config'])
+  try:
+    config.model = models.complete(config.model)
+  except UserError as error:
+    raise UserError(f'{origin}: written by an earlier version of this code ({error}); train or import it again') from error
+  labels = kept.get('labels')
+  return TrainedModel(config, variables, tuple(labels) if labels else None, origin)
+
+
+def notes(config: ml_collections.ConfigDict, labels: Sequence[str] | None) -> dict:
+  """Returns what is kept beside the weights of a model."""
+  return {'config': config.to_dict(), 'preprocessing': description(config.data), 'labels': list(labels) if labels else None}

@@ -1,0 +1,65 @@
+"""The outputs of a trained model for a whole data set. Each image is cropped centrally, as in evaluation."""
+
+import hashlib
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mobilenet_jax.data import Source, eval_batches
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import whole_file, write_whole
+from mobilenet_jax.trained.model import TrainedModel
+
+BATCH = 100
+PART = 20 * BATCH  # examples that are written at a time
+
+
+def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str], np.ndarray]:
+  """Names and raw outputs (n, d) of all examples: logits, or embeddings; parts that `folder` has are not run again.
+
+  Raises:
+    UserError: where outputs are not finite, naming the example.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  _claim(folder / 'of.sha256', model, source)
+  firsts = range(0, source.num_examples, PART)
+  paths = [folder / f'{first:09}.npy' for first in firsts]
+  done = next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
+  found = _outputs(model, source, start=done * PART // BATCH)
+  for first, path in list(zip(firsts, paths))[done:]:
+    rows = np.concatenate(list(itertools.islice(found, PART // BATCH)))
+    if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
+      raise UserError(f'{model.origin}: gives outputs that are not finite for {len(bad)} of {len(rows)} images, such as '
+                      f'{source.ids[first + bad[0]]}; expected a trained model')
+    with whole_file(path) as file:
+      np.save(file, rows)
+    print(f'{first + len(rows)} of {source.num_examples}', flush=True)
+  return list(source.ids), np.concatenate([np.load(path) for path in paths])
+
+
+def outputs_for(model: TrainedModel, source: Source) -> np.ndarray:
+  """Raw outputs (n, d) of all examples, cropped as in evaluation."""
+  return np.concatenate(list(_outputs(model, source, start=0)))
+
+
+def _outputs(model, source, start):
+  for batch in eval_batches(source, model.config.data, BATCH, _no_skipping, start):
+    yield model.outputs(batch['image'])[batch['mask'] > 0]
+
+
+def _claim(path, model, source):
+  """Notes whose parts these are, or checks that they are of the same weights and examples."""
+  digest = hashlib.sha256('\n'.join(source.ids).encode())
+  for leaf in jax.tree.leaves(model.variables):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  if not path.exists():
+    write_whole(path, digest.hexdigest())
+  elif path.read_text() != digest.hexdigest():
+    raise UserError(f'{path.parent}: holds the outputs of another teacher, or for other examples; remove it, or give another '
+                    '--out')
+
+
+def _no_skipping(name):
+  raise UserError(f'{name}: cannot be decoded; mend or remove it')

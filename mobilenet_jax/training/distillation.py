@@ -1,0 +1,213 @@
+"""Distillation: a teacher's outputs as targets of the student's training (sections 4.6 and 4.7).
+
+Distillation is a loss: the terms of config.distill are added to the task's own, each with its weight. A teacher is a
+trained model that runs beside the student in the same step, outputs recorded beforehand (data/recorded.py), or any
+function of JAX.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mobilenet_jax import tasks, trained
+from mobilenet_jax.data import TEACHER, Source, normalize, target_shapes
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.models import PROJECTION
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """What a student learns from.
+
+  Attributes:
+    function: (variables, uint8 images (b, h, w, 3)) -> (outputs (b, d), intermediate features by name); outputs are logits,
+      or embeddings.
+    variables: given to every step, as they are.
+    labels: the name of each output, where it has one.
+  """
+
+  function: Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+  variables: Any = dataclasses.field(default_factory=dict)
+  labels: tuple[str, ...] | None = None
+
+
+def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
+  """The teacher that config.distill.model names, or None where it names none."""
+  if not config.distill.model:
+    return None
+  model = trained.load(config.distill.model)
+
+  def function(variables, images):
+    features = {}
+    images = normalize(images, model.config.data.image_size)
+    return model.module.apply(variables, images, train=False, features=features), features
+
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables)):
+    raise UserError(f'distill.model={config.distill.model}: has weights that are not finite; expected a trained model')
+  return Teacher(function, jax.tree.map(jnp.asarray, model.variables), model.labels)
+
+
+def named(source: Source, teacher: Teacher) -> Source:
+  """`source` with the names of the outputs that its examples will have of `teacher`, where it has names."""
+  return dataclasses.replace(source, extra_names={TEACHER: teacher.labels, **source.extra_names}) if teacher.labels else source
+
+
+def select(teacher: Teacher, num_outputs: int, names: tuple[str, ...] | None, image_shape: tuple[int, ...]) -> Teacher:
+  """A teacher whose outputs are those of the student, in its order: by name, where both have names.
+
+  Args:
+    teacher: any.
+    num_outputs, names: of the student.
+    image_shape: of a batch of images.
+
+  Raises:
+    UserError: where the two do not match in number or meaning.
+  """
+  shape = jax.ShapeDtypeStruct(image_shape, jnp.uint8)
+  given = jax.eval_shape(teacher.function, teacher.variables, shape)[0].shape
+  if len(given) != 2 or given[0] != image_shape[0]:
+    raise UserError(f'the teacher gives {given} for {image_shape[0]} images; expected (images, outputs)')
+  order = match(names, num_outputs, teacher.labels, given[1], 'the teacher')
+
+  def function(variables, images):
+    outputs, features = teacher.function(variables, images)
+    return outputs[:, order], features
+
+  return dataclasses.replace(teacher, function=function, labels=names)
+
+
+def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
+  """Which of the teacher's outputs stands for each of the student's."""
+  if names and teacher_names:
+    ours, theirs = map(trained.class_keys, (names, teacher_names))
+    if missing := [name for name in ours if name not in theirs]:
+      raise UserError(f'{who} has {len(theirs)} outputs ({trained.some(theirs)}) and lacks {len(missing)} of the student\'s '
+                      f'{len(ours)} ({trained.some(missing)}); expected the same classes or attributes')
+    return np.array([theirs.index(name) for name in ours])
+  if count != teacher_count:
+    raise UserError(f'{who} has {teacher_count} outputs, the student {count}; expected as many (an embedding has '
+                    'config.embedding.size, a classifier model.num_classes)')
+  return np.arange(count)
+
+
+def selected(source: Source, num_outputs: int, names: tuple[str, ...] | None) -> Source:
+  """A source whose recorded outputs are those of the student, in its order; as `select`."""
+  outputs, shapes = source.extra.get(TEACHER), target_shapes(source)
+  if outputs is None:
+    if TEACHER in shapes:  # a feature of the examples
+      match(None, num_outputs, None, shapes[TEACHER][0][0], 'what data.recorded names')
+    return source
+  order = match(names, num_outputs, source.extra_names.get(TEACHER), outputs.shape[1], 'what data.recorded has')
+  return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[:, order]})
+
+
+def feature_names(config: ml_collections.ConfigDict) -> tuple[str, str] | None:
+  """The student's and the teacher's feature that are compared, of distill.features; None where there are none."""
+  if not config.distill.features_weight:
+    return None
+  student, _, teacher = config.distill.features.partition(':')
+  return student, teacher or student
+
+
+def init_projection(rng: jax.Array, config: ml_collections.ConfigDict, model: nn.Module, teacher: Teacher,
+                    image_shape: tuple[int, ...]) -> dict:
+  """{PROJECTION: {'kernel': (student's channels, teacher's channels)}}; {} where no features are compared.
+
+  Raises:
+    UserError: where student or teacher has no such feature.
+  """
+  names = feature_names(config)
+  if names is None:
+    return {}
+  theirs = {}
+  if teacher:
+    images = jax.ShapeDtypeStruct(image_shape, jnp.uint8)
+    _, theirs = jax.eval_shape(teacher.function, teacher.variables, images)
+
+  def features():
+    found = {}
+    model.init(jax.random.key(0), jnp.zeros((1, *config.data.image_size, 3)), train=False, features=found)
+    return found
+
+  channels, ranks = [], []
+  for name, found, who in zip(names, (jax.eval_shape(features), theirs), ('student', 'teacher')):
+    if name not in found:
+      raise UserError(f'distill.features={config.distill.features}: the {who} has no {name}; expected one of '
+                      + (', '.join(found) or 'none: what is recorded has no features'))
+    channels.append(found[name].shape[-1])
+    ranks.append(found[name].ndim)
+  if ranks[0] != ranks[1]:
+    raise UserError(f'distill.features={config.distill.features}: one is pooled, the other is not; expected two maps, or '
+                    'pooled:pooled')
+  return {PROJECTION: {'kernel': nn.initializers.lecun_normal()(rng, tuple(channels))}}
+
+
+def add_outputs(batch: dict[str, jax.Array], teacher: Teacher | None, variables) -> tuple[dict, dict]:
+  """A batch with the outputs of the teacher that runs beside the student, where there is one, and its features."""
+  if teacher is None:
+    return batch, {}
+  outputs, features = jax.lax.stop_gradient(teacher.function(variables, batch['image']))
+  return {**batch, TEACHER: outputs}, features
+
+
+def loss(config: ml_collections.ConfigDict, task, outputs: jax.Array, features: dict[str, jax.Array], params: dict,
+         batch: dict[str, jax.Array], teacher_features: dict[str, jax.Array]) -> jax.Array:
+  """What training minimises, one value an example (b,): the task's own loss and the terms of config.distill.
+
+  Args:
+    config: a whole config.
+    task: see tasks.Task.
+    outputs, features: the student's.
+    params: the student's, with its projection.
+    batch: with the teacher's outputs in it, where there is a teacher.
+    teacher_features: of the teacher, by name.
+  """
+  weights, terms = config.distill, []
+  if weights.hard_weight:
+    terms.append(weights.hard_weight * task.loss(outputs, batch))
+  if weights.sigmoid_weight:
+    terms.append(weights.sigmoid_weight * tasks.losses.sigmoid_cross_entropy(outputs, jax.nn.sigmoid(batch[TEACHER])))
+  if weights.softmax_weight:
+    terms.append(weights.softmax_weight * tasks.losses.softened_cross_entropy(outputs, batch[TEACHER], weights.temperature))
+  if weights.embedding_weight:
+    terms.append(weights.embedding_weight * tasks.losses.squared_difference(outputs, batch[TEACHER]))
+  if weights.unit_embedding_weight:
+    difference = tasks.losses.squared_difference(tasks.losses.unit(outputs), tasks.losses.unit(batch[TEACHER]))
+    terms.append(weights.unit_embedding_weight * difference)
+  if weights.features_weight:
+    student, teacher = feature_names(config)
+    ours, theirs = features[student] @ params[PROJECTION]['kernel'], teacher_features[teacher]
+    theirs = jax.image.resize(theirs, (*theirs.shape[:1], *ours.shape[1:-1], theirs.shape[-1]), 'linear')
+    # The mean over positions and channels, so that the weight does not depend on the feature's size.
+    terms.append(weights.features_weight * tasks.losses.squared_difference(ours, theirs) / ours[0].size)
+  return sum(terms)
+
+
+def is_soft(config: ml_collections.ConfigDict) -> bool:
+  """Whether anything but the labels is learnt."""
+  return any(config.distill[name] for name in config.distill if name.endswith('_weight') and name != 'hard_weight')
+
+
+def check(config: ml_collections.ConfigDict, live: bool, is_recorded: bool) -> None:
+  """Raises UserError where terms want a teacher and there is none, or there are two of them, or no term.
+
+  Args:
+    config: a whole config.
+    live: whether a teacher runs beside the student.
+    is_recorded: whether the batches have a teacher's outputs.
+  """
+  terms = [name for name in config.distill if name.endswith('_weight') and config.distill[name]]
+  soft = [name for name in terms if name != 'hard_weight']
+  if soft and not (live or is_recorded):
+    raise UserError(f'distill.{soft[0]}={config.distill[soft[0]]}: there is no teacher; name one with distill.model, or '
+                    'recorded outputs with data.recorded')
+  if not terms:
+    raise UserError('distill: all weights are 0, so that there is nothing to learn; give one, such as hard_weight=1')
+  if live and is_recorded:
+    raise UserError(f'data.recorded={config.data.recorded}: there is a teacher beside it; expected one of the two')

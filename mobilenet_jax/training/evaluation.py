@@ -1,0 +1,120 @@
+"""Evaluation: every example exactly once."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mobilenet_jax import tasks
+from mobilenet_jax.data import Source, eval_batches, normalize
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices
+from mobilenet_jax.trained import TrainedModel, some
+from mobilenet_jax.training import distillation
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+  """A model to evaluate.
+
+  Attributes:
+    task: see tasks.Task.
+    step: as from make_eval_step, compiled or mapped with pmap_evaluation.
+    variables: {'params', 'batch_stats'}.
+    teacher_variables: of the teacher whose outputs are compared, {} without.
+  """
+
+  task: object
+  step: Callable
+  variables: dict
+  teacher_variables: dict = dataclasses.field(default_factory=dict)
+
+
+def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray | None = None,
+                   teacher: distillation.Teacher | None = None) -> Callable:
+  """step({'params', 'batch_stats'}, batch, teacher's variables) -> (sums and count over all devices, what `task` keeps).
+
+  `outputs` says which output stands for each label, where it is another one.
+  """
+  def eval_step(variables, batch, teacher_variables):
+    if outputs is not None:
+      batch = {**batch, 'label': jnp.asarray(outputs)[batch['label']]}
+    batch, _ = distillation.add_outputs(batch, teacher, teacher_variables)
+    found = model.apply(variables, normalize(batch['image'], image_size), train=False)
+    sums = jax.lax.psum(tasks.metrics.sums(task.metrics(found, batch), batch['mask']), devices.AXIS)
+    return sums, task.kept(found, batch)
+
+  return eval_step
+
+
+def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
+             on_bad_image: Callable[[str], None],
+             on_stall: Callable[[float], None] = lambda seconds: None,
+             stop: Callable[[], bool] = lambda: False) -> list[dict[str, float] | UserError]:
+  """The task's metrics of each model over all of `source`, which is read once.
+
+  Args:
+    models: what to evaluate.
+    source: what to evaluate on.
+    config: a whole config, whose data and eval_batch_size hold for all.
+    on_bad_image, on_stall: see data.train_batches.
+    stop: whether a stop is wanted; where it is, nothing is evaluated to its end.
+
+  Returns:
+    For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
+    not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up. [] after a stop.
+  """
+  means, kept = [tasks.metrics.Mean() for _ in models], [[] for _ in models]
+  skipped = []
+
+  def skip(name):
+    skipped.append(name)
+    on_bad_image(name)
+
+  batches = eval_batches(source, config.data, config.eval_batch_size, skip, on_stall=on_stall, stop=stop,
+                         crop_targets=models[0].task.crop_targets)
+  for batch in devices.split_ahead(batches):
+    if stop():
+      return []
+    results = [model.step(model.variables, batch, model.teacher_variables) for model in models]
+    counted = devices.join(batch['mask']) > 0 if any(values for _, values in results) else None
+    for mean, rows, (sums, values) in zip(means, kept, results):
+      mean.add(sums)
+      rows.append({name: part[counted] for name, part in devices.join(values).items()})
+  if stop():
+    return []
+  said = devices.over_hosts(len(skipped))  # a record that is damaged for several hosts is said by each
+  for mean in means:
+    assert 0 <= source.num_examples - mean.count <= said, (mean.count, said, source.num_examples)
+  evaluations = []
+  for model, mean, rows in zip(models, means, kept):
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    try:
+      evaluations.append({**mean.compute(), **model.task.summary(whole, source), 'examples': mean.count})
+    except UserError as error:
+      evaluations.append(error)
+  return evaluations
+
+
+def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
+                     on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
+  """As `evaluate`, for trained models of one preprocessing, whose classes are matched with those of `source`."""
+  evaluated, model = [], models[0]
+  if model.config.data.recorded:
+    source = distillation.selected(source, model.num_classes, model.labels)
+  for model in models:
+    task = tasks.create(model.config)
+    outputs = model.outputs_of(source) if task.kind == 'classes' else None
+    if task.kind == 'attributes' and (names := task.outputs(source)[1]) != model.labels:
+      raise UserError(f'{model.origin}: knows the attributes {some(model.labels)}, the data {some(names)}; '
+                      'expected data of the same ones')
+    step = make_eval_step(model.module, task, model.config.data.image_size, outputs)
+    evaluated.append(Evaluated(task, devices.pmap_evaluation(step), model.variables))
+  evaluations = evaluate(evaluated, source, config, on_bad_image)
+  for evaluation in evaluations:
+    if isinstance(evaluation, UserError):
+      raise evaluation
+  return evaluations

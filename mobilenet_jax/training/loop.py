@@ -1,0 +1,214 @@
+"""The only training loop: a group of models, on one stream of batches."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import tasks
+from mobilenet_jax.data import Batch, Source, keep_in_memory, left_out, load, stream_size, train_batches
+from mobilenet_jax.errors import Interrupted, UserError
+from mobilenet_jax.runtime import devices, signals
+from mobilenet_jax.training import distillation, evaluation
+from mobilenet_jax.training.run import NonFinite, Run
+
+HOSTS_AGREE_EVERY = 10  # steps
+_PRINT = itertools.repeat(functools.partial(print, flush=True))
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path,
+          data: tuple[Source, Source] | None = None, teacher: distillation.Teacher | None = None) -> dict:
+  """Trains to the end, from the newest checkpoint in `workdir` where there is one.
+
+  Args:
+    config: a whole config, see mobilenet_jax/config.py.
+    workdir: the run's folder, see storage/run_files.py.
+    data: training and evaluation source; by default those that config.data names.
+    teacher: what to learn from; by default what config.distill names. Its terms and weights are those of config.distill.
+
+  Returns:
+    The run's row, see storage/run_files.py.
+
+  Raises:
+    UserError: on bad input, a folder that belongs to another config, or a loss that is not finite.
+    Interrupted: after SIGTERM or SIGINT, once the step is finished and a checkpoint written. A second one ends the process.
+  """
+  outcome, = train_group([config], [workdir], data, teacher=teacher)
+  if isinstance(outcome, UserError):
+    raise outcome
+  return outcome
+
+
+def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | Path],
+                data: tuple[Source, Source] | None = None,
+                says: list[Callable[[str], None]] | None = None,
+                teacher: distillation.Teacher | None = None) -> list[dict | UserError]:
+  """Trains each config in its folder as `train` does, all of them on one stream of batches.
+
+  Every batch is read, cropped and sent to the devices once, and every model takes its step on it. What a model
+  becomes and what its folder holds do not depend on the others, but for times: they are those of the group.
+
+  Args:
+    configs: a whole config each. All of one `stream`, so what may differ is the model, the optimiser, the
+      durations, and image_size where stream_size is the same.
+    workdirs: each run's folder, as in `train`.
+    data: as in `train`.
+    says: for each run, what takes the lines that a person should see; by default they are printed.
+    teacher: as in `train`; one for all.
+
+  Returns:
+    For each run its row, or the error that stopped it: the others went on.
+
+  Raises:
+    UserError: on bad input, before any is trained, or on an error of the data.
+    Interrupted: as in `train`.
+  """
+  shared = configs[0]
+  for config, workdir in zip(configs, workdirs):
+    if difference := config_lib.difference(stream(shared), stream(config)):
+      raise UserError(f'{workdirs[0]} and {workdir} cannot share a stream of batches: {difference}')
+  with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
+    runs = []
+    for config, workdir, say in zip(configs, workdirs, says or _PRINT):
+      runs.append(Run(config, Path(workdir), say))
+      stack.callback(runs[-1].close)
+    stop = stack.enter_context(signals.stop_wanted())
+    active = lambda: [run for run in runs if not run.outcome]
+    if active():
+      _Group(active, shared, stop).train(data, teacher)
+    if active():
+      for run in active():
+        _or_stop(run, run.pause)
+      failed = [(run, run.outcome) for run in runs if isinstance(run.outcome, UserError)]
+      for run, error in failed:
+        run.folder.note(f'error: {error}')
+      if not active():
+        raise failed[-1][1]
+      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; the same command '
+                        'continues')
+    return [run.outcome for run in runs]
+
+
+class _Group:
+  """Runs in training together."""
+
+  def __init__(self, active: Callable[[], list[Run]], config: ml_collections.ConfigDict, stop: Callable[[], str]):
+    """What `active` gives are the runs that are not done; `config` holds for what they share; `stop` as in signals."""
+    self._active, self._config, self._wanted = active, config, stop
+    self._bad_images = set()
+
+  def _stop(self, step: int = 0) -> bool:
+    """Whether a stop is wanted; on one of several hosts, every few steps, so that all stop after the same one."""
+    if devices.host_count() == 1:
+      return bool(self._wanted())
+    return step % HOSTS_AGREE_EVERY == 0 and devices.over_hosts(bool(self._wanted())) > 0
+
+  def train(self, data: tuple[Source, Source] | None, teacher: distillation.Teacher | None) -> None:
+    """Trains until no run is active, or a stop is wanted; arguments as in train_group."""
+    shared, active = self._config, self._active
+    train_source, self._eval_source = data or map(keep_in_memory, load(shared.data))
+    teacher = teacher or distillation.load_teacher(shared)
+    if teacher:
+      train_source, self._eval_source = (distillation.named(source, teacher) for source in (train_source, self._eval_source))
+    task = tasks.create(shared)
+    self._crop_targets = task.crop_targets
+    task.check(self._eval_source)
+    if shared.data.recorded:
+      outputs = task.outputs(train_source)
+      train_source, self._eval_source = (distillation.selected(source, *outputs) for source in (train_source, self._eval_source))
+    if teacher:
+      teacher = dataclasses.replace(teacher, variables=devices.replicate(teacher.variables))
+    if fewer := left_out(train_source, shared.data):
+      for run in active():
+        run.folder.note(fewer)
+    self._train_source = train_source
+    devices.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, teacher)), active())
+
+    # Of a group that was interrupted, some had ended but for their row, and some had stopped before an evaluation.
+    self._evaluate([run for run in active() if run.progress.pending], Run.keep)
+    self._evaluate([run for run in active() if run.step == run.total_steps], Run.finish)
+    stopped = self._stop()
+    while active() and not stopped:
+      stopped = self._train_from(min(run.step for run in active()))  # for some had got further than others
+
+  def _train_from(self, step: int) -> bool:
+    """Trains on the batches from `step` on, until all is done, or a run has gone back, or a stop is wanted: True."""
+    with contextlib.closing(self._batches(step)) as batches:
+      for step, batch in enumerate(devices.split_ahead(batches), start=step + 1):
+        stepping = [run for run in self._active() if run.step < step]
+        for run in stepping:
+          run.train(batch)
+        for run in stepping:
+          if run.due('log') or run.due('eval') or run.due('checkpoint'):
+            self._log(run)
+        due = [run for run in stepping if not run.outcome and run.step == step and (run.due('eval') or run.due('checkpoint'))]
+        for run in due:
+          run.progress.pending = True
+        self._evaluate(due, Run.keep)
+        if self._stop(step):
+          return True
+        if not self._active() or any(run.step < step for run in self._active()):
+          return False
+    return True  # while the data stalled
+
+  def _log(self, run: Run) -> None:
+    try:
+      run.log()
+    except NonFinite as error:
+      with contextlib.closing(self._batches(error.step - 1)) as batches:
+        batch = next(batches, None)
+      if batch:  # else a stop came before it
+        _or_stop(run, lambda: run.go_back(error, batch))
+
+  def _evaluate(self, runs: list[Run], then: Callable[[Run, dict | UserError], None]) -> None:
+    """Evaluates runs together and calls then(run, evaluation), unless a stop is wanted before."""
+    if not runs or self._stop():
+      return
+    evaluations = evaluation.evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
+                           self._on_stall, self._stop)
+    for run, found in zip(runs, evaluations):
+      _or_stop(run, lambda: then(run, found))
+
+  def _batches(self, step: int) -> Iterator[Batch]:
+    config = self._config
+    return train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image,
+                         self._on_stall, self._stop, self._crop_targets)
+
+  def _on_stall(self, seconds: float) -> None:
+    for run in self._active():
+      run.folder.note(f'{self._config.data.name} has given no batch for {seconds:.0f} s: still waiting')
+
+  def _on_bad_image(self, name: str) -> None:
+    if name in self._bad_images:
+      return
+    self._bad_images.add(name)
+    limit = self._config.data.max_bad_images
+    if len(self._bad_images) > limit:
+      raise UserError(f'{name}: cannot be decoded, and {limit} others could not be either; mend them, or raise '
+                      f'--config.data.max_bad_images={limit}')
+    for run in self._active():
+      run.folder.note(f'skipping {name}: it cannot be decoded ({len(self._bad_images)} skipped so far)')
+
+
+def _or_stop(run: Run, action: Callable[[], None]) -> None:
+  """Does something with a run; where it fails, this run stops, and no other."""
+  try:
+    action()
+  except UserError as error:
+    run.close()
+    run.outcome = error
+
+
+def stream(config: ml_collections.ConfigDict) -> str:
+  """What the batches of a run depend on, as JSON."""
+  data = {**config.data, 'image_size': stream_size(config.data)}
+  del data['stream_size']
+  sizes = {name: config[name] for name in ('seed', 'batch_size', 'eval_batch_size')}
+  outputs = {'teacher': config.distill.model, 'task': config.task, 'embedding.size': config.embedding.size}
+  return json.dumps({'data': data, **sizes, **outputs}, indent=2, sort_keys=True)

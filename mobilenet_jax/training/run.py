@@ -1,0 +1,266 @@
+"""One model in training: its compiled steps, and when it logs, evaluates, goes back and ends.
+
+What it writes is in run_folder.py; what a step changes is in state.py; loop.py calls it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models, tasks, trained
+from mobilenet_jax.data import TEACHER, Source, blank_batch, steps_per_epoch, stream_size, target_shapes
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices, environment
+from mobilenet_jax.training import distillation, optimizer
+from mobilenet_jax.training.checks import checked
+from mobilenet_jax.training.evaluation import Evaluated, make_eval_step
+from mobilenet_jax.training.run_folder import RunFolder
+from mobilenet_jax.training.state import Progress, TrainState, init_state
+from mobilenet_jax.training.step import FINITE, make_train_step
+
+MAX_SKIPPED = 10  # batches, under nonfinite_loss='skip': more are no accident
+STEPS_AHEAD = 4  # how far the host may be ahead of the device: more would only keep their batches in memory
+
+
+class NonFinite(Exception):
+  """A loss or an update that is NaN or infinite."""
+
+  def __init__(self, step: int, loss: float):
+    what = 'the update is not finite' if math.isfinite(loss) else f'the loss is {loss}'
+    super().__init__(f'{what} at step {step}')
+    self.step = step
+
+
+class Run:
+  """One model in training.
+
+  Attributes:
+    config: the run's config.
+    folder: its folder.
+    outcome: its row once it has finished, the error that stopped it, or None.
+    total_steps: steps to do.
+    progress: how far it is.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, workdir: Path, say: Callable[[str], None]):
+    """Checks the config and claims the folder; nothing is built yet.
+
+    Args:
+      config: a whole config.
+      workdir: the run's folder, see loop.train.
+      say: takes each line that a person should see.
+
+    Raises:
+      UserError: on a bad config, or as RunFolder.
+    """
+    self.config = config = checked(config)
+    devices.check_divisible('batch_size', config.batch_size, config.accumulate_steps)
+    devices.check_divisible('eval_batch_size', config.eval_batch_size)
+    self.folder = RunFolder(workdir, config, say)
+    self.outcome = self.folder.row
+    self.progress = self._first_progress = None
+
+  @property
+  def step(self) -> int:
+    """Steps done."""
+    return self.progress.step
+
+  def start(self, train_source: Source, teacher: distillation.Teacher | None = None) -> None:
+    """Builds the model and its state, from the newest checkpoint if there is one, and compiles its steps.
+
+    Args:
+      train_source: what it will be trained on.
+      teacher: what it learns from, unless that is recorded in the batches.
+
+    Raises:
+      UserError: if config and data do not fit.
+    """
+    config = self.config
+    task = self._task = tasks.create(config)
+    num_outputs, self._labels = task.outputs(train_source)
+    distillation.check(config, teacher is not None, TEACHER in target_shapes(train_source))
+    per_epoch = steps_per_epoch(train_source, config.batch_size)
+    steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
+    self.total_steps = steps(config.train_for, 'train_for')
+    self._every = {name: steps(config[f'{name}_every'], f'{name}_every') for name in ('log', 'eval', 'checkpoint')}
+
+    model = self._model = models.create(config.model, num_outputs, devices.AXIS)
+    if teacher:
+      teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(config.data), 3))
+    self._teacher_variables = teacher.variables if teacher else {}
+    self._schedule = optimizer.learning_rate(config.optim, steps(config.optim.warmup, 'optim.warmup'),
+                                             steps(config.optim.decay_every, 'optim.decay_every'))
+    tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
+    state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
+
+    self.folder.open_checkpoints(task.main_metric)
+    restored = self.folder.restored(state)
+    if config.init.model and not restored:
+      state = self._start_from(config.init, train_source, state)
+    if config.nonfinite_loss == 'skip' and not restored:
+      self._first_progress = Progress(0, jax.device_get(state))  # to go back to
+    self._go_on_from(restored or Progress(0, state))
+
+    self._rng = jax.random.key(config.seed + 1)
+    blank = lambda size: devices.split(blank_batch(config.data, train_source, size))
+    train_step = devices.pmap_step(make_train_step(model, task, tx, config, teacher))
+    train_args = self.progress.state, blank(config.batch_size), self._rng, self._teacher_variables
+    self._train_step = train_step.lower(*train_args).compile()
+    eval_step = devices.pmap_evaluation(make_eval_step(model, task, config.data.image_size, teacher=teacher))
+    eval_args = self._variables(), blank(config.eval_batch_size), self._teacher_variables
+    self._eval_step = eval_step.lower(*eval_args).compile()
+
+    self.folder.open_report(task, self.progress, self.total_steps)
+    self._started = None  # when the first step was
+    if self.step:
+      self.folder.note(f'continuing at step {self.step}')
+
+  def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
+    """Returns the state before the first step with the weights of another model."""
+    variables = trained.load(init.model).variables_for(source, like=state.variables(), keep_head=init.keep_head)
+    head = 'its classifier too' if init.keep_head else 'with a new classifier'
+    self.folder.note(f'starting from {init.model}, {head}{"; the body is frozen" if init.freeze_body else ""}')
+    return state.start_with(variables)
+
+  def _go_on_from(self, progress: Progress) -> None:
+    if self.progress:  # going back: the time lost counts, and what was left out stays so
+      progress.seconds = self.progress.seconds
+      progress.skipped = sorted({*self.progress.skipped, *progress.skipped})
+    progress.state = devices.replicate(progress.state)
+    self.progress = progress
+
+  def train(self, batch: dict[str, jax.Array]) -> None:
+    """Starts the next step on the devices; the batch is split over them."""
+    self._started = self._started or time.monotonic()
+    now = self.progress
+    if now.step + 1 in now.skipped:
+      now.step += 1
+      return
+    now.state, sums = self._train_step(now.state, batch, self._rng, self._teacher_variables)
+    now.step += 1
+    now.window.append(sums)
+    if len(now.window) > STEPS_AHEAD:
+      jax.block_until_ready(now.window[-STEPS_AHEAD])
+
+  def due(self, what: str) -> bool:
+    """Returns whether 'log', 'eval' or 'checkpoint' follows the step just done."""
+    return self.step == self.total_steps or bool(self._every[what] and self.step % self._every[what] == 0)
+
+  def log(self) -> None:
+    """Reports the means since the last log.
+
+    Raises:
+      NonFinite: naming the first step.
+    """
+    mean = tasks.metrics.Mean()
+    for sums in self._finite_window():
+      mean.add({name: value for name, value in sums.items() if name != FINITE})
+    self.progress.window = []
+    if mean.count:  # else every batch was left out
+      rate = float(self._schedule(self.progress.updates() - 1))
+      self.folder.report_training(self.step, {**mean.compute(), 'learning_rate': rate})
+
+  def _finite_window(self) -> list[dict[str, float]]:
+    window = jax.device_get(self.progress.window)
+    for step, sums in zip(self.progress.steps_in_window(), window):
+      loss = sums['objective' if 'objective' in sums else 'loss']
+      if not (math.isfinite(loss) and sums[FINITE]):
+        raise NonFinite(step, loss)
+    return window
+
+  def go_back(self, error: NonFinite, batch: dict[str, np.ndarray]) -> None:
+    """Handles a loss that is not finite as config.nonfinite_loss says; the batch is kept for inspection.
+
+    Raises:
+      UserError: if training stops, or too many such batches have come.
+    """
+    path = self.folder.keep_batch(error.step, batch)
+    advice = 'try a smaller optim.learning_rate or a longer optim.warmup in a new --workdir'
+    if self.config.nonfinite_loss == 'stop':
+      raise UserError(f'{error}: training stopped, the last checkpoint is from before, the batch is in {path}; {advice}, '
+                      'or --config.nonfinite_loss=skip')
+    if len(self.progress.skipped) == MAX_SKIPPED:
+      raise UserError(f'{error}: training stopped, as {MAX_SKIPPED} batches had been left out before; {advice}')
+    self.progress.skipped.append(error.step)
+    self._go_on_from(self.folder.restored(self.progress.state) or Progress(0, self._first_progress.state))
+    self.folder.open_report(self._task, self.progress, self.total_steps)
+    self.folder.note(f'{error}: going back to step {self.step}, the batch is left out and kept in {path}')
+
+  def evaluated(self) -> Evaluated:
+    """Returns what to evaluate."""
+    return Evaluated(self._task, self._eval_step, self._variables(), self._teacher_variables)
+
+  def _variables(self):
+    variables = self.progress.state.variables()
+    params = {name: value for name, value in variables['params'].items() if name != models.PROJECTION}
+    return {**variables, 'params': params}
+
+  def keep(self, evaluation: dict[str, float] | UserError) -> None:
+    """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
+    if isinstance(evaluation, UserError):
+      raise evaluation
+    self.folder.report_evaluation(self.step, evaluation)
+    self.progress.pending = False
+    if self.due('checkpoint'):
+      self._save(evaluation)
+    if self.step == self.total_steps:
+      self.finish(evaluation)
+
+  def _save(self, evaluation: dict[str, float] | None, window: list = ()) -> None:
+    now = self.progress
+    notes = {'seconds': self._seconds(), 'skipped': now.skipped, 'pending': now.pending, 'window': list(window),
+             **trained.notes(self.config, self._labels)}
+    self.folder.save(now.step, now.state, evaluation, notes)
+
+  def pause(self) -> None:
+    """Writes a checkpoint of the step just done, evaluated or not, and ends."""
+    try:
+      window = [{name: float(value) for name, value in sums.items()} for sums in self._finite_window()]
+      if self.step:
+        self._save(None, window)
+    except NonFinite as error:  # it will come again, from the last checkpoint on
+      self.folder.note(f'{error}')
+    step = self.step
+    self.close()
+    self.folder.note(f'stopped at step {step}; started again, it continues from {self.folder.path / "checkpoints"}')
+
+  def finish(self, evaluation: dict[str, float] | UserError) -> None:
+    """Writes the run's row."""
+    if isinstance(evaluation, UserError):
+      raise evaluation
+    config = self.config
+    cost = models.measure(self._model, (*config.data.image_size, 3), train=False)
+    row = {
+        'name': config_lib.model_name(config), 'model': config.model.name,
+        'width_multiplier': config.model.get('width_multiplier', 1.0),
+        'height': config.data.image_size[0], 'width': config.data.image_size[1],
+        'mult_adds': cost.mult_adds, 'params': cost.trainable,
+        **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
+        'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
+        'seconds': round(self._seconds(), 1),
+        'dataset': config.data.name, 'seed': config.seed, 'commit': environment.commit(), 'device': devices.device_name(),
+    }
+    self.folder.finish(row)
+    self._release()
+    self.outcome = row
+
+  def close(self) -> None:
+    """Finishes what is being written, and releases the state and the folder. It may be called again."""
+    try:
+      self.folder.close()
+    finally:
+      self._release()
+
+  def _release(self):
+    """Frees the memory of the state."""
+    if self.progress:
+      self.progress.state, self.progress.window, self._first_progress = None, [], None
+
+  def _seconds(self):
+    return self.progress.seconds + (time.monotonic() - self._started if self._started else 0)

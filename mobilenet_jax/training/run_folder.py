@@ -1,0 +1,122 @@
+"""A run's folder as the run itself uses it: what it writes, and what it finds there when it is started again.
+
+Among several hosts the first one writes, reads and speaks; the others get what it has read.
+"""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices
+from mobilenet_jax.storage import run_files
+from mobilenet_jax.storage.checkpoints import Checkpoints
+from mobilenet_jax.storage.files import lock, whole_file
+from mobilenet_jax.tasks import Task
+from mobilenet_jax.training.report import Report
+from mobilenet_jax.training.state import Progress, TrainState
+
+
+class RunFolder:
+  """The folder of one run, held by this process until `close`.
+
+  Attributes:
+    path: the folder.
+    row: the run's row if it had finished before, else None.
+  """
+
+  def __init__(self, path: Path, config: ml_collections.ConfigDict, say: Callable[[str], None]):
+    """Takes the folder's lock, and writes config.json or checks it.
+
+    Args:
+      path: the folder; it is made if it is missing.
+      config: the run's config, see checks.checked.
+      say: takes each line that a person should see.
+
+    Raises:
+      UserError: if the folder belongs to another config, or another process works in it.
+    """
+    self.path, self._config = path, config
+    self._is_first = devices.is_first_host()
+    self._say = say if self._is_first else lambda text: None
+    self._lock = self._checkpoints = self._report = None
+    self.row = devices.on_first_host(self._claim)
+    if not self.row and (path / run_files.RESULT_FILE).exists():
+      self.note(f'{path / run_files.RESULT_FILE}: damaged; evaluating again')
+
+  def _claim(self):
+    self.path.mkdir(parents=True, exist_ok=True)
+    self._lock = lock(self.path)
+    try:
+      run_files.claim(self.path, self._config)
+    except UserError:
+      self._lock.close()
+      raise
+    return run_files.read_row(self.path)
+
+  def note(self, text: str) -> None:
+    """Tells a person something."""
+    self._say(text)
+
+  def open_checkpoints(self, metric: str) -> None:
+    """Opens the checkpoints; `metric` is the one whose highest value is best."""
+    if self._is_first:
+      self._checkpoints = Checkpoints(self.path / run_files.CHECKPOINTS, metric, self.note)
+
+  def restored(self, like: TrainState) -> Progress | None:
+    """Returns what the newest whole checkpoint holds, on all hosts; None if there is none."""
+    found = devices.on_first_host(lambda: self._checkpoints.restore(like))
+    return found and Progress.restored(*found)
+
+  def save(self, step: int, state: TrainState, evaluation: dict[str, float] | None, notes: dict) -> None:
+    """Writes a checkpoint in the background; `evaluation` is None if this step has not been evaluated."""
+    devices.on_first_host(lambda: self._checkpoints.save(step, state, evaluation, notes))
+
+  def open_report(self, task: Task, progress: Progress, total_steps: int) -> None:
+    """Opens the metrics to go on behind `progress`; the clock of the training speed starts."""
+    if self._is_first:
+      if self._report:
+        self._report.close()
+      self._report = Report(self.path, task, progress, total_steps, self._config.batch_size, self._say)
+
+  def report_training(self, step: int, means: dict[str, float]) -> None:
+    if self._is_first:
+      self._report.train(step, means)
+
+  def report_evaluation(self, step: int, evaluation: dict[str, float]) -> None:
+    if self._is_first:
+      self._report.evaluation(step, evaluation)
+
+  def keep_batch(self, step: int, batch: dict[str, np.ndarray]) -> Path:
+    """Writes a batch for inspection and returns its path."""
+    path = self.path / f'nonfinite_loss_step_{step}.npz'
+    if self._is_first:
+      with whole_file(path) as file:
+        np.savez(file, **jax.device_get(batch))
+    return path
+
+  def finish(self, row: dict) -> None:
+    """Writes the row of the run, once everything else is on disk."""
+    self.close_files()
+    if self._is_first:
+      run_files.write_row(self.path, row)
+
+  def close_files(self) -> None:
+    """Finishes what is being written."""
+    with contextlib.ExitStack() as closing:  # all of it, even if an error is raised on the way
+      for part in (self._checkpoints, self._report):
+        if part:
+          closing.callback(part.close)
+      self._checkpoints = self._report = None
+
+  def close(self) -> None:
+    """Finishes what is being written and releases the folder. It may be called again."""
+    try:
+      self.close_files()
+    finally:
+      if self._lock:
+        self._lock.close()

@@ -1,0 +1,160 @@
+"""The command line, as a user runs it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_one_line, command, random_images
+
+from mobilenet_jax.runtime.environment import MEMORY_SETTING
+
+SMALL = ['--config.train_for=4 steps', '--config.log_every=2 steps', '--config.eval_every=4 steps',
+         '--config.batch_size=8', '--config.eval_batch_size=8']
+
+
+@pytest.fixture(scope='module')
+def npz(tmp_path_factory):
+  path = tmp_path_factory.mktemp('data') / 'set.npz'
+  train, test = random_images(40, size=36), random_images(21, size=36, seed=1)
+  np.savez(path, train_images=train.images, train_labels=train.labels, test_images=test.images,
+           test_labels=test.labels)
+  return path
+
+
+def start(*args, **environment):
+  """Runs a command in a process of its own."""
+  return subprocess.run([sys.executable, '-m', 'mobilenet_jax', *map(str, args)], cwd=ROOT,
+                        env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_a_run_without_tensorflow(npz, tmp_path):
+  """Trains, evaluates and reports, in a Python where TensorFlow cannot be imported; prints nothing else."""
+  (tmp_path / 'tensorflow.py').write_text('raise ModuleNotFoundError("no TensorFlow here", name="tensorflow")')
+  workdir = tmp_path / 'run'
+  done = start('train', f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32', f'--workdir={workdir}',
+               *SMALL, PYTHONPATH=str(tmp_path))
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == ''
+  lines = done.stdout.splitlines()
+  assert [line.split()[1] for line in lines[:3]] == ['2/4', '4/4', '4/4']
+  assert 'images/s' in lines[0] and 'left' in lines[0] and 'evaluated on 21' in lines[2]
+  assert lines[3].startswith('mobilenet_0.25_32: top-1 ')
+  row = json.loads((workdir / 'result.json').read_text())
+  assert row['eval_examples'] == 21 and row['examples_seen'] == 32 and row['dataset'] == f'npz:{npz}'
+  assert {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'result.json', 'lock'} == {
+      path.name for path in workdir.iterdir()}
+  assert list((workdir / 'tensorboard').glob('events.*'))
+
+
+def test_complexity_json():
+  done = command('complexity', '--config=configs/imagenet.py:alpha=0.75,res=192', '--json')
+  values = json.loads(done.stdout)
+  assert (values['mult_adds'], values['trainable']) == (239_273_472, 2_585_560)
+  assert sum(layer['params'] for layer in values['layers']) == values['params']
+  table = command('complexity', '--config=configs/imagenet.py:alpha=0.75,res=192').stdout
+  assert '239,273,472' in table and 'conv_dw_13' in table and 'no batch norm, no bias' in table
+
+
+@pytest.mark.parametrize('group', (pytest.param('alone', marks=pytest.mark.slow), 'all'))
+def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
+  """Two runs of which one fails: the other has its row; mended, only the failed one is run."""
+  recipe = tmp_path / 'recipe.py'
+  recipe.write_text(
+      'from configs import small_images\n'
+      'get_config = small_images.get_config\n'
+      "GROUPS = {'all': (), 'alone': None}\n"
+      "def sweep(config):\n"
+      "  return [{'model.width_multiplier': 0.25}, {'model.width_multiplier': 0.5, 'model.num_classes': 2}]\n")
+  arguments = ['sweep', f'--config={recipe}:data=npz:{npz},res=32', f'--workdir={tmp_path / "runs"}',
+             f'--group={group}', *SMALL]
+  assert_one_line(start(*arguments), '1 of 2 runs failed')
+  done = start(*arguments)
+  assert_one_line(done, 'mobilenet_0.5_32 (model.num_classes=2: npz:')
+  assert '2 runs in' in done.stdout and '1 finished, 1 to do' in done.stdout
+  with (tmp_path / 'runs' / 'results.csv').open() as file:
+    assert [row['name'] for row in csv.DictReader(file)] == ['mobilenet_0.25_32']
+
+  recipe.write_text(recipe.read_text().replace(", {'model.width_multiplier': 0.5, 'model.num_classes': 2}", ''))
+  done = start(*arguments)
+  assert done.returncode == 0 and done.stdout.startswith('1 runs finished')
+
+
+BAD_INPUT = (
+    (['--config=configs/grid.py', '--config.bach_size=3'], 'bach_size'),
+    (['--config=configs/grid.py', '--config.batch_size=three'], 'batch_size'),
+    (['--config=configs/grid.py:colour=red'], "'colour=red' is not one of data=fabrics"),
+    (['--config=configs/none.py'], 'configs/none.py'),
+    ([], '--config is missing'),
+    (['--config=configs/grid.py', '--wrkdir=x'], 'wrkdir'),
+    (['--config=configs/grid.py', 'x'], "'x' is no argument of this command"),
+    (['--config=configs/grid.py', '--config.model.activation=tanh'], "model.activation='tanh': expected one of relu"),
+    (['--config=configs/grid.py', '--config.task=poetry'], "task='poetry': expected one of classification"),
+    (['--config=configs/grid.py', '--config.data.image_size=48'], 'expected'),
+    (['--config=configs/grid.py', '--config.model.dropout_rate=1.5'], 'model.dropout_rate=1.5: expected'),
+    (['--config=configs/grid.py:data=folder:/nowhere'], 'folder:/nowhere: there is no such folder'))
+
+
+@pytest.mark.parametrize('module, args, message', [
+    *(('train', *case) for case in BAD_INPUT), *(('sweep', *case) for case in BAD_INPUT[-2:])])
+def test_bad_input_is_one_line(module, args, message, tmp_path):
+  done = command(module, *args, *([] if '--wrkdir=x' in args else [f'--workdir={tmp_path / "run"}']))
+  assert_one_line(done, message)
+
+
+@pytest.mark.parametrize('args, message', (
+    (['--config=configs/fabrics.py:alpha=0'], 'model.width_multiplier=0.0: expected a number above 0'),
+    (['--config=configs/fabrics.py:alpha=wide'], 'alpha=wide: expected float'),
+    (['--config=configs/fabrics.py:res=31'], 'data.image_size=(31, 31): expected (height, width), each at least 32')))
+def test_impossible_models_are_one_line(args, message, tmp_path):
+  assert_one_line(command('train', *args, f'--workdir={tmp_path}'), message)
+  assert_one_line(command('complexity', *args), message)
+
+
+@pytest.mark.parametrize('args, message', (
+    (['--group=pairs'], '--group=pairs: expected auto, all, resolution, alpha, alone'),
+    (['--slurm=partition=gpu'], '--slurm with --launcher=local: expected --launcher=slurm with it')))
+def test_flags_of_a_sweep_that_do_not_fit_are_one_line(args, message, tmp_path):
+  assert_one_line(command('sweep', '--config=configs/grid.py', f'--workdir={tmp_path}', *args), message)
+
+
+def test_batch_not_divisible_by_the_devices(npz, tmp_path):
+  done = start('train', f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32', f'--workdir={tmp_path}/a',
+               '--config.batch_size=10', XLA_FLAGS='--xla_force_host_platform_device_count=4')
+  assert_one_line(done, 'batch_size=10 is not divisible by 4 devices; batch_size=8 would be')
+
+
+def test_another_config_in_the_folder(npz, tmp_path):
+  arguments = ['train', f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32', f'--workdir={tmp_path}/a',
+             *SMALL]
+  assert command(*arguments).returncode == 0
+  before = (tmp_path / 'a' / 'result.json').read_bytes()
+  assert_one_line(command(*arguments, '--config.optim.momentum=0.5'), '- "momentum": 0.9, + "momentum": 0.5')
+  assert (tmp_path / 'a' / 'result.json').read_bytes() == before
+
+
+def test_full_disk(npz, tmp_path):
+  """A real one, of one page."""
+  mount = f'mount -t tmpfs -o size=4k tmpfs {tmp_path} && exec "$@"'
+  small_disk = ['unshare', '--map-root-user', '--mount', 'sh', '-c', mount, 'sh']
+  if not shutil.which('unshare') or subprocess.run([*small_disk, 'true'], capture_output=True).returncode:
+    pytest.skip('this system mounts nothing for a user')
+  done = subprocess.run([*small_disk, sys.executable, '-m', 'mobilenet_jax', 'train', f'--workdir={tmp_path / "run"}',
+                         f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32'],
+                        cwd=ROOT, capture_output=True, text=True)
+  assert_one_line(done, 'No space left on device; free some space')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
+def test_a_command_starts_itself_again_with_huge_pages():
+  code = ('import os, sys; from mobilenet_jax.runtime import environment; environment.use_huge_pages(); '
+          'print(os.getpid(), sys.argv[1:], os.environ["GLIBC_TUNABLES"])')
+  environment = {name: value for name, value in os.environ.items() if name != 'GLIBC_TUNABLES'}
+  with subprocess.Popen([sys.executable, '-c', code, '--a b'], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+                        text=True) as process:
+    output = process.communicate()[0]
+  assert output == f"{process.pid} ['--a b'] {MEMORY_SETTING['GLIBC_TUNABLES']}\n"  # the same process

@@ -1,0 +1,31 @@
+"""The house: its rooms and their doors (Import-linter's contracts in pyproject.toml), and the size of what is in it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+PACKAGE = ROOT / 'mobilenet_jax'
+
+
+def test_contracts_of_the_rooms():
+  done = subprocess.run([Path(sys.executable).with_name('lint-imports'), '--no-cache'], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_at_most_twelve_entries_and_no_file_over_400_lines():
+  entries = {path.name for path in PACKAGE.iterdir()} - {'__init__.py', '__main__.py', '__pycache__'}
+  assert len(entries) <= 12, entries
+  long = {str(path.relative_to(ROOT)): lines for folder in (PACKAGE, ROOT / 'experiments', ROOT / 'configs', ROOT / 'tests')
+          for path in folder.rglob('*.py') if (lines := len(path.read_text().splitlines())) > 400}
+  assert not long
+
+
+def test_pmap_is_known_by_one_file():
+  files = [path.name for path in PACKAGE.rglob('*.py') if 'jax.pmap(' in path.read_text()]
+  assert files == ['devices.py']
+
+
+def test_readme_is_one_page():
+  assert len((ROOT / 'README.md').read_text().splitlines()) <= 150

@@ -1,0 +1,341 @@
+"""Published weights: against Keras, against TF-slim's graphs run by TensorFlow, and back."""
+
+import functools
+import http.server
+import tarfile
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import SHARED
+
+from mobilenet_jax import trained
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.models import MobileNet
+from mobilenet_jax.runtime import devices
+from mobilenet_jax.tasks import losses
+from mobilenet_jax.trained import labels
+from mobilenet_jax.trained.published import release, weights
+
+tf = pytest.importorskip('tensorflow', reason='TensorFlow reads the published files, and is not installed')
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f'the published graphs are not here: {SHARED}')
+RNG = functools.partial(np.random.default_rng, 0)
+
+
+def keras_or_skip():
+  keras = pytest.importorskip('keras')
+  if keras.backend.backend() != 'tensorflow':
+    pytest.skip('Keras runs on another backend here')
+  return keras
+
+
+def keras_model(size, alpha, seed=0, **options):
+  """keras.applications.MobileNet with random weights and random batch statistics."""
+  model = keras_or_skip().applications.MobileNet((size, size, 3), alpha=alpha, weights=None, **options)
+  rng = np.random.default_rng(seed)
+  for variable in model.weights:
+    if 'variance' in variable.path or 'gamma' in variable.path:
+      values = rng.uniform(0.5, 1.5, variable.shape)
+    else:  # spread such that activations neither vanish nor all reach 6
+      fan_in = np.prod(variable.shape[:2 if 'depthwise' in variable.path or '_dw_' in variable.path else -1])
+      values = rng.normal(0, 1.5 / np.sqrt(max(fan_in, 1)), variable.shape)
+    variable.assign(values.astype(np.float32))
+  return model
+
+
+def random_variables(num_classes, alpha):
+  """Of our own model, with random batch statistics."""
+  model = MobileNet(num_classes, alpha)
+  rng = RNG()
+  def draw(path, shape):
+    if path[2] in ('scale', 'var'):
+      return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    return rng.normal(0, 1.5 / np.sqrt(max(np.prod(shape[:-1]), 1)), shape).astype(np.float32)
+  return weights.unflatten({path: draw(path, shape) for path, shape in weights.shapes(model).items()})
+
+
+def our_logits(model, images):
+  apply = lambda variables, images: model.module.apply(variables, images, train=False)
+  return devices.run_once(apply, model.variables, images)
+
+
+def slim_arrays(variables, suffix=''):
+  return {weights.slim_name(path) + suffix: weights.to_theirs(path, value)
+          for path, value in weights.flatten(variables).items()}
+
+
+def write_checkpoint(prefix, arrays):
+  """As tf.compat.v1.train.Saver writes it."""
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    variables = {name: tf.compat.v1.Variable(value, name=name) for name, value in arrays.items()}
+    session.run(tf.compat.v1.global_variables_initializer())
+    tf.compat.v1.train.Saver(variables).save(session, str(prefix), write_meta_graph=False)
+
+
+def slim_logits(arrays, images):
+  """MobileNet V1 in TensorFlow's own operations, from TF-slim's names."""
+  def norm(x, scope):
+    gamma, beta, mean, var = (arrays[f'{scope}/BatchNorm/{name}']
+                              for name in ('gamma', 'beta', 'moving_mean', 'moving_variance'))
+    return tf.nn.relu6(tf.nn.batch_normalization(x, mean, var, beta, gamma, 1e-3))
+
+  x = norm(tf.nn.conv2d(images, arrays['MobilenetV1/Conv2d_0/weights'], 2, 'SAME'), 'MobilenetV1/Conv2d_0')
+  for i in range(1, 14):
+    stride = 2 if i in (2, 4, 6, 12) else 1
+    scope = f'MobilenetV1/Conv2d_{i}'
+    x = tf.nn.depthwise_conv2d(x, arrays[f'{scope}_depthwise/depthwise_weights'], (1, stride, stride, 1), 'SAME')
+    x = norm(x, f'{scope}_depthwise')
+    x = norm(tf.nn.conv2d(x, arrays[f'{scope}_pointwise/weights'], 1, 'SAME'), f'{scope}_pointwise')
+  x = tf.reduce_mean(x, (1, 2), keepdims=True)
+  logits = tf.nn.conv2d(x, arrays['MobilenetV1/Logits/Conv2d_1c_1x1/weights'], 1, 'SAME')
+  return (logits[:, 0, 0] + arrays['MobilenetV1/Logits/Conv2d_1c_1x1/biases']).numpy()
+
+
+@pytest.mark.parametrize('alpha', (1.0, 0.75, 0.5, 0.25))
+def test_keras_files_give_keras_logits(alpha, tmp_path):
+  """At 224, 128 and, as Keras pads differently there, an odd size; legacy .h5, from its own name and size."""
+  for size in (224, 128, 75):
+    theirs = keras_model(size, alpha, classifier_activation=None)
+    path = tmp_path / f'{size}.h5'
+    theirs.save(path)
+    ours = trained.load(path)
+    assert ours.config.data.image_size == (size, size) and ours.config.model.width_multiplier == alpha
+    assert ours.labels[0].startswith('n01440764')
+    images = RNG().uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+    expected = np.asarray(theirs(images, training=False)).reshape(2, 1000)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(our_logits(ours, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_same_padding_is_not_keras_padding_at_odd_sizes(tmp_path):
+  theirs = keras_model(75, 0.25, classifier_activation=None)
+  theirs.save(tmp_path / 'model.h5')
+  ours = trained.load(tmp_path / 'model.h5')
+  images = RNG().uniform(-1, 1, (2, 75, 75, 3)).astype(np.float32)
+  with ours.config.unlocked():
+    ours.config.model.padding = 'same'
+  assert np.abs(our_logits(ours, images) - np.asarray(theirs(images)).reshape(2, 1000)).max() > 1e-2
+
+
+def test_both_layouts_of_keras_and_no_top(tmp_path):
+  """The layout of Keras 3's save_weights, and a file of weights only, as the published ones are."""
+  import h5py
+  theirs = keras_model(64, 0.25, classes=7)
+  theirs.save(tmp_path / 'whole.h5')
+  theirs.save_weights(tmp_path / 'keras3.weights.h5')
+  with h5py.File(tmp_path / 'whole.h5') as whole, h5py.File(tmp_path / 'mobilenet_2_5_128_tf.h5', 'w') as bare:
+    for name in whole['model_weights']:
+      whole.copy(whole['model_weights'][name], bare, name)
+    bare.attrs['layer_names'] = whole['model_weights'].attrs['layer_names']
+  whole, keras3, bare = (trained.load(tmp_path / name) for name in (
+      'whole.h5', 'keras3.weights.h5', 'mobilenet_2_5_128_tf.h5'))
+  assert (whole.config.data.image_size, bare.config.data.image_size) == ((64, 64), (128, 128))
+  for other in (keras3, bare):
+    jax.tree.map(np.testing.assert_array_equal, other.variables, whole.variables)
+
+  no_top = keras_model(64, 0.25, include_top=False, pooling='avg')
+  no_top.save(tmp_path / 'no_top.h5')
+  ours = trained.load(tmp_path / 'no_top.h5')
+  image = RNG().integers(0, 256, (64, 64, 3), np.uint8)
+  assert ours.num_classes == 0
+  expected = np.asarray(no_top(ours.prepare(image).astype(np.float32) / 127.5 - 1))
+  np.testing.assert_allclose(ours.features(image), expected, rtol=1e-4, atol=1e-4)
+  with pytest.raises(UserError, match='no classifier'):
+    ours.predict(image)
+
+
+def test_a_training_step_equals_keras(tmp_path):
+  """Loss, every gradient and the updated batch statistics, from the same weights and images.
+
+  Keras computes in float64: in float32 it misses its own float64 by some percent here, as 27 batch norms in training
+  mode amplify rounding and an activation that rounds to the other side of 0 or 6 switches its gradient.
+  """
+  keras = keras_or_skip()
+  policy = keras.config.dtype_policy()
+  keras.config.set_dtype_policy('float64')
+  try:
+    theirs = keras_model(64, 0.25, seed=2, classes=7, classifier_activation=None, dropout=0.0)
+  finally:
+    keras.config.set_dtype_policy(policy)
+  theirs.save(tmp_path / 'model.h5')
+  images = np.random.default_rng(2).uniform(-1, 1, (8, 64, 64, 3)).astype(np.float32)
+  labels = np.arange(8) % 7
+  with tf.GradientTape() as tape:
+    logits = tf.reshape(theirs(images.astype(np.float64), training=True), (8, 7))
+    expected_loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+  gradients = tape.gradient(expected_loss, [variable.value for variable in theirs.trainable_variables])
+  expected = {variable.path: np.asarray(value) for variable, value in zip(theirs.trainable_variables, gradients)}
+
+  ours = trained.load(tmp_path / 'model.h5')
+  model = MobileNet(7, 0.25, dropout_rate=0.0, batch_norm_decay=0.99)  # Keras's default momentum
+
+  def loss(params, batch_stats):
+    logits, updates = model.apply({'params': params, 'batch_stats': batch_stats}, images, train=True,
+                                  mutable=['batch_stats'])
+    return losses.softmax_cross_entropy(logits, labels).mean(), updates['batch_stats']
+
+  (value, stats), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(*ours.variables.values())
+  np.testing.assert_allclose(value, expected_loss, rtol=1e-3)
+  after = tmp_path / 'after.h5'
+  theirs.save(after)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+               stats, trained.load(after).variables['batch_stats'])
+  kinds = {'kernel': 'kernel', 'scale': 'gamma', 'bias': 'beta'}
+  for (collection, layer, name), ours in weights.flatten({'params': gradient, 'batch_stats': {}}).items():
+    theirs_name = weights.keras_name((collection, layer, name)).partition('/')[0]
+    kind = 'bias' if layer == 'classifier' and name == 'bias' else kinds[name]
+    value = weights.to_theirs((collection, layer, name), ours)
+    reference = expected[f'{theirs_name}/{kind}']
+    np.testing.assert_allclose(value, reference, rtol=1e-3, atol=1e-3 * np.abs(reference).max(), err_msg=layer)
+
+
+def test_slim_checkpoints_raw_and_averaged(tmp_path):
+  """Against the network in TensorFlow's operations; the averages, where it has them, or the raw variables."""
+  raw, averaged = random_variables(1001, 0.5), random_variables(1001, 0.5)
+  averaged = jax.tree.map(lambda x: x * 1.1, averaged)
+  arrays = {**slim_arrays(raw), **slim_arrays(averaged, '/ExponentialMovingAverage'),
+            **slim_arrays(raw, '/RMSProp'), **slim_arrays(raw, '/RMSProp_1'), 'global_step': np.int64(7)}
+  for name in list(arrays):  # a training need not average the statistics
+    if '/moving_' in name and name.endswith('Average'):
+      del arrays[name]
+  prefix = tmp_path / 'mobilenet_v1_0.5_160.ckpt'
+  write_checkpoint(prefix, arrays)
+  images = RNG().uniform(-1, 1, (2, 160, 160, 3)).astype(np.float32)
+  averaged = {'params': averaged['params'], 'batch_stats': raw['batch_stats']}
+  for path, choose, expected in ((prefix, True, averaged), (Path(f'{prefix}.index'), False, raw)):
+    ours = trained.load(path, averaged=choose)
+    assert ours.config.data.image_size == (160, 160) and ours.config.model.width_multiplier == 0.5
+    assert ours.labels[0] == 'background'
+    expected = slim_logits(slim_arrays(expected), images)
+    np.testing.assert_allclose(our_logits(ours, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_graphs(tmp_path):
+  """With fused batch norm, as in the release of 2018, whose epsilon the graph says."""
+  arrays = slim_arrays(random_variables(1001, 0.25))
+  with tf.Graph().as_default() as graph:
+    tf.compat.v1.placeholder(tf.float32, (None, 192, 192, 3), 'input')
+    for name, value in arrays.items():
+      tf.constant(value, name=name)
+    x = tf.zeros((1, 4, 4, 8))
+    tf.compat.v1.nn.fused_batch_norm(x, *np.ones((4, 8), np.float32), epsilon=2e-3, is_training=False)
+  (tmp_path / 'frozen.pb').write_bytes(graph.as_graph_def().SerializeToString())
+  ours = trained.load(tmp_path / 'frozen.pb')
+  assert ours.config.data.image_size == (192, 192) and ours.config.model.batch_norm_epsilon == 2e-3
+  found = slim_arrays(ours.variables)
+  assert found.keys() == arrays.keys()
+  for name, value in found.items():
+    np.testing.assert_array_equal(value, arrays[name])
+
+
+@needs_shared
+@pytest.mark.parametrize('size', (128, 224))
+def test_the_published_graphs_give_tensorflow_probabilities(size):
+  path = SHARED / 'mobilenet_v1_slim' / f'mobilenet_v1_0.25_{size}_frozen.pb'
+  with tarfile.open(SHARED / 'imagenet_val1300.tar') as archive:
+    members = [member for member in archive if member.name.endswith('.JPEG')][:8]
+    images = [tf.io.decode_jpeg(archive.extractfile(member).read()).numpy() for member in members]
+  graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+  ours = trained.load(path)
+  assert ours.config.data.image_size == (size, size)
+  prepared = ours.prepare(images)
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    output, = tf.compat.v1.import_graph_def(graph, return_elements=['MobilenetV1/Predictions/Reshape_1:0'])
+    feed = 'import/input:0'
+    expected = [session.run(output, {feed: image[None] / 127.5 - 1})[0] for image in prepared.astype(np.float32)]
+  np.testing.assert_allclose(ours.predict(images), expected, atol=1e-4)
+  assert np.argmax(expected, 1).tolist() == ours.predict(images).argmax(1).tolist()
+
+
+@needs_shared
+def test_the_labels_are_the_synsets_of_imagenet():
+  with tarfile.open(SHARED / 'imagenet_val1300.tar') as archive:
+    words = archive.extractfile('imagenet_val1300/synset_words.txt').read().decode().splitlines()
+  assert labels.imagenet_labels(1000) == tuple(words)
+  assert labels.imagenet_labels(1001) == ('background', *words)
+
+
+def test_all_that_does_not_fit_is_told_together(tmp_path):
+  arrays = slim_arrays(random_variables(1001, 0.25))
+  del arrays['MobilenetV1/Conv2d_3_pointwise/weights']
+  arrays['MobilenetV1/Conv2d_0/BatchNorm/gamma'] = np.ones(9, np.float32)
+  arrays['MobilenetV1/Conv2d_14_depthwise/depthwise_weights'] = np.ones((3, 3, 4, 1), np.float32)
+  write_checkpoint(tmp_path / 'model.ckpt', arrays)
+  with pytest.raises(UserError) as error:
+    trained.load(tmp_path / 'model.ckpt')
+  for part in ('Conv2d_3_pointwise/weights is missing', r'Conv2d_0/BatchNorm/gamma is (9,), expected (8,)',
+               'Conv2d_14_depthwise/depthwise_weights (3, 3, 4, 1) has no place'):
+    assert part in str(error.value)
+
+
+@pytest.mark.parametrize('name', ('model.h5', 'model.pb', 'model.tgz', 'model.ckpt'))
+@pytest.mark.parametrize('damage', ('truncated', 'another kind', 'empty'))
+def test_damaged_files_are_one_line(name, damage, tmp_path):
+  path = tmp_path / name
+  arrays = slim_arrays(random_variables(5, 0.25))
+  if name == 'model.h5':
+    keras_model(32, 0.25, classes=5).save(path)
+  elif name == 'model.pb':
+    with tf.Graph().as_default() as graph:
+      for key, value in arrays.items():
+        tf.constant(value, name=key)
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+  else:
+    write_checkpoint(tmp_path / 'model.ckpt', arrays)
+    if name == 'model.tgz':
+      with tarfile.open(path, 'w:gz') as archive:
+        for part in tmp_path.glob('model.ckpt.*'):
+          archive.add(part, part.name)
+      for part in tmp_path.glob('model.ckpt.*'):
+        part.unlink()
+  whole = path if path.exists() else next(tmp_path.glob('model.ckpt.data*'))
+  whole.write_bytes({'truncated': whole.read_bytes()[:whole.stat().st_size // 2], 'empty': b'',
+                     'another kind': b'GIF89a' * 1000}[damage])
+  with pytest.raises(UserError) as error:
+    trained.load(path)
+  assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_fetching(tmp_path, monkeypatch):
+  """From a server of one's own: kept, its checksum noted and compared; whole or not there."""
+  files = tmp_path / 'server'
+  files.mkdir()
+  write_checkpoint(tmp_path / 'mobilenet_v1_0.25_128.ckpt', slim_arrays(random_variables(1001, 0.25)))
+  with tarfile.open(files / 'mobilenet_v1_0.25_128.tgz', 'w:gz') as archive:
+    for part in tmp_path.glob('*.ckpt.*'):
+      archive.add(part, f'./{part.name}')
+  handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=files)
+  monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None)
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  url = f'http://127.0.0.1:{server.server_port}/mobilenet_v1_{{alpha}}_{{size}}.tgz'
+  monkeypatch.setattr(release, '_SLIM_ADDRESS', url)
+  monkeypatch.setenv('MOBILENET_JAX_CACHE', str(tmp_path / 'cache'))
+
+  model = trained.load('mobilenet_0.25_128')
+  assert model.config.data.image_size == (128, 128) and model.num_classes == 1001
+  cached = tmp_path / 'cache' / 'mobilenet_v1_0.25_128.tgz'
+  assert cached.read_bytes() == (files / cached.name).read_bytes()
+  with pytest.raises(UserError, match='mobilenet_0.5_128: cannot be fetched from http.*not found.*give the path'):
+    trained.load('mobilenet_0.5_128')
+  server.shutdown()
+  again = trained.load('mobilenet_0.25_128')  # off-line, and from what was imported before
+  jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
+  assert (again.labels, again.config.to_dict()) == (model.labels, model.config.to_dict())
+  assert release.fetch('mobilenet_0.25_128') == cached  # off-line
+  assert [path.name for path in (tmp_path / 'cache').iterdir() if path.suffix == '.tmp'] == []
+  cached.write_bytes(cached.read_bytes()[:1000])
+  with pytest.raises(UserError, match='not the file that was fetched'):
+    release.fetch('mobilenet_0.25_128')
+
+
+def test_addresses_are_the_official_ones():
+  assert len(release.NAMES) == 16
+  assert release.address('mobilenet_0.75_160') == (
+      'http://download.tensorflow.org/models/mobilenet_v1_2018_08_02/mobilenet_v1_0.75_160.tgz')
+  assert release.address('keras:mobilenet_1.0_224_no_top') == (
+      'https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/mobilenet_1_0_224_tf_no_top.h5')
+  with pytest.raises(UserError, match='mobilenet_2.0_224: neither a file, a folder nor a published model'):
+    release.address('mobilenet_2.0_224')

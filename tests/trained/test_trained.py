@@ -1,0 +1,240 @@
+"""Trained models: kept with what their use depends on, started from, evaluated, asked."""
+
+import csv
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import mobilenet_jax
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models, trained
+from mobilenet_jax.data import ArraySource
+from mobilenet_jax.data import images as images_lib
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.models import MobileNet
+from mobilenet_jax.trained.published import weights
+from mobilenet_jax.training import train
+from conftest import command, random_images, tiny_config
+
+LABELS = ('background', 'n01440764 tench, Tinca tinca', 'n01443537 goldfish, Carassius auratus', 'lamp', 'spoon')
+
+
+def random_model(labels=LABELS, num_classes=5, size=(32, 32), **changes):
+  """The whole network, of random weights."""
+  rng = np.random.default_rng(0)
+  draw = lambda path, shape: (rng.uniform(0.5, 1.5, shape) if path[2] in ('scale', 'var')
+                              else rng.normal(0, 1.5 / np.sqrt(max(np.prod(shape[:-1]), 1)), shape)).astype(np.float32)
+  shapes = weights.shapes(MobileNet(num_classes, 0.25))
+  variables = weights.unflatten({path: draw(path, shape) for path, shape in shapes.items()})
+  config = config_lib.changed(config_lib.base(), {
+      'data.image_size': size, 'model.width_multiplier': 0.25, 'data.name': 'nothing', **changes})
+  return trained.TrainedModel(config, variables, labels, 'random')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('model')
+  random_model().save(path)
+  return path
+
+
+def test_a_run_is_loaded_as_it_was_evaluated(tiny_model, tmp_path):
+  """Weights averaged, labels, preprocessing: top-1 by `predict` on the evaluation's images is the row's."""
+  sources = random_images(64), random_images(20, seed=1)
+  named = [ArraySource(source.images, source.labels, 4, ('a', 'b', 'c', 'd')) for source in sources]
+  config = tiny_config(**{'ema_decay': 0.9, 'data.eval_crop': 0.8, 'train_for': '30 steps', 'eval_every': '30 steps'})
+  row = train(config, tmp_path / 'run', named)
+  model = trained.load(tmp_path / 'run')
+  assert model.labels == ('a', 'b', 'c', 'd') and model.config.data.eval_crop == 0.8
+  assert model.num_classes == 4 and row['top1'] > 0.3
+  # The tiny body is no MobileNet that could be folded: its module is asked.
+  images = model.prepare(list(named[1].images)).astype(np.float32) / 127.5 - 1
+  logits = model.module.apply(model.variables, images, train=False)
+  assert (logits.argmax(-1) == named[1].labels).mean() == pytest.approx(row['top1'])
+
+
+def test_prediction_is_that_of_the_network(folder):
+  """In each form that an image comes in, against the Flax module and the crop by hand."""
+  model = mobilenet_jax.load(folder)
+  image = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+  whole = trained.TrainedModel(config_lib.changed(model.config, {'data.eval_crop': 1.0}), model.variables, LABELS, '')
+  logits = model.module.apply(model.variables, image[None] / np.float32(127.5) - 1, train=False)
+  np.testing.assert_allclose(whole.predict(image)[0], jax.nn.softmax(logits[0]), atol=1e-5)
+  np.testing.assert_array_equal(whole.predict(Image.fromarray(image)), whole.predict([image]))
+  label, probability = whole.top([image, image], k=2)[1][0]
+  assert label == LABELS[int(logits.argmax())] and probability == pytest.approx(float(jax.nn.softmax(logits).max()), abs=1e-5)
+  assert whole.features(image).shape == (1, 256) and whole.features(image, 'block_5').shape == (1, 4, 4, 64)
+  with pytest.raises(UserError, match="features 'block_20': expected one of block_1, "):
+    whole.features(image, 'block_20')
+
+
+@pytest.mark.slow
+def test_folding_with_keras_padding_changes_nothing():
+  model = random_model(size=(37, 51), **{'model.padding': 'keras'})
+  images = np.random.default_rng(1).uniform(-1, 1, (2, 37, 51, 3)).astype(np.float32)
+  expected = model.module.apply(model.variables, images, train=False)
+  for as_convolutions in (False, True):
+    predict, folded = models.fold(model.module, model.variables, as_convolutions)
+    np.testing.assert_allclose(predict(folded, images), expected, atol=1e-5 * np.abs(expected).max())
+  same = config_lib.changed(model.config, {'model.padding': 'same'})
+  other = trained.TrainedModel(same, model.variables, None, '').module.apply(model.variables, images, train=False)
+  assert np.abs(other - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize('names, count, expected', (
+    (('n01443537', 'spoon', 'n01440764'), 3, [2, 4, 1]),  # a folder's: by synset number or name, in any order
+    (('spoon',), 1, [4]),
+    (None, 4, [1, 2, 3, 4]),  # counted, behind the background
+    (None, 3, [1, 2, 3]),
+    (('fork', 'spoon'), 2, 'lacks fork'),
+    (None, 5, 'has 4 classes, the data 5')))
+def test_classes_are_matched(names, count, expected):
+  source = ArraySource(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), count, names)
+  if isinstance(expected, str):
+    with pytest.raises(UserError, match=expected):
+      random_model().outputs_of(source)
+  else:
+    assert random_model().outputs_of(source).tolist() == expected
+
+
+@pytest.mark.parametrize('freeze_body, freeze_batch_stats', (
+    (False, False), (True, True), pytest.param(False, True, marks=pytest.mark.slow),
+    pytest.param(True, False, marks=pytest.mark.slow)))
+def test_fine_tuning(freeze_body, freeze_batch_stats, tiny_model, tmp_path):
+  """What is frozen stays to the bit, the rest moves; the classifier is new, or the rows of the classes there are."""
+  first = random_images(32)
+  first = ArraySource(first.images, first.labels, 4, ('a', 'b', 'c', 'd'))
+  train(tiny_config(), tmp_path / 'first', (first, first))
+  other = random_images(32, classes=3, seed=2)
+  other = ArraySource(other.images, other.labels, 3, ('d', 'b', 'a'))
+  changes = {'init.model': str(tmp_path / 'first'), 'init.freeze_body': freeze_body, 'init.keep_head': freeze_body,
+             'model.freeze_batch_stats': freeze_batch_stats, 'optim.weight_decay': 0.1, 'train_for': '2 steps',
+             'eval_every': '2 steps', 'ema_decay': 0.9}
+  train(tiny_config(**changes), tmp_path / 'second', (other, other))
+  before, after = (trained.load(tmp_path / name).variables for name in ('first', 'second'))
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), before['params'], {
+      **after['params'], 'classifier': before['params']['classifier']})
+  moved = [not value for layer, values in same.items() for value in values.values() if layer != 'classifier']
+  assert not any(moved) if freeze_body else all(moved)
+  stats = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), before['batch_stats'], after['batch_stats']))
+  assert all(stats) if freeze_batch_stats else not any(stats)
+  head, rows = after['params']['classifier']['kernel'], before['params']['classifier']['kernel'][:, [3, 1, 0]]
+  assert head.shape == rows.shape and (np.abs(head - rows).max() < 0.05) == freeze_body
+
+
+def test_what_does_not_fit_is_told_before_training(tiny_model, tmp_path):
+  source = random_images(32)
+  train(tiny_config(), tmp_path / 'first', (source, source))
+  wide = tiny_config(**{'init.model': str(tmp_path / 'first'), 'model.width_multiplier': 0.5})
+  with pytest.raises(UserError, match=r'not of the architecture that config.model describes: .*\(\d+ in all\)'):
+    train(wide, tmp_path / 'second', (source, source))
+  with pytest.raises(UserError, match='nowhere: neither a file, a folder nor a published model'):
+    train(tiny_config(**{'init.model': 'nowhere'}), tmp_path / 'third', (source, source))
+
+
+def write_images(folder, count=3):
+  folder.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(3)
+  paths = [folder / f'{i}.png' for i in range(count)]
+  for path in paths:
+    Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+  return paths
+
+
+def test_predict_command(folder, tmp_path):
+  """Images, folders and a list on standard input, in every format, and annotated."""
+  paths = write_images(tmp_path / 'a') + write_images(tmp_path / 'b' / 'c', 1)
+  model = mobilenet_jax.load(folder)
+  expected = model.top(paths, k=2)
+  done = command('predict', folder, tmp_path, '--top=2', '--format=json', f'--annotate={tmp_path / "out"}')
+  assert done.returncode == 0 and done.stderr == ''
+  found = json.loads(done.stdout)
+  assert [row['file'] for row in found] == [str(path) for path in paths]
+  for row, top in zip(found, expected):
+    assert [one['label'] for one in row['top']] == [label for label, _ in top]
+    np.testing.assert_allclose([one['probability'] for one in row['top']], [p for _, p in top], atol=1e-5)
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['0.png', '0_2.png', '1.png', '2.png']
+  done = command('predict', folder, '-', '--top=1', '--format=csv', stdin=f'{paths[1]}\n{paths[0]}\n')
+  rows = list(csv.DictReader(io.StringIO(done.stdout)))
+  assert [(row['file'], row['label']) for row in rows] == [(str(paths[i]), expected[i][0][0]) for i in (1, 0)]
+  done = command('predict', folder, paths[0])
+  assert done.stdout.splitlines()[0] == str(paths[0]) and expected[0][0][0] in done.stdout.splitlines()[1]
+
+
+def bad_images(folder):
+  """A file of each kind that is refused, by what the error says of it."""
+  folder.mkdir()
+  noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+  noise.convert('CMYK').save(folder / 'CMYK.jpg')
+  Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(folder / 'I;16.png')
+  noise.save(folder / 'animated.gif', save_all=True, append_images=[noise.rotate(90)])
+  noise.resize((1, 1)).save(folder / 'single pixel.png')
+  (folder / 'not an image.jpg').write_text('hello')
+  noise.save(folder / 'whole.jpg')
+  (folder / 'cut short.jpg').write_bytes((folder / 'whole.jpg').read_bytes()[:500])
+  (folder / 'whole.jpg').unlink()
+  return sorted(folder.iterdir())
+
+
+def test_bad_images_are_one_line_each(folder, tmp_path):
+  good, = write_images(tmp_path / 'good', 1)
+  bad = bad_images(tmp_path / 'bad')
+  for path in bad:
+    with pytest.raises(UserError, match=path.stem) as error:
+      images_lib.read(path)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+  done = command('predict', folder, tmp_path / 'bad', good, '--format=csv')
+  assert done.returncode == 1 and len(done.stderr.splitlines()) == len(bad)
+  assert all(f'error: {path}: ' in done.stderr for path in bad)
+  assert {row['file'] for row in csv.DictReader(io.StringIO(done.stdout))} == {str(good)}
+  gray = Image.fromarray(np.full((40, 40), 7, np.uint8))
+  gray.convert('P').save(tmp_path / 'palette.png')
+  assert images_lib.read(tmp_path / 'palette.png').tolist() == np.full((40, 40, 3), 7).tolist()
+
+
+@pytest.mark.parametrize('args, message', (
+    (['predict', 'FOLDER', 'nowhere.jpg'], 'nowhere.jpg: there is no such file or folder'),
+    (['predict', 'FOLDER', '-'], 'standard input names no image'),
+    (['predict', 'FOLDER'], 'the following arguments are required: images'),
+    (['predict', 'nowhere', 'Makefile'], 'nowhere: neither a file, a folder nor a published model'),
+    (['predict', 'nowhere.h5', 'Makefile'], 'nowhere.h5: there is no such file'),
+    (['predict', 'Makefile', 'Makefile'], 'not a file of weights that can be read'),
+    (['predict', 'tests', 'Makefile'], 'tests: no checkpoint in this folder'),
+    (['evaluate', 'FOLDER', '--data=folder:/nowhere'], 'folder:/nowhere: there is no such folder'),
+    (['export', 'FOLDER', 'coreml', '--out=x'], "invalid choice: 'coreml'"),
+    (['import', 'FOLDER', '--out=tests'], 'there is something in it')))
+def test_bad_arguments_are_one_line(args, message, folder):
+  done = command(*[folder if arg == 'FOLDER' else arg for arg in args], stdin='')
+  assert done.returncode == 1 and message in done.stderr, done.stderr
+  assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith('error: ')
+
+
+def test_evaluate_command(folder, tmp_path):
+  """On folders of classes, by their names, and on a labels.csv; top-1 counted by hand from `predict`."""
+  pytest.importorskip('tensorflow')
+  model = mobilenet_jax.load(folder)
+  truth = {}
+  for label in ('lamp', 'spoon', 'n01443537'):
+    for path in write_images(tmp_path / 'val' / label, 2):
+      truth[path] = next(i for i, name in enumerate(LABELS) if name.startswith(label))
+  right = sum(int(row.argmax() == truth[path]) for path, row in zip(truth, model.predict(list(truth))))
+  done = command('evaluate', folder, f'--data=folder:{tmp_path}/val', '--batch=4', '--json')
+  assert done.stderr == ''
+  found = json.loads(done.stdout)
+  assert found['examples'] == 6 and found['top1'] == pytest.approx(right / 6) and found['top5'] == 1
+  (tmp_path / 'val' / 'labels.csv').write_text('file,label\n' + ''.join(
+      f'{path.relative_to(tmp_path / "val")},{label - 1}\n' for path, label in truth.items()))
+  again = command('evaluate', folder, f'--data=folder:{tmp_path}/val', '--batch=6', '--json')
+  assert {**json.loads(again.stdout), 'loss': 0} == {**found, 'loss': 0}
+
+  (tmp_path / 'val' / 'labels.csv').write_text('file,label\nnone.png,0\n')
+  done = command('evaluate', folder, f'--data=folder:{tmp_path}/val')
+  assert done.returncode == 1 and '1 of its 1 images are not in' in done.stderr
+  (tmp_path / 'val' / 'labels.csv').unlink()
+  (tmp_path / 'val' / 'lamp').rename(tmp_path / 'val' / 'table')
+  done = command('evaluate', folder, f'--data=folder:{tmp_path}/val')
+  assert done.returncode == 1 and 'it lacks table; expected data of the same classes' in done.stderr

@@ -1,0 +1,117 @@
+"""What happens to runs on unreliable machines; `make faults` injects many more faults."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, random_images, tiny_config
+
+from experiments import faults
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage import checkpoints, files, run_files
+from mobilenet_jax.training import train, train_group
+
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """What a run without faults becomes."""
+  folder = tmp_path_factory.mktemp('whole')
+  assert not faults.start(folder), (folder / faults.LOG_FILE).read_text()
+  return faults.outcome(folder)
+
+
+@pytest.mark.parametrize('fault, number, status', (
+    ('killed in a step', 1, -9),
+    pytest.param('SIGTERM in an evaluation', 1, 75, marks=pytest.mark.slow),
+    pytest.param('killed at a checkpoint', 0, -9, marks=pytest.mark.slow),
+    pytest.param('killed, a bit of the newest checkpoint flipped', 0, -9, marks=pytest.mark.slow)))
+def test_a_run_ends_as_if_there_had_been_no_fault(fault, number, status, whole, tmp_path):
+  """Parameters, metrics and row, bit for bit."""
+  injected = faults.inject(fault, number, tmp_path)
+  assert injected['statuses'] == [status, 0], (tmp_path / faults.LOG_FILE).read_text()
+  leaves, metrics, row = faults.outcome(tmp_path)
+  assert leaves == whole[0] and metrics == whole[1] and row == whole[2]
+  assert ('stopped at step' in (tmp_path / faults.LOG_FILE).read_text()) == (status == 75)
+
+
+def test_a_second_signal_stops_at_once():
+  script = """
+import os, signal, time
+from mobilenet_jax.runtime.signals import stop_wanted
+with stop_wanted() as stop:
+  os.kill(os.getpid(), signal.SIGTERM)
+  os.kill(os.getpid(), signal.SIGTERM)  # of another who stops it
+  os.kill(os.getpid(), signal.SIGUSR2)
+  print(stop(), flush=True)
+  time.sleep(1.1)
+  os.kill(os.getpid(), signal.SIGUSR2)
+  print('still here', flush=True)
+  os.kill(os.getpid(), signal.SIGTERM)
+  print('not here', flush=True)
+"""
+  done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+  assert (done.returncode, done.stdout) == (-15, 'SIGTERM\nstill here\n')
+
+
+def test_two_processes_in_a_folder(tiny_model, tmp_path):
+  """The second is told who has it; both run folders of a group are let go of at the end."""
+  config, data = tiny_config(), (random_images(40), random_images(20))
+  with files.lock(tmp_path), pytest.raises(UserError, match=r'another process works in it \(process \d+ on '):
+    train(config, tmp_path, data)
+  train_group([config, tiny_config(**{'model.width_multiplier': 0.5})], [tmp_path, tmp_path / 'other'], data)
+  with pytest.raises(UserError, match='belongs to another config') as refused:  # whoever keeps the error keeps no lock
+    train(tiny_config(batch_size=16), tmp_path, data)
+  for folder in (tmp_path, tmp_path / 'other'):
+    files.lock(folder).close()
+  assert refused
+
+
+def test_a_damaged_row_or_line_costs_nothing_else(tiny_model, tmp_path, capsys):
+  config, data = tiny_config(), (random_images(40), random_images(20))
+  row = train(config, tmp_path, data)
+  lines = (tmp_path / 'metrics.jsonl').read_bytes().splitlines()
+  (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join([lines[0], b'{"st\xff', *lines[2:]]) + b'\n')
+  assert run_files.read_metrics(tmp_path)[0] == [json.loads(line) for line in (lines[0], *lines[2:])]
+  (tmp_path / 'result.json').write_text((tmp_path / 'result.json').read_text()[:40])
+  assert run_files.read_row(tmp_path) is None
+  again = train(config, tmp_path, data)
+  assert {**again, 'seconds': 0} == {**row, 'seconds': 0}
+  assert (tmp_path / 'metrics.jsonl').read_bytes().splitlines() == [lines[0], *lines[2:]]
+  said = capsys.readouterr().out
+  assert 'result.json: damaged; evaluating again' in said and '1 damaged rows are left out' in said
+
+
+def with_teacher(count, bad=()):
+  """Images with a teacher, whose outputs for the `bad` ones are not numbers."""
+  source = random_images(count)
+  teacher = np.zeros((count, 4), np.float32)
+  teacher[list(bad), 2] = np.nan
+  return dataclasses.replace(source, extra={'teacher': teacher})
+
+
+def test_a_batch_of_a_loss_that_is_not_finite_is_kept_and_by_config_left_out(tiny_model, tmp_path, capsys):
+  """Of two runs of a group one meets it: that goes back and does without, the other is what it would be alone."""
+  changes = {'data.flip': False, 'train_for': '14 steps'}
+  soft = tiny_config(**changes, **{'distill.softmax_weight': 1.0, 'nonfinite_loss': 'skip'})
+  hard = tiny_config(**changes, **{'nonfinite_loss': 'skip'})
+  data = with_teacher(40, bad=[17]), with_teacher(20)
+  row, other = train_group([soft, hard], [tmp_path / 'soft', tmp_path / 'hard'], data)
+  assert np.isfinite(row['loss']) and row['examples_seen'] == 14 * 8
+  assert {**train(hard, tmp_path / 'alone', data), 'seconds': 0} == {**other, 'seconds': 0}
+  kept = sorted((tmp_path / 'soft').glob('nonfinite_loss_step_*.npz'))
+  assert len(kept) in (2, 3)  # it comes once an epoch of five steps
+  for path in kept:
+    assert np.isnan(np.load(path)['teacher']).any() and np.load(path)['image'].shape == (8, 32, 32, 3)
+  assert capsys.readouterr().out.count('going back to step') == len(kept)
+  state, notes = checkpoints.read_newest(tmp_path / 'soft')
+  assert notes['skipped'] == sorted(int(path.stem.rpartition('_')[2]) for path in kept) and state['step'] == 14 - len(kept)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+  with pytest.raises(UserError, match=r'the loss is nan at step \d: training stopped, .* the batch is in .*npz'):
+    train(tiny_config(**changes, **{'distill.softmax_weight': 1.0}), tmp_path / 'stopped', data)
+  assert list((tmp_path / 'stopped').glob('nonfinite_loss_step_*.npz'))

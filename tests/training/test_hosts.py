@@ -1,0 +1,127 @@
+"""Several hosts, as processes of this machine: the same run as on one, and an end of all where one dies."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, random_images
+
+from mobilenet_jax.storage import checkpoints, run_files
+from mobilenet_jax.sweeps import results
+
+SCRIPT = '''
+import sys
+sys.path[:0] = ['tests', '.']
+from conftest import TinyMobileNet, kill_at, random_images, tiny_config
+from mobilenet_jax import models
+from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.sweeps.sweep import sweep
+from mobilenet_jax.training import train
+models.MODELS['mobilenet'] = TinyMobileNet
+folder, address, hosts, host, steps, dies_at, npz = sys.argv[1:]
+
+def main(args):
+  devices.join_hosts(address, int(hosts), int(host))
+  if int(dies_at):
+    kill_at(int(dies_at), [])
+  config = tiny_config(**{'train_for': f'{steps} steps', 'model.sync_batch_norm': True, 'checkpoint_every': '4 steps'})
+  with devices.ending_with_the_others():
+    if npz:
+      config.data.name = f'npz:{npz}'
+      sweep(config, [{'model.width_multiplier': width} for width in (0.25, 0.5)], folder, groupings={'all': ()},
+                  launcher='here')
+    else:
+      train(config, folder, (random_images(40), random_images(21, seed=1)))
+
+sys.argv[1:] = []
+command_line.run(lambda: main(None))
+'''
+
+
+def start(folder, hosts, devices, steps=8, dies_at=None, npz=''):
+  """A process a host, each with as many virtual devices."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}' if hosts > 1 else ''
+  environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'GLIBC_TUNABLES': ''}
+  return [subprocess.Popen(
+      [sys.executable, '-c', SCRIPT, str(folder), address, str(hosts if address else 0), str(host if address else -1),
+       str(steps), str((dies_at or {}).get(host, 0)), str(npz)],
+      cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for host in range(hosts)]
+
+
+def ends(processes, seconds=120):
+  outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+  return [process.returncode for process in processes], outputs
+
+
+def arrays(folder):
+  return jax.tree.leaves(checkpoints.read_newest(folder)[0])
+
+
+def test_hosts_and_devices_make_no_difference(tmp_path):
+  """Two hosts of two devices, one of four, one of one: parameters to 1e-5, and every example evaluated once."""
+  layouts = {'two': (2, 2), 'four': (1, 4), 'one': (1, 1)}
+  rows = {}
+  for name, (hosts, devices) in layouts.items():
+    codes, outputs = ends(start(tmp_path / name, hosts, devices))
+    assert codes == [0] * hosts, outputs
+    assert sum('evaluated on 21' in output for output in outputs) == 1  # one host speaks
+    rows[name], _ = run_files.read_metrics(tmp_path / name)
+  for name in ('four', 'one'):
+    for a, b in zip(arrays(tmp_path / name), arrays(tmp_path / 'two'), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(rows[name], rows['two'], strict=True):
+      assert {**ours, 'split': 0} == pytest.approx({**theirs, 'split': 0}, rel=1e-4)
+  row = json.loads((tmp_path / 'two' / 'result.json').read_text())
+  assert row['eval_examples'] == 21 and row['device'].startswith('4 x ')
+
+
+def test_where_a_host_dies_the_others_end_and_all_continue(tmp_path):
+  """With another number of devices, too."""
+  processes = start(tmp_path, 2, 2, steps=12, dies_at={0: 6})
+  started = time.monotonic()
+  codes, outputs = ends(processes)
+  # Whichever is first: our line, or JAX's own check of its peers.
+  assert codes[0] == -9 and codes[1] in (75, -6), codes
+  assert 'another host has ended' in outputs[1] or 'another task died' in outputs[1], outputs[1]
+  assert time.monotonic() - started < 60 + 30  # a minute, and what it takes to start
+  codes, outputs = ends(start(tmp_path, 1, 4, steps=12))
+  assert codes == [0] and 'continuing at step 4' in outputs[0], outputs
+
+
+@pytest.mark.slow
+def test_a_sweep_of_a_group_on_two_hosts(tmp_path):
+  """As on a TPU slice; the rows are those of one host with as many devices."""
+  train, test = random_images(40), random_images(21, seed=1)
+  np.savez(tmp_path / 'set.npz', train_images=train.images, train_labels=train.labels, test_images=test.images,
+           test_labels=test.labels)
+  rows = []
+  for hosts in (2, 1):
+    folder = tmp_path / f'of_{hosts}'
+    codes, outputs = ends(start(folder, hosts, 2 // hosts, npz=tmp_path / 'set.npz'))
+    assert codes == [0] * hosts, outputs
+    assert sum('2 to do on 2 x cpu' in output and 'mobilenet_0.5_32: top-1' in output for output in outputs) == 1
+    rows.append([run_files.read_row(folder / f'mobilenet_{width}_32') for width in (0.25, 0.5)])
+    assert len((folder / results.CSV_FILE).read_text().splitlines()) == 3
+  for ours, theirs in zip(*rows):
+    assert ours['eval_examples'] == 21 and ours['loss'] == pytest.approx(theirs['loss'], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('mpirun'), reason='Open MPI is not installed')
+def test_hosts_that_open_mpi_starts_find_each_other(tmp_path):
+  environment = {**os.environ, 'GLIBC_TUNABLES': '', 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'}
+  command = [sys.executable, '-c', SCRIPT, str(tmp_path / 'run'), '', '0', '-1', '8', '0', '']
+  done = subprocess.run(['mpirun', '-np', '2', '--oversubscribe', *command], cwd=ROOT, env=environment, capture_output=True,
+                        text=True, timeout=200)
+  assert done.returncode == 0, done.stdout + done.stderr
+  row = run_files.read_row(tmp_path / 'run')
+  assert row['eval_examples'] == 21 and row['device'].startswith('2 x ')

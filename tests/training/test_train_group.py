@@ -1,0 +1,158 @@
+"""Several models on one stream of batches: each becomes what it would have become alone."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, random_images, tiny_config
+
+from mobilenet_jax import models, tasks
+from mobilenet_jax.data import blank_batch
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices
+from mobilenet_jax.storage.checkpoints import Checkpoints
+from mobilenet_jax.sweeps import grouping
+from mobilenet_jax.training import memory, optimizer, train, train_group
+from mobilenet_jax.training.state import init_state
+from mobilenet_jax.training.step import make_train_step
+
+pytestmark = pytest.mark.usefixtures('tiny_model')
+
+DATA = random_images(40, size=60), random_images(20, size=60, seed=1)
+STREAM = {'data.stream_size': (48, 48), 'ema_decay': 0.9, 'model.dropout_rate': 0.1}
+MEMBERS = {
+    'narrow': {},
+    'wide': {'model.width_multiplier': 0.5, 'train_for': '6 steps'},
+    'large': {'data.image_size': (48, 48), 'eval_every': '2 steps'},
+}
+
+
+def configs():
+  return [tiny_config(**STREAM, **changes) for changes in MEMBERS.values()]
+
+
+def folders(root):
+  return [root / name for name in MEMBERS]
+
+
+def content(folder):
+  """What a run leaves behind, but for times: file names, arrays of checkpoints, metrics, config and row."""
+  row = json.loads((folder / 'result.json').read_text())
+  del row['seconds']
+  names = sorted(str(path.relative_to(folder)) for path in folder.glob('*'))
+  steps = sorted(path.name for path in (folder / 'checkpoints').iterdir())
+  return row, names, steps, (folder / 'metrics.jsonl').read_bytes(), (folder / 'config.json').read_bytes()
+
+
+def states(folder, config):
+  tx = optimizer.create(config.optim, lambda step: 0.1)
+  like = init_state(jax.random.key(0), models.create(config.model, 4), tx, config)
+  return jax.tree.leaves(Checkpoints(folder / 'checkpoints', 'top1').restore(like)[1])
+
+
+def assert_same_runs(root, other):
+  for config, folder, twin in zip(configs(), folders(root), folders(other)):
+    assert content(folder) == content(twin)
+    for a, b in zip(states(folder, config), states(twin, config), strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_a_member_equals_the_same_run_alone_bit_for_bit(tmp_path):
+  rows = train_group(configs(), folders(tmp_path / 'group'), DATA)
+  alone = [train(config, folder, DATA) for config, folder in zip(configs(), folders(tmp_path / 'alone'))]
+  assert [row['top1'] for row in rows] == [row['top1'] for row in alone]
+  assert_same_runs(tmp_path / 'group', tmp_path / 'alone')
+
+
+def test_a_member_whose_loss_is_not_finite_stops_alone(tmp_path):
+  bad = tiny_config(**STREAM, **{'optim.learning_rate': 1e30, 'optim.warmup': '3 steps'})
+  _, error, _ = train_group([configs()[0], bad, configs()[1]],
+                            [tmp_path / 'group' / name for name in ('narrow', 'bad', 'wide')], DATA)
+  assert isinstance(error, UserError) and 'is not finite at step' in str(error)
+  assert not (tmp_path / 'group' / 'bad' / 'result.json').exists()
+  train(configs()[1], tmp_path / 'alone', DATA)
+  assert content(tmp_path / 'group' / 'wide') == content(tmp_path / 'alone')
+
+
+KILLED_SCRIPT = '''
+import pathlib, sys
+sys.path[:0] = ['tests/training', 'tests', '.']
+import conftest
+import test_train_group as group
+from mobilenet_jax import models
+models.MODELS['mobilenet'] = conftest.TinyMobileNet
+folders = group.folders(pathlib.Path(sys.argv[1]))
+if len(sys.argv) > 2:
+  conftest.kill_at(int(sys.argv[2]), folders)
+group.train_group(group.configs(), folders, group.DATA)
+'''
+
+
+def test_an_interrupted_group_continues_bit_for_bit(tmp_path):
+  """Killed behind the checkpoints of step 4, and again when one member has finished at step 6."""
+  def run(folder, *args):
+    return subprocess.run([sys.executable, '-c', KILLED_SCRIPT, str(tmp_path / folder), *args],
+                          cwd=ROOT, capture_output=True, text=True)
+
+  done = run('whole')
+  assert done.returncode == 0, done.stderr
+  for step in '6', '8':
+    assert run('killed', step).returncode == -9
+  assert (tmp_path / 'killed' / 'wide' / 'result.json').exists()
+  assert not (tmp_path / 'killed' / 'large' / 'result.json').exists()
+  done = run('killed')
+  assert done.returncode == 0, done.stderr
+  assert 'continuing at step 4' in done.stdout
+  assert_same_runs(tmp_path / 'whole', tmp_path / 'killed')
+
+
+def test_runs_of_different_streams_do_not_share_one(tmp_path):
+  with pytest.raises(UserError, match='a and .*b cannot share a stream of batches: - "batch_size": 8, .* 16'):
+    train_group([tiny_config(), tiny_config(batch_size=16)], [tmp_path / 'a', tmp_path / 'b'], DATA)
+  assert not (tmp_path / 'a').exists()
+
+
+def grid(memory_bytes, jobs, name='auto', gpus=()):
+  """How many groups of how many of the 16 are chosen, where a model takes 10 bytes and a step 100; their need; what fits."""
+  from configs import grid
+  config = tiny_config(**{'data.image_size': (56, 56)})
+  runs = {}
+  for change in grid.sweep(config):
+    member = tiny_config(**change)
+    runs[f'{member.model.width_multiplier} {member.data.image_size}'] = member
+  needs = grouping.Needs(dict.fromkeys(runs, 10), 100)
+  machine = grouping.Machine('gpu' if gpus else 'cpu', memory_bytes, [0], gpus)
+  groups = grouping.choose(runs, list(runs), jobs, machine, needs, grid.GROUPS, name)
+  for names in groups:
+    assert len({runs[name].data.image_size for name in names}) == 1 or len(groups) in (1, 4)
+  memory_of = groups, jobs, machine, needs
+  return len(groups), len(groups[0]), grouping.estimate(*memory_of), grouping.that_fit(*memory_of)
+
+
+@pytest.mark.parametrize('given, expected', (
+    ((1000, 1), (1, 16, 260, 1)),  # all 16: 16 models and one step
+    ((300, 1), (4, 4, 140, 1)),  # 260 is more than the share of 300 that is taken
+    ((1000, 2), (4, 4, 280, 2)),  # one group would leave a job idle
+    ((150, 1), (16, 1, 110, 1)),
+    ((300, 4), (16, 1, 440, 2)),  # of four jobs, two fit
+    ((1, 1), (16, 1, 110, 1)),  # nothing fits: the least
+    ((1000, 1, 'alpha'), (4, 4, 140, 1)),
+    ((200, 2, 'auto', ['0', '1']), (4, 4, 140, 2)),  # each has its own memory
+    ((1, 1, 'all'), (1, 16, 260, 1))))  # as told
+def test_grouping_fits_the_memory_and_the_jobs(given, expected):
+  assert grid(*given) == expected
+
+
+def test_estimated_memory_is_that_of_the_compiled_step():
+  """The state to the byte; of a step, XLA's own plan of temporary buffers to a quarter."""
+  config = tiny_config(batch_size=64)
+  task = tasks.create(config)
+  model, tx = models.create(config.model, 4, devices.AXIS), optimizer.create(config.optim, lambda step: 0.1)
+  state, source = init_state(jax.random.key(0), model, tx, config), random_images(1)
+  assert memory.state_bytes(config, 4) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  step = devices.pmap_step(make_train_step(model, task, tx, config)).lower(
+      devices.replicate(state), devices.split(blank_batch(config.data, source, 64)), jax.random.key(0), {}).compile()
+  assert memory.step_bytes(config, 4) == pytest.approx(step.memory_analysis().temp_size_in_bytes, rel=0.25)
