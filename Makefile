@@ -1,11 +1,11 @@
-# make figures [DATA=fabrics] [RES=224] [ARGS=...]   the 16-model sweep, its table, Figures 4 and 5
-# make test                                          the test suite
-# make test-slow                                     what takes too long for it: experiments end to end, and more cases
-# make test-slurm                                    a sweep on a Slurm of one node that it installs and starts; as root, Debian
-# make faults [ARGS=--count=1]                       faults injected into a small run, and the table of what survived
-# make benchmark [ARGS=--quick]                      our speed beside that of the peers that are installed
-# make benchmark-group                               several models on one pass over the data, and each alone
-# Each sets up .venv from requirements.txt first, once.
+# make figures [DATA=fabrics] [RES=224] [ARGS=...]   train the 16 models, write their table, draw Figures 4 and 5
+# make test                                          run the test suite
+# make test-slow                                     run the tests that take too long for it: experiments end to end, more cases
+# make test-slurm                                    install and start a Slurm of one node, and run a sweep on it; Debian, as root
+# make faults [ARGS=--count=1]                       inject faults into a small run, and write the table of what survived
+# make benchmark [ARGS=--quick]                      measure our speed and that of the other implementations installed
+# make benchmark-group                               measure several models on one pass over the data, and each alone
+# Each target first sets up .venv from requirements.txt, once.
 
 PYTHON ?= python3
 DATA ?= fabrics

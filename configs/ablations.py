@@ -1,8 +1,8 @@
-"""Tables 4 and 5: full convolutions against separable ones, and a shallow network against a thin one.
+"""Tables 4 and 5: full against separable convolutions, and a shallow network against a thin one.
 
     mobilenet_jax sweep --config=configs/ablations.py:data=fabrics --workdir=runs/fabrics_ablations
 
-Takes the same arguments as configs/grid.py.
+It takes the same arguments as configs/grid.py.
 """
 
 from configs import grid
@@ -11,8 +11,8 @@ get_config = grid.get_config
 
 
 def sweep(config):
-  """What each of the four changes in `config`."""
-  del config  # the same four, whatever the recipe
+  """Returns what each of the four runs changes in `config`."""
+  del config  # the four are the same for every recipe
   return [
       {'model.name': 'conv_mobilenet'},  # Table 4
       {'model.name': 'mobilenet'},  # Table 4

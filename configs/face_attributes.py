@@ -4,9 +4,10 @@
     mobilenet_jax train --config=configs/face_attributes.py:data=folder:lfw160,recorded=probs.npz,res=128,alpha=0.5 \\
         --workdir=runs/lfw
 
-`data` is faces (embedded), celeb_a, or with `recorded` a folder of people. `model` may be nn2, which has no `alpha`.
-The teacher is a model (`teacher`) or its outputs recorded (`recorded`); without one, or with soft=0, the labels are learnt,
-or, where there are none, the recorded teacher's decisions. A student learns without regularisation and without early stopping, as in the paper.
+`data` is faces (embedded), celeb_a, or, with `recorded`, a folder of people. `model` may be nn2, which has no `alpha`.
+The teacher is a model (`teacher`) or its recorded outputs (`recorded`). Without a teacher, or with soft=0, the student learns
+from the labels or, if there are none, from the recorded teacher's decisions. As in the paper, a student is trained without
+regularisation and without early stopping.
 """
 
 from mobilenet_jax import config as config_lib
@@ -18,7 +19,7 @@ def get_config(arg=None):
   config.task = 'attributes'
 
   config.data.name = arg.data
-  config.data.split_by = 'class'  # of a folder: people in training prove nothing
+  config.data.split_by = 'class'  # for a folder: an evaluation on people seen in training would prove nothing
   config.data.recorded = arg.recorded
   config.data.recorded_missing = 'skip' if arg.recorded else 'error'
   config.data.image_size = config_lib.square(arg.res)

@@ -1,13 +1,14 @@
-"""Face embeddings, distilled (section 4.7, Table 14), or learnt by FaceNet's triplet loss.
+"""Face embeddings, distilled (section 4.7, Table 14) or learnt with FaceNet's triplet loss.
 
     mobilenet_jax train --config=configs/face_embeddings.py:model=nn2 --workdir=runs/teacher
     mobilenet_jax train --config=configs/face_embeddings.py:alpha=0.75,res=48,teacher=runs/teacher --workdir=runs/student
-    mobilenet_jax train --config=configs/face_embeddings.py:data=folder:lfw160,pairs=lfw160/pairs.txt,fold=0,recorded=e.npz,res=128 \\
-        --workdir=runs/lfw
+    mobilenet_jax train --workdir=runs/lfw \\
+        --config=configs/face_embeddings.py:data=folder:lfw160,pairs=lfw160/pairs.txt,fold=0,recorded=e.npz,res=128
 
-`data` is faces (embedded) or a folder of people. The teacher is a model (`teacher`) or its outputs recorded (`recorded`),
-whose squared difference from the student's, both of unit length, is minimised; without one, the triplet loss of batches of
-some people, four images of each. `pairs` are LFW's; nobody of the pairs of `fold` is trained on, and that fold is tested.
+`data` is faces (embedded) or a folder of people. The teacher is a model (`teacher`) or its recorded outputs (`recorded`).
+The student minimises the squared difference between its outputs and the teacher's, both scaled to unit length. Without a
+teacher it minimises the triplet loss, on batches with four images of each person. `pairs` is LFW's pairs.txt. The people in
+the pairs of `fold` are not trained on, and that fold is tested.
 """
 
 from mobilenet_jax import config as config_lib
@@ -47,7 +48,7 @@ def get_config(arg=None):
   else:
     config.batch_size = 64
     config.data.per_identity = 4
-    config.optim.learning_rate = 1e-3  # with more, all images come to the same place, and stay for epochs
+    config.optim.learning_rate = 1e-3  # at a higher rate all embeddings collapse to one point for epochs
     config.optim.decay_rate = 0.8
     config.optim.warmup = '50 steps'
 

@@ -4,10 +4,10 @@
 
 `data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. `res` is the
 largest resolution (0: the recipe's own); the others are 6/7, 5/7 and 4/7 of it, as 192, 160 and 128 are of 224.
-Whoever trains together, the images of all 16 are cropped at the largest resolution and resized on the device, so that
-grouping changes the time that a sweep takes, not its results.
-"As in the paper, all models train with the same parameters" (section 3.2): whatever is set on the command line,
-such as --config.train_for='10 epochs', holds for all 16.
+The images of all 16 models are cropped at the largest resolution and resized on the device, no matter which models train
+together. Grouping therefore changes the time that a sweep takes, but not its results.
+As in the paper, "all models train with the same parameters" (section 3.2): a field that is set on the command line, such as
+--config.train_for='10 epochs', holds for all 16.
 """
 
 from configs import fabrics, imagenet, small_images
@@ -15,7 +15,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 
 
-# Ways to share a pass over the data, the one that shares most first: what the models of a group have in common.
+# Ways to share a pass over the data, the one that shares most first: the fields in which the models of a group agree.
 GROUPS = {'all': (), 'resolution': ('data.image_size',), 'alpha': ('model.width_multiplier',), 'alone': None}
 
 
@@ -30,7 +30,7 @@ def get_config(arg=None):
 
 
 def sweep(config):
-  """What each of the 16 changes in `config`."""
+  """Returns what each of the 16 runs changes in `config`."""
   largest = max(config.data.image_size)
   sizes = [round(largest * rho) for rho in config_lib.RESOLUTION_MULTIPLIERS]
   if min(sizes) < config_lib.MIN_SIZE:

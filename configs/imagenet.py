@@ -2,9 +2,9 @@
 
     mobilenet_jax train --config=configs/imagenet.py:alpha=0.75,res=192 --workdir=runs/imagenet_0.75_192
 
-Expected, from the paper: 70.6 % top-1 for 1.0 at 224, 50.6 % for 0.25 at 224. Not run here yet. The recipe is
-the one on record for the TensorFlow release: Inception's RMSprop (decay 0.9, momentum 0.9, epsilon 1), 0.045 per 96
-images x 0.94 every 2 epochs, weights averaged. Prepare the data once with `tfds build imagenet2012`.
+Expected, from the paper: 70.6 % top-1 for 1.0 at 224, 50.6 % for 0.25 at 224. Not run here yet. The recipe is RMSprop, as in
+section 3.2, with Inception's values: decay 0.9, momentum 0.9, epsilon 1, a learning rate of 0.045 per 96 images x 0.94 every
+2 epochs, and averaged weights. Prepare the data once with `tfds build imagenet2012`.
 """
 
 from mobilenet_jax import config as config_lib
@@ -21,7 +21,7 @@ def get_config(arg=None):
 
   config.model.name = arg.model
   config.model.num_classes = 1000
-  if arg.alpha is not None:  # a network may have no width multiplier
+  if arg.alpha is not None:  # some networks have no width multiplier
     config.model.width_multiplier = arg.alpha
 
   config.train_for = '90 epochs'

@@ -1,9 +1,9 @@
-"""MobileNet on a small dataset of one's own: any TFDS name with images and labels, or a folder of images.
+"""MobileNet on a small dataset of your own: any TFDS name with images and labels, or a folder of images.
 
     mobilenet_jax train --config=configs/small_images.py:data=cifar10,res=56 --workdir=runs/cifar10
     mobilenet_jax train --config=configs/small_images.py:data=folder:/my/images --workdir=runs/mine
 
-The optimiser is configs/fabrics.py's, for longer. At this length it is untried: the README has what was run.
+The optimiser is that of configs/fabrics.py, for a longer run. It is untried at this length; the README lists what was run.
 """
 
 from mobilenet_jax import config as config_lib

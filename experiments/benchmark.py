@@ -1,14 +1,15 @@
-"""Our speed beside that of other implementations, measured in one run.
+"""Measures our speed and that of other implementations, in one run.
 
     python -m experiments.benchmark --out=runs/benchmark            # or: make benchmark
     python -m experiments.benchmark --quick                         # one case each of inference and training
     python -m experiments.benchmark --grid                          # all 16 models, ours against grouped; no chart
 
-writes benchmark.csv (a row a measurement) and benchmark.png and .svg; --grid benchmark_grid.csv. Every implementation
-runs in a process of its own, as its users start it. Each peer is measured in turns with ours, a few calls of one and
-a few of the other, so that a slow minute of the machine slows both: `ratio` is the peer's median over ours from the
-same turns, above 1 where we are faster. compile_s is the first call less a usual one; peak_mb is of the process, all its libraries
-included, or of the accelerator. The input pipeline is measured alone, on JPEG files made for it.
+This writes benchmark.csv (one row per measurement), benchmark.png and benchmark.svg; --grid writes benchmark_grid.csv. Every
+implementation runs in a process of its own, as its users start it. Each peer is measured in turns with ours, a few calls of
+one and a few of the other, so that a slow minute of the machine slows both. `ratio` is the peer's median divided by ours from
+the same turns, above 1 if we are faster. `compile_s` is the time of the first call minus that of a usual one. `peak_mb` is
+the peak memory of the process with all its libraries, or of the accelerator. The input pipeline is measured alone, on JPEG
+files made for it.
 """
 
 import argparse
@@ -40,13 +41,13 @@ CALLS = 2, 30  # in a turn, at least and at most
 
 
 class Worker:
-  """A process with one implementation in it, which waits until it is asked to measure."""
+  """A process that runs one implementation, and waits until it is asked to measure."""
 
   def __init__(self, name, alpha, size, dtype, mode, batch):
     self._batch = batch
     environment = dict(os.environ)
     if name.startswith(OURS):
-      environment.update(MEMORY_SETTING, JAX_COMPILATION_CACHE_DIR='')  # as the command line starts it; compiling
+      environment.update(MEMORY_SETTING, JAX_COMPILATION_CACHE_DIR='')  # as the command line sets it, but without the cache
     self._errors = tempfile.TemporaryFile('w+')
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'experiments.benchmark_implementations',
@@ -58,7 +59,7 @@ class Worker:
     self._calls = int(np.clip(TURN_SECONDS * 1e3 / answer['warm_ms'], *CALLS))
 
   def turn(self) -> list[float]:
-    """Milliseconds an image of some calls."""
+    """Makes some calls and returns the milliseconds per image of each."""
     self._process.stdin.write(f'{self._calls}\n')
     self._process.stdin.flush()
     answer = self._read()
@@ -84,7 +85,7 @@ class Worker:
 
 
 def measure(peers, model, mode, batch, dtype, turns):
-  """Rows of ours and of each peer for one case; a peer that fails is named and left out."""
+  """Returns a row for ours and for each peer, for one case. A peer that fails is reported and left out."""
   alpha, size = model
   case = {'model': f'mobilenet_{alpha:.2f}_{size}', 'mode': mode, 'batch': batch}
   row = lambda name, worker, times, ratio: {
@@ -111,12 +112,12 @@ def measure(peers, model, mode, batch, dtype, turns):
 
 
 def _print(row):
-  print(f'  {row["implementation"]:24} {row["ms_per_image"]:9.2f} ms an image {row["ratio"]:7.2f} x ours '
+  print(f'  {row["implementation"]:24} {row["ms_per_image"]:9.2f} ms per image {row["ratio"]:7.2f} x ours '
         f'{row["peak_mb"]:7,} MB   compiled in {row["compile_s"]:.1f} s', flush=True)
 
 
 def draw(rows):
-  """A panel a case: horizontal bars of milliseconds an image, the fastest on top, ours in colour."""
+  """Draws one panel per case: horizontal bars of milliseconds per image, the fastest on top, ours in colour."""
   cases = list(dict.fromkeys((row['model'], row['mode'], row['batch']) for row in rows if row['mode'] != 'input'))
   columns = min(len(cases), 2)
   lines = -(-len(cases) // columns)
@@ -132,12 +133,12 @@ def draw(rows):
     bars = panel.barh([row['implementation'] for row in members], [row['ms_per_image'] for row in members],
                       color=colors, height=0.72)
     panel.bar_label(bars, [f'{row["ms_per_image"]:.3g}' for row in members], padding=3, fontsize=8)
-    # A peer many times slower than all others would leave nothing to see of them.
+    # On a linear axis, a peer many times slower than the others would make them invisible.
     panel.set_xscale('log')
     low, high = members[-1]['ms_per_image'], members[0]['ms_per_image']
     panel.set_xlim(low / 2, high * (high / low) ** 0.15 * 1.3)
     panel.set_title(f'{case[0]}, {case[1]}, batch {case[2]}', fontsize=9)
-    panel.set_xlabel('milliseconds an image (logarithmic)', fontsize=8)
+    panel.set_xlabel('milliseconds per image (logarithmic)', fontsize=8)
     panel.tick_params(labelsize=8)
     panel.spines[['top', 'right']].set_visible(False)
     panel.minorticks_off()
@@ -165,13 +166,13 @@ def main() -> None:
   parser.add_argument('--alpha', type=float, default=1.0, help='width multiplier of the model')
   parser.add_argument('--res', type=int, default=224, help="side of the model's input in pixels")
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-  parser.add_argument('--grid', action='store_true', help='all 16 models, against our grouped lowering only')
-  parser.add_argument('--inference', default='1,32', help='batch sizes, with a comma between; may be empty')
+  parser.add_argument('--grid', action='store_true', help='measure all 16 models, against our grouped lowering only')
+  parser.add_argument('--inference', default='1,32', help='batch sizes, separated by commas; may be empty')
   parser.add_argument('--training', default='8,64', help='batch sizes; on a GPU 256 and more make sense')
   parser.add_argument('--peers', default=','.join(name for name in IMPLEMENTATIONS if name != OURS),
-                      help='names with a comma between')
-  parser.add_argument('--turns', type=int, default=3, help='turns each of ours and of a peer')
-  parser.add_argument('--quick', action='store_true', help='inference of 1 and training of 8, two turns')
+                      help='names, separated by commas')
+  parser.add_argument('--turns', type=int, default=3, help='turns of ours and of each peer')
+  parser.add_argument('--quick', action='store_true', help='inference with batch 1 and training with batch 8, two turns')
   args = parser.parse_args()
   if args.quick:
     args.inference, args.training, args.turns = '1', '8', 2
@@ -189,7 +190,7 @@ def main() -> None:
 
   lacking = {name: packages for name in peers if (packages := missing(name))}
   for name, packages in lacking.items():
-    print(f'{name}: left out, for want of {", ".join(packages)}; pip install -r requirements-benchmark.txt')
+    print(f'{name}: left out, because it needs {", ".join(packages)}; pip install -r requirements-benchmark.txt')
   rows = []
   for model in models:
     for mode, batch in cases:

@@ -1,8 +1,8 @@
-"""Latency of an exported TFLite file beside that of the same network converted from Keras, in turns.
+"""Measures the latency of an exported TFLite file and of the same network converted from Keras, in turns.
 
     python -m experiments.benchmark_export [--alpha=1.0] [--res=224]     # needs requirements-export.txt
 
-Random weights; one image, the LiteRT interpreter with a thread a core.
+The weights are random. The LiteRT interpreter runs one image at a time, with one thread per core.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
   for name, values in times.items():
     print(f'{name:10} {statistics.median(values):.3f} ms, {len(files[name]) / 1e6:.2f} MB')
   factor = statistics.median(ours / theirs for ours, theirs in zip(*times.values()))
-  print(f'ours takes {factor:.3f} of the time, the median of {ROUNDS} turns of {CALLS} images')
+  print(f'ours takes {factor:.3f} times as long as the one from Keras, the median of {ROUNDS} turns of {CALLS} images')
 
 
 def _call(interpreter, size):

@@ -1,11 +1,12 @@
-"""What training several models on one stream of batches saves, against the same runs alone.
+"""Measures what training several models on one stream of batches saves, compared with the same runs alone.
 
     python -m experiments.benchmark_group --out=runs/benchmark            # or: make benchmark-group
-    python -m experiments.benchmark_group --grid --res=224 --batch=256    # all 16, where there is a GPU
+    python -m experiments.benchmark_group --grid --res=224 --batch=256    # all 16, on a GPU
 
-writes benchmark_group.csv. The images are JPEG files in a folder, decoded for every batch. Each way is a sweep in
-processes of its own, as its users start it. `train_s` is the time from the first step to the row, without imports and
-compiling; peak_mb is of the largest process, estimated_mb what the sweep estimates for its models and activations.
+This writes benchmark_group.csv. The images are JPEG files in a folder, decoded for every batch. Each way is a sweep in
+processes of its own, as users start it. `train_s` is the time from the first step to the row, without imports and
+compilation. `peak_mb` is the peak memory of the largest process, `estimated_mb` what the sweep estimates for its models and
+activations.
 """
 
 import argparse
@@ -23,16 +24,16 @@ from experiments.benchmark_input import PHOTO, make_jpegs
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.runtime import devices, environment
 
-WAYS = {'one group': ('all', 1), 'alone, one after another': ('alone', 1), 'alone, one a core': ('alone', 0)}
+WAYS = {'one group': ('all', 1), 'alone, one after another': ('alone', 1), 'alone, one per core': ('alone', 0)}
 
 
 def measure(alphas: Sequence[float], sizes: Sequence[int], jpeg: tuple[int, int], batch: int, steps: int) -> list[dict]:
-  """A row for each of WAYS.
+  """Returns a row for each of WAYS.
 
   Args:
-    alphas, sizes: of the models, each with each.
+    alphas, sizes: width multipliers and input sizes; there is a model for each pair.
     jpeg: height and width of the images.
-    batch, steps: of every run.
+    batch, steps: batch size and number of steps of every run.
   """
   rows = []
   with tempfile.TemporaryDirectory() as folder:
@@ -45,13 +46,13 @@ def measure(alphas: Sequence[float], sizes: Sequence[int], jpeg: tuple[int, int]
     changes = [{'model.width_multiplier': alpha, 'data.image_size': config_lib.square(size)}
                for alpha in alphas for size in sizes]
     for way, (grouping, jobs) in WAYS.items():
-      # In a process of its own, so that the largest of its children is one of this way's.
+      # In a process of its own, so that the largest of its children belongs to this way.
       with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
         row = pool.submit(_sweep, config.to_dict(), changes, f'{folder}/{way}', grouping, jobs).result()
       rows.append({'way': way, 'models': len(changes), 'jpeg': f'{jpeg[1]}x{jpeg[0]}', 'batch': batch, 'steps': steps,
                    **row})
       print(f'  {way}: {row["train_s"]:.1f} s of training, {row["wall_s"]:.1f} s in all, peak {row["peak_mb"]:,} MB '
-            f'of which {row["estimated_mb"]:,} were estimated; time x {row["train_s"] / rows[0]["train_s"]:.2f}',
+            f'({row["estimated_mb"]:,} estimated); time x {row["train_s"] / rows[0]["train_s"]:.2f}',
             flush=True)
   return rows
 
@@ -79,11 +80,11 @@ def main() -> None:
   environment.use_huge_pages()
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=Path, default=Path('runs/benchmark'), help='folder to write to')
-  parser.add_argument('--res', type=int, default=128, help="side of the models' input in pixels; of --grid, the largest")
+  parser.add_argument('--res', type=int, default=128, help="side of the models' input in pixels; with --grid, the largest")
   parser.add_argument('--grid', action='store_true', help='all 16 models; by default the four widths at one resolution')
   parser.add_argument('--jpeg', type=int, nargs=2, default=PHOTO, help='height and width of the images')
   parser.add_argument('--batch', type=int, default=64)
-  parser.add_argument('--steps', type=int, default=100, help='of each run')
+  parser.add_argument('--steps', type=int, default=100, help='number of steps of each run')
   args = parser.parse_args()
   sizes = [round(args.res * rho) for rho in config_lib.RESOLUTION_MULTIPLIERS] if args.grid else [args.res]
   rows = measure(config_lib.WIDTH_MULTIPLIERS, sizes, tuple(args.jpeg), args.batch, args.steps)

@@ -1,13 +1,13 @@
-"""The implementations that the benchmark compares: ours and, where they are installed, its peers.
+"""The implementations that the benchmark compares: ours and, if they are installed, its peers.
 
-Each is a function (alpha, size, dtype, mode, batch) -> call, where alpha is the width multiplier, size the input's
-side in pixels and mode 'inference' or 'training'; a call runs one batch, or one step with RMSprop and
-cross-entropy over 1,000 classes, to its end. Libraries are imported inside: a process runs one implementation.
+Each is a function (alpha, size, dtype, mode, batch) -> call. alpha is the width multiplier, size the side of the input in
+pixels, and mode 'inference' or 'training'. A call runs one batch, or one step with RMSprop and cross-entropy over 1,000
+classes, and waits until it is done. Libraries are imported inside the functions, because a process runs one implementation.
 
     python -m experiments.benchmark_implementations NAME ALPHA SIZE DTYPE MODE BATCH
 
-builds one, says {"compile_s", "warm_ms"} and then answers every number n on its standard input with the milliseconds of n
-calls and the peak memory so far, as JSON.
+This builds one and prints {"compile_s", "warm_ms"}. It then answers every number n on its standard input with the
+milliseconds of n calls and the peak memory so far, as JSON.
 """
 
 import importlib.util
@@ -24,8 +24,8 @@ import numpy as np
 from mobilenet_jax.runtime.devices import cpu_cores
 
 CLASSES = 1000
-SLOW_MS = 10_000  # a call that long needs no warming up after the first
-WARM_UP_MS = 1_000  # of a turn
+SLOW_MS = 10_000  # a call that takes this long needs no warm-up after the first
+WARM_UP_MS = 1_000  # of each turn
 LEARNING_RATE, MOMENTUM, DECAY = 1e-3, 0.9, 0.9
 
 
@@ -97,7 +97,7 @@ def _torch(channels_last, compiled):
 
 
 def _torch_mobilenet(alpha):
-  """As our model, layer by layer; PyTorch pads both sides alike."""
+  """Returns our model in PyTorch, layer by layer. PyTorch pads both sides alike."""
   from torch import nn
 
   from mobilenet_jax.models.mobilenet import BODY, scale_channels
@@ -169,7 +169,7 @@ def _onnxruntime(alpha, size, dtype, mode, batch):
 
 
 OURS = 'mobilenet_jax'
-# Name: what it needs installed, whether it trains, how it is built.
+# By name: the packages it needs, whether it can train, and the function that builds it.
 IMPLEMENTATIONS = {
     OURS: ((), True, _ours('auto')),
     'mobilenet_jax grouped': ((), True, _ours('grouped')),
@@ -184,7 +184,7 @@ IMPLEMENTATIONS = {
 
 
 def missing(name: str) -> list[str]:
-  """The packages that an implementation lacks here."""
+  """Returns the packages that an implementation needs and that are not installed."""
   return [package for package in IMPLEMENTATIONS[name][0] if importlib.util.find_spec(package) is None]
 
 
@@ -197,7 +197,7 @@ def _labels(batch):
 
 
 def _peak_mb(name):
-  """Peak memory in MB: of the accelerator where this implementation runs on JAX's or PyTorch's, else of the process."""
+  """Returns the peak memory in MB, of the accelerator if JAX or PyTorch runs the implementation on one, else of the process."""
   if name.startswith('PyTorch'):
     import torch
     if torch.cuda.is_available():
@@ -210,7 +210,7 @@ def _peak_mb(name):
 
 
 def resident_mb(whose: int) -> float:
-  """Peak resident memory in MB of this process, or of the largest of its children; `whose` as for getrusage."""
+  """Returns the peak resident memory in MB of this process or of its largest child; `whose` is as in getrusage."""
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(whose).ru_maxrss * unit / 1e6
 
@@ -218,7 +218,7 @@ def resident_mb(whose: int) -> float:
 def main() -> None:
   name, alpha, size, dtype, mode, batch = sys.argv[1:]
   answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what libraries print is no answer
+  os.dup2(2, 1)  # so that what libraries print is not taken for an answer
   call = IMPLEMENTATIONS[name][2](float(alpha), int(size), dtype, mode, int(batch))
 
   def milliseconds():
@@ -230,7 +230,7 @@ def main() -> None:
   usual = statistics.median(milliseconds() for _ in range(3 if first < SLOW_MS else 1))
   print(json.dumps({'compile_s': max(first - usual, 0) / 1e3, 'warm_ms': usual}), file=answers, flush=True)
   for line in sys.stdin:
-    waited = milliseconds()  # caches and memory are as the other process left them: not counted
+    waited = milliseconds()  # not counted, because caches and memory are as the other process left them
     while waited < WARM_UP_MS:
       waited += milliseconds()
     times = [milliseconds() for _ in range(int(line))]

@@ -1,4 +1,4 @@
-"""The input pipeline alone, on JPEG files made for it."""
+"""Measures the input pipeline alone, on JPEG files made for it."""
 
 import contextlib
 import os
@@ -14,16 +14,19 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax.data import keep_in_memory, load, train_batches
 from mobilenet_jax.data.tfds_sets import MAX_BYTES_IN_MEMORY
 
-PHOTO = (375, 500)  # height and width of the usual ImageNet photograph, 94 KB as JPEG
+PHOTO = (375, 500)  # height and width of a typical ImageNet photograph, 94 KB as JPEG
 BATCH = 64
 
 
 def make_jpegs(folder, size, in_memory=False, files=256):
-  """Two classes of JPEG files, (height, width): more than are kept in memory decoded, or `files`; a file's kilobytes."""
+  """Makes JPEG files of two classes, and returns the kilobytes per file. `size` is (height, width).
+
+  With `in_memory` there are `files` files; without, more than are kept decoded in memory.
+  """
   rng = np.random.default_rng(0)
   paths = [folder / 'train' / str(i % 2) / f'{i}.jpg' for i in range(files)]
   for path in (*paths, *(folder / 'test' / name / '0.jpg' for name in '01')):
-    # Smooth colour with grain: as many bytes as a photograph of that size.
+    # Smooth colour with grain has as many bytes as a photograph of that size.
     small = rng.integers(0, 256, (12, 16, 3), np.uint8)
     image = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC), np.float32)
     image = (image + rng.normal(0, 17, image.shape)).clip(0, 255).astype(np.uint8)
@@ -37,7 +40,7 @@ def make_jpegs(folder, size, in_memory=False, files=256):
 
 
 def measure_input(batches=24):
-  """Images a second of the training pipeline alone, at 224: JPEG files in a folder, once few and once many."""
+  """Measures the images per second of the training pipeline alone, at 224, on a folder with few and with many JPEG files."""
   rows = []
   for kind in ('kept decoded', 'decoded each time'):
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +49,7 @@ def measure_input(batches=24):
       config.data.name = f'folder:{folder}'
       source = keep_in_memory(load(config.data)[0])
       with contextlib.closing(train_batches(source, config.data, BATCH, 0, 0, print)) as stream:
-        for _ in range(6):  # past what was prefetched
+        for _ in range(6):  # until the prefetched batches are used up
           next(stream)
         start = time.perf_counter()
         for _ in range(batches):

@@ -1,4 +1,4 @@
-"""Mult-Adds and parameters of Tables 2 to 9, ours beside the paper's. Nothing is trained or downloaded.
+"""Prints the Mult-Adds and parameters of Tables 2 to 9, ours beside the paper's. Nothing is trained or downloaded.
 
     python -m experiments.complexity_tables
 """
@@ -6,7 +6,7 @@
 from mobilenet_jax.models import CONVENTION, MobileNet, measure
 from mobilenet_jax.models.mobilenet import ConvMobileNet, ShallowMobileNet
 
-# Name, network, input size, and the paper's million Mult-Adds and parameters where it prints them.
+# Name, network, input size, and the paper's million Mult-Adds and parameters if it prints them.
 NETWORKS = [
     ('Conv MobileNet', ConvMobileNet(1000), 224, (4866, 29.3)),
     ('Shallow MobileNet', ShallowMobileNet(1000), 224, (307, 2.9)),
@@ -19,7 +19,7 @@ NETWORKS += [(f'{alpha:g} MobileNet-{size}'.replace('1 M', '1.0 M'), MobileNet(1
             PRINTED.get((alpha, size)))
            for alpha in (1.0, 0.75, 0.5, 0.25) for size in (224, 192, 160, 128)]
 
-# Table 2 as printed: percent of the Mult-Adds, of the parameters.
+# Table 2 as printed: percent of the Mult-Adds, and of the parameters.
 SHARES = {'conv 1x1': (94.86, 74.59), 'conv dw 3x3': (3.06, 1.06), 'conv 3x3': (1.19, 0.02),
           'fully connected': (0.18, 24.33)}
 

@@ -1,4 +1,4 @@
-"""What the experiments of distillation have in common: a teacher, its students, their table and figure."""
+"""What the experiments on distillation have in common: a teacher, its students, their table and figure."""
 
 import argparse
 import csv
@@ -22,13 +22,13 @@ LOOKS = (('#08306b', 'o'), ('#d94801', 's'))
 
 
 def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measures: dict[str, tuple[str, float]]) -> None:
-  """Draws a panel a measure, as PNG and SVG.
+  """Draws one panel per measure, as PNG and SVG.
 
   Args:
-    path: without its suffix.
-    series: for each kind of target the rows of the students that learnt from it.
-    teachers: rows drawn as a star.
-    measures: column, its title and a factor.
+    path: path of the files without the suffix.
+    series: for each kind of target, the rows of the students that learnt from it.
+    teachers: rows that are drawn as stars.
+    measures: for each column to draw, its title and a factor on its values.
   """
   figure = Figure(figsize=(4.2 * len(measures), 3.8), layout='constrained')
   panels, named = figure.subplots(1, len(measures), squeeze=False)[0], []
@@ -54,7 +54,7 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
     axes.set_axisbelow(True)
     named.append((axes, labels))
   panels[0].legend(fontsize=8)
-  figure.draw_without_rendering()  # where things are is known from here on
+  figure.draw_without_rendering()  # fixes the layout, which looks.label needs
   for axes, labels in named:
     looks.label(axes, labels)
   figure.savefig(path.with_suffix('.png'), dpi=160)
@@ -63,51 +63,51 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
 
 
 def short_name(row: dict) -> str:
-  """Of a student, such as '0.5 at 128'; others keep theirs."""
+  """Returns the short name of a student, such as '0.5 at 128'. Other rows keep their names."""
   return ' at '.join(row['name'].removeprefix('mobilenet_').split('_'))
 
 
 def add_arguments(parser: argparse.ArgumentParser, widths: list[float]) -> None:
   parser.add_argument('--data', default='faces', help='faces, another TFDS name, or folder:/path of people')
-  parser.add_argument('--recorded', default='', help="the teacher's outputs, recorded; by default NN2 is trained")
+  parser.add_argument('--recorded', default='', help="file of the teacher's recorded outputs; by default NN2 is trained")
   parser.add_argument('--res', type=int, default=56, help='side of the largest input in pixels')
-  parser.add_argument('--widths', type=float, nargs='+', default=widths, help='of the students')
-  parser.add_argument('--sizes', type=int, nargs='+', help="of the students; by default --res and the paper's part of it")
-  parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the config, for all runs')
+  parser.add_argument('--widths', type=float, nargs='+', default=widths, help='width multipliers of the students')
+  parser.add_argument('--sizes', type=int, nargs='+', help="input sizes; by default --res and the paper's fraction of it")
+  parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the config to set in all runs')
   parser.add_argument('--out', type=Path, required=True, help='folder of the runs and the table')
 
 
 def with_given(config: ml_collections.ConfigDict, given: list[str]) -> ml_collections.ConfigDict:
-  """Returns a config with what --set says, in the types of its fields."""
+  """Returns a config with the values that --set gives, converted to the types of its fields."""
   return config_lib.overridden(config, dict(change.partition('=')[::2] for change in given), fields(config.model.name))
 
 
 def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict, Path, Path]:
-  """NN2, as `config` would train a student: its row, its folder, and its outputs for the data, recorded."""
+  """Trains NN2 as `config` would train a student. Returns its row, its folder, and the file of its recorded outputs."""
   row, = sweep(config_lib.changed(config, {'model.name': 'nn2', 'model.activation': 'relu'}), [{}], folder)
   outputs = folder / 'outputs.npz'
   if not outputs.exists():
     command = [sys.executable, '-m', 'mobilenet_jax', 'record', folder / row['name'], f'--data={config.data.name}',
                f'--data_dir={config.data.data_dir}', f'--out={outputs}']
     if subprocess.run(command).returncode:
-      raise UserError(f'the outputs of {folder / row["name"]} could not be recorded, see above; mend it and start again')
+      raise UserError(f'the outputs of {folder / row["name"]} could not be recorded, see above; fix the cause and start again')
   return row, folder / row['name'], outputs
 
 
 def train_students(config: ml_collections.ConfigDict, sizes: list[int], widths: list[float], folder: Path) -> list[dict]:
-  """A row for each size and width, all trained on one pass over the data."""
+  """Trains a student of each size and width, all on one pass over the data, and returns their rows."""
   students = [{'model.width_multiplier': width, 'data.image_size': config_lib.square(size),
                'data.stream_size': config_lib.square(max(sizes))} for size in sizes for width in widths]
   return sweep(config, students, folder, groupings={'all': ()})
 
 
 def write_table(path: Path, rows: list[dict], columns: dict[str, tuple[str, str]]) -> None:
-  """Writes rows as CSV, all their fields, and as Markdown, prints that.
+  """Writes rows as CSV, with all their fields, and as Markdown. Also prints the Markdown.
 
   Args:
-    path: without its suffix.
-    rows: with the same fields in each.
-    columns: of the Markdown: field, title and format; where a field is '' so is its cell.
+    path: path of the files without the suffix.
+    rows: the rows; all have the same fields.
+    columns: the columns of the Markdown: by field, the title and the format. If a field is '', its cell is empty.
   """
   text = io.StringIO()
   writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')

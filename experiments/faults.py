@@ -1,12 +1,12 @@
-"""Faults injected into a small run: does it end as if nothing had been?
+"""Injects faults into a small run, and checks that it ends as if there had been no fault.
 
     make faults                                  # all: runs/faults/faults.csv and .md
     python -m experiments.faults --count=10 --only='killed in a step' --out=runs/faults
 
-Each injection is a run of its own, on CPU: the fault comes, at a moment that follows from the number of the injection,
-and the same command is started again until it ends. It has survived where the final parameters, metrics.jsonl and the
-row are those of a run on the same data without faults, bit for bit. Time lost is what all its starts took together,
-less what the run without faults took. A full disk is a small one, mounted for it: as root, else it is left out.
+Each injection is a run of its own, on CPU. The fault comes at a moment that is derived from the number of the injection.
+The same command is then started again until it ends. The run has survived if its final parameters, metrics.jsonl and row are
+those of a run on the same data without faults, bit for bit. The time lost is what all its starts took together, minus what
+the run without faults took. For a full disk a small disk is mounted, which needs root; without root these faults are left out.
 """
 
 import argparse
@@ -42,16 +42,16 @@ from mobilenet_jax.storage import checkpoints, run_files
 from mobilenet_jax.training import evaluation, run, train
 
 MARKDOWN = {'fault': ('fault', ''), 'injected': ('injected', 'd'), 'survived': ('survived with equal results', 'd'),
-            'seconds_lost': ('seconds lost, median', '.1f'), 'steps_again': ('steps done again, median', '.0f')}
-# What a run calls, and how often in the whole of a victim's: a fault comes at one of these calls.
+            'seconds_lost': ('seconds lost, median', '.1f'), 'steps_again': ('steps repeated, median', '.0f')}
+# What a run calls, and how often a whole victim calls it. A fault comes at one of these calls.
 CALLS = {'step': (run.Run, 'train', 24), 'checkpoint': (checkpoints.Checkpoints, 'save', 6),
          'evaluation': (evaluation, 'evaluate', 6), 'row': (run_files, 'write_row', 1), 'batch': (pipeline, '_crop', 24)}
-DELAY = 0.08  # seconds up to which a signal comes later: as long as a checkpoint of the small network takes to be written
-DISK = 24 * 2**20  # bytes of the small one: some ten times a checkpoint
+DELAY = 0.08  # seconds by which a signal is delayed at most: the time to write a checkpoint of the small network
+DISK = 24 * 2**20  # bytes of the small disk: about ten times a checkpoint
 LOG_FILE, BALLAST = 'log.txt', 'ballast'
-TRIES = 5  # starts of a run, before it counts as lost
-HOSTS_END_SECONDS = 60  # after the death of one, the others
-# Of a victim: a checkpoint and an evaluation every fourth step.
+TRIES = 5  # starts of a run before it counts as lost
+HOSTS_END_SECONDS = 60  # within which the other hosts must end after one has died
+# Changes in the config of a victim: a checkpoint and an evaluation every fourth step.
 CHANGES = {
     'model.width_multiplier': 0.25, 'model.dropout_rate': 0.1, 'data.image_size': (32, 32), 'data.crop_min_area': 0.7,
     'batch_size': 8, 'eval_batch_size': 8, 'train_for': '24 steps', 'log_every': '3 steps', 'eval_every': '4 steps',
@@ -68,18 +68,18 @@ class SmallMobileNet(models.MobileNet):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-  """One kind.
+  """One kind of fault.
 
   Attributes:
-    call: of CALLS, at one of which it comes.
-    act: what comes; gets the run's folder.
-    ends: the exit statuses that it may end the process with; 0 where it does not.
-    first: call at which it may come.
-    damage: what is done to the run's folder once it has ended; the run then starts again.
+    call: one of CALLS. The fault comes at one of these calls.
+    act: causes the fault, given the run's folder and a random generator.
+    ends: the exit statuses with which the fault may end the process; 0 if it does not end it.
+    first: the first call at which the fault may come.
+    damage: damages the run's folder after the process has ended and before it is started again.
     data: which of DATA the run is trained on.
-    small_disk: whether the run's folder is on one.
-    hosts: how many train; it comes to the last, the others end by themselves.
-    says: what a person is told of it.
+    small_disk: whether the run's folder is on a small disk.
+    hosts: how many hosts train. The fault hits the last one; the others end by themselves.
+    says: what the run must report about the fault.
   """
 
   call: str
@@ -94,7 +94,7 @@ class Fault:
 
 
 def send(*signals: int) -> Callable:
-  """Has signals come, one after the other, up to DELAY later."""
+  """Returns a function that sends signals to this process, one after the other, within DELAY."""
   def act(folder, rng):
     del folder
     moments = np.sort(rng.uniform(0, DELAY, len(signals)))
@@ -104,7 +104,7 @@ def send(*signals: int) -> Callable:
 
 
 def fill_disk(folder: Path, rng: np.random.Generator) -> None:
-  """Leaves less room than a checkpoint takes."""
+  """Fills the disk until it has less room than a checkpoint takes."""
   left = rng.integers(16)  # pages
   with contextlib.suppress(OSError), (folder / BALLAST).open('wb', buffering=0) as ballast:
     for _ in range(shutil.disk_usage(folder).free // 4096 - left):
@@ -118,7 +118,7 @@ def empty_disk(folder: Path, rng: np.random.Generator) -> None:
 
 def stall(folder: Path, rng: np.random.Generator) -> None:
   del folder, rng
-  time.sleep(2)  # four times as long as the run finds worth saying
+  time.sleep(2)  # four times data.stall_seconds
 
 
 def truncate(path: Path, rng: np.random.Generator) -> None:
@@ -133,13 +133,13 @@ def flip(path: Path, rng: np.random.Generator) -> None:
 
 
 def _damaging(damage: Callable) -> Fault:
-  """A kill, and damage to a file of the newest checkpoint, the larger it is the likelier."""
+  """Returns a fault that is a kill and damage to a file of the newest checkpoint. Larger files are more likely to be hit."""
   def newest_checkpoint(folder, rng):
     newest = folder / run_files.CHECKPOINTS / str(run_files.newest_checkpoint(folder))
     paths = sorted(path for path in newest.rglob('*') if path.is_file())
     sizes = np.array([path.stat().st_size for path in paths])
     damage(paths[rng.choice(len(paths), p=sizes / sizes.sum())], rng)
-  return Fault('step', send(signal.SIGKILL), KILLED, damage=newest_checkpoint, first=12)  # when there are two
+  return Fault('step', send(signal.SIGKILL), KILLED, damage=newest_checkpoint, first=12)  # when there are two checkpoints
 
 
 def _damage_row(folder, rng):
@@ -180,7 +180,7 @@ FAULTS = {
     'one of two hosts killed': Fault('step', send(signal.SIGKILL), KILLED, hosts=2),
 }
 COUNTS = collections.defaultdict(lambda: 5, {
-    'killed in a step': 20, 'killed at a checkpoint': 15, 'killed in an evaluation': 10})  # with those at the row 50 kills
+    'killed in a step': 20, 'killed at a checkpoint': 15, 'killed in an evaluation': 10})  # 50 kills with those at the row
 
 
 def _plain(folder: Path) -> tuple:
@@ -190,7 +190,7 @@ def _plain(folder: Path) -> tuple:
 
 
 def _with_nan(folder: Path) -> tuple:
-  """A teacher whose output for one image is not a number."""
+  """Returns data with a teacher whose output for one image is not a number."""
   _, (train_source, eval_source) = _plain(folder)
   outputs = [np.zeros((len(source.labels), 4), np.float32) for source in (train_source, eval_source)]
   outputs[0][17, 2] = np.nan
@@ -199,7 +199,7 @@ def _with_nan(folder: Path) -> tuple:
 
 
 def _damaged_image(folder: Path) -> tuple:
-  """Files, of which one is cut off."""
+  """Returns a folder of image files, one of which is cut off."""
   root = folder.parent / 'images'
   _, arrays = _plain(folder)
   for split, source in zip(('train', 'test'), arrays):
@@ -214,13 +214,13 @@ def _damaged_image(folder: Path) -> tuple:
   return changes, folders.load(str(root), config_lib.changed(config_lib.base(), changes).data)
 
 
-DATA = {'plain': _plain, 'NaN': _with_nan, 'damaged image': _damaged_image}  # what changes in the config, and the sources
+DATA = {'plain': _plain, 'NaN': _with_nan, 'damaged image': _damaged_image}  # each returns config changes and the sources
 
 
 def victim(folder: Path, data: str, fault: str, number: int, host: int, hosts: int, coordinator: str) -> None:
-  """Trains in `folder`; where `fault` is given, that comes, at a moment that follows from `number`."""
+  """Trains in `folder`. If `fault` is given, that fault comes at a moment that is derived from `number`."""
   models.MODELS['mobilenet'] = SmallMobileNet  # compiled in two seconds
-  signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background processes ignore SIGINT
   if hosts > 1:
     devices.join_hosts(coordinator, hosts, host)
   if fault and host == hosts - 1:
@@ -231,7 +231,7 @@ def victim(folder: Path, data: str, fault: str, number: int, host: int, hosts: i
 
 
 def _arm(fault, folder, rng):
-  """Has the fault come at one of the calls."""
+  """Makes the fault come at one of the calls."""
   owner, name, calls = CALLS[fault.call]
   original, at, count = getattr(owner, name), rng.integers(fault.first, calls), itertools.count()
 
@@ -244,7 +244,7 @@ def _arm(fault, folder, rng):
 
 
 def start(folder: Path, fault: str = '', number: int = 0, data: str = 'plain', hosts: int = 1) -> int:
-  """The exit status of a victim, that of the last host where there are several; what it prints is in its LOG_FILE."""
+  """Runs a victim and returns its exit status, or that of its last host. Its output goes to its LOG_FILE."""
   folder.mkdir(parents=True, exist_ok=True)
   command = [sys.executable, '-m', 'experiments.faults', f'--victim={folder}', f'--fault={fault}', f'--number={number}',
              f'--data={data}', f'--hosts={hosts}', f'--coordinator={_free_address()}']
@@ -257,7 +257,7 @@ def start(folder: Path, fault: str = '', number: int = 0, data: str = 'plain', h
         ended = other.wait(HOSTS_END_SECONDS)
       except subprocess.TimeoutExpired:
         other.kill()
-        raise UserError(f'{folder}: a host went on for {HOSTS_END_SECONDS} s after another had died') from None
+        raise UserError(f'{folder}: a host was still running {HOSTS_END_SECONDS} s after another had died') from None
       if bool(ended) != bool(status):
         raise UserError(f'{folder}: a host ended with status {ended}, another with {status}')
   return status
@@ -270,7 +270,7 @@ def _free_address():
 
 
 def inject(fault: str, number: int, folder: Path) -> dict:
-  """Has a fault come, and starts the run again until it ends: its statuses, the seconds and the steps that it was at."""
+  """Injects a fault, and starts the run again until it ends. Returns its statuses, its seconds and the steps repeated."""
   kind, again, started = FAULTS[fault], 0, time.monotonic()
   statuses = [start(folder, fault, number, kind.data, kind.hosts)]
   if kind.damage and statuses[0]:
@@ -287,7 +287,7 @@ def inject(fault: str, number: int, folder: Path) -> dict:
 
 
 def outcome(folder: Path) -> tuple:
-  """What a run has become: parameters and all else of the final state, metrics, and the row but for its times."""
+  """Returns the outcome of a run: the whole final state with the parameters, the metrics, and the row without its times."""
   row = {name: value for name, value in (run_files.read_row(folder) or {}).items() if name != 'seconds'}
   state, _ = checkpoints.read_newest(folder)
   leaves = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
@@ -297,7 +297,7 @@ def outcome(folder: Path) -> tuple:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-  """A disk of DISK bytes at a folder."""
+  """Mounts a disk of DISK bytes at a folder."""
   folder.mkdir(parents=True)
   subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={DISK}', 'tmpfs', folder], check=True, capture_output=True)
   try:
@@ -307,9 +307,9 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def undisturbed(out: Path, data: str, hosts: int) -> tuple[float, tuple]:
-  """How long a run without faults takes, and its outcome."""
+  """Returns the seconds that a run without faults takes, and its outcome."""
   folder = out / f'whole_{data.replace(" ", "_")}_{hosts}'
-  start(folder.with_name('compiled'), data=data, hosts=hosts)  # and what it compiled is kept
+  start(folder.with_name('compiled'), data=data, hosts=hosts)  # fills the compilation cache
   shutil.rmtree(folder.with_name('compiled'))
   started = time.monotonic()
   if status := start(folder, data=data, hosts=hosts):
@@ -328,7 +328,7 @@ def main(args: argparse.Namespace) -> None:
   for fault in [args.only] if args.only else FAULTS:
     kind, count = FAULTS[fault], args.count or COUNTS[fault]
     if kind.small_disk and os.geteuid():
-      print(f'{fault}: left out, for a small disk is mounted as root only', flush=True)
+      print(f'{fault}: left out, because mounting a small disk needs root', flush=True)
       continue
     seconds, expected = whole(kind.data, kind.hosts)
     found = []
@@ -339,11 +339,11 @@ def main(args: argparse.Namespace) -> None:
       with small_disk(folder) if kind.small_disk else contextlib.nullcontext():
         injected = inject(fault, number, folder)
         first, last = injected['statuses'][0], injected['statuses'][-1]
-        came = first != 0 or 0 in kind.ends  # else the run had ended before
+        came = first != 0 or 0 in kind.ends  # otherwise the run ended before the fault
         said = kind.says in (folder / LOG_FILE).read_text()
         survived = last == 0 and outcome(folder) == expected and (not came or first in kind.ends and said)
         print(f'{fault} {number}: {injected["statuses"]} {"survived" if survived else "NOT THE SAME"}, '
-              f'{injected["steps_again"]} steps again', flush=True)
+              f'{injected["steps_again"]} steps repeated', flush=True)
         if not survived:
           print((folder / LOG_FILE).read_text())
       if came or not survived:
@@ -355,14 +355,14 @@ def main(args: argparse.Namespace) -> None:
                  'steps_again': statistics.median(one['again'] for one in found) if found else ''})
   distillation.write_table(args.out / 'faults', rows, MARKDOWN)
   if any(row['survived'] < row['injected'] for row in rows):
-    raise UserError(f'not all runs survived; what is left of them is in {args.out}')
+    raise UserError(f'not all runs survived; the folders of those that did not are in {args.out}')
 
 
 if __name__ == '__main__':
   parser = command_line.Parser(__doc__)
   parser.add_argument('--out', type=Path, default=Path('runs/faults'), help='folder of the runs and the table')
-  parser.add_argument('--only', default='', help='one fault of the table')
-  parser.add_argument('--count', type=int, default=0, help='of each fault; by default 50 kills, and 5 of each other')
+  parser.add_argument('--only', default='', help='inject only this fault of the table')
+  parser.add_argument('--count', type=int, default=0, help='injections of each fault; by default 50 kills and 5 of each other')
   parser.add_argument('--victim', type=Path, help=argparse.SUPPRESS)
   for hidden, default in {'data': 'plain', 'fault': '', 'number': 0, 'host': 0, 'hosts': 1, 'coordinator': ''}.items():
     parser.add_argument(f'--{hidden}', type=type(default), default=default, help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
-"""Figures 4 and 5 of the paper from a table of results; imports no JAX.
+"""Draws Figures 4 and 5 of the paper from a table of results. Does not import JAX.
 
     python -m experiments.figures --results=runs/fabrics/results.csv --out=runs/fabrics
 
-writes figure4 and figure5 as PNG and SVG, with results.csv beside them.
+This writes figure4 and figure5 as PNG and SVG, with results.csv beside them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ REFERENCE_LOOKS = {'paper': ('+', '0.25', 'the paper'), 'published': ('x', '0.55
 
 
 def read(path: Path) -> list[dict]:
-  """The rows of a CSV file, with numbers as numbers where they are drawn."""
+  """Returns the rows of MobileNets in a CSV file. The columns that are drawn are numbers."""
   with path.open(newline='') as file:
     rows = list(csv.DictReader(file))
   for row in rows:
@@ -34,7 +34,7 @@ def read(path: Path) -> list[dict]:
 
 
 def log_linear_fit(mult_adds, accuracy) -> tuple[float, float, float]:
-  """Least squares of accuracy = a + b log10(mult_adds): (a, b, R^2); R^2 is NaN where all accuracies are equal."""
+  """Fits accuracy = a + b log10(mult_adds) by least squares. Returns (a, b, R^2); R^2 is NaN if all accuracies are equal."""
   x, y = np.log10(mult_adds), np.asarray(accuracy, float)
   slope, intercept = np.polyfit(x, y, 1)
   total = ((y - y.mean()) ** 2).sum()
@@ -43,7 +43,7 @@ def log_linear_fit(mult_adds, accuracy) -> tuple[float, float, float]:
 
 
 def figure4(rows: list[dict], references: list[dict] = ()):
-  """Accuracy against Mult-Adds: logarithmic axis, a mark a resolution, alpha beside it, the log-linear fit."""
+  """Draws accuracy against Mult-Adds on a logarithmic axis: one mark per resolution, labels with alpha, the log-linear fit."""
   figure, axes = _axes('Mult-Adds (millions)')
   _points(axes, rows, 'mult_adds')
   _references(axes, references, 'mult_adds')
@@ -55,20 +55,20 @@ def figure4(rows: list[dict], references: list[dict] = ()):
               label=f'log-linear fit, $R^2$ = {r_squared:.2f}')
   axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   _finish(axes)
-  figure.draw_without_rendering()  # where things are is known from here on
+  figure.draw_without_rendering()  # fixes the layout, which looks.label needs
   looks.label(axes, [((row['mult_adds'] / 1e6, 100 * row['top1']), f'{row["width_multiplier"]:g}') for row in rows])
   return figure
 
 
 def figure5(rows: list[dict], references: list[dict] = ()):
-  """Accuracy against parameters: a mark a resolution, the resolutions of one alpha above each other."""
+  """Draws accuracy against parameters: one mark per resolution, the resolutions of one alpha above each other."""
   figure, axes = _axes('parameters (millions)')
   _points(axes, rows, 'params')
   _references(axes, references, 'params')
-  axes.set_xticks(sorted({row['params'] / 1e6 for row in rows}))  # one an alpha
+  axes.set_xticks(sorted({row['params'] / 1e6 for row in rows}))  # one per alpha
   axes.minorticks_off()
   for row in {row['width_multiplier']: row for row in sorted(rows, key=lambda row: row['top1'])}.values():
-    # The points of one alpha stand above each other: one label over the highest serves them all.
+    # The points of one alpha are above each other, so one label over the highest is enough.
     axes.annotate(f'{row["width_multiplier"]:g}', (row['params'] / 1e6, 100 * row['top1']), xytext=(0, 7),
                   textcoords='offset points', ha='center', fontsize=7)
   _finish(axes)
@@ -122,9 +122,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--results', type=Path, required=True, help='CSV file of a sweep')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--name', default='', help='put before the names of the files, such as cifar10_')
-  parser.add_argument('--reference', default='', help='laid under ours, for ImageNet: paper, published or both, '
-                      'with a comma between')
+  parser.add_argument('--name', default='', help='prefix of the file names, such as cifar10_')
+  parser.add_argument('--reference', default='', help='results to draw below ours, for ImageNet: paper, published or both, '
+                      'separated by a comma')
   args = parser.parse_args()
 
   unknown = set(filter(None, args.reference.split(','))) - set(REFERENCE_LOOKS)

@@ -1,11 +1,11 @@
-"""Figures 4 and 5 from the published weights: each of the 16 evaluated here, beside the accuracy published for it.
+"""Figures 4 and 5 from the published weights. Each of the 16 models is evaluated and compared with its published accuracy.
 
     python -m experiments.published --data=imagenet2012 --out=runs/published --download
     python -m experiments.published --data=folder:/imagenet/val --out=runs/published
 
-takes the models that the cache has, with --download all 16. A folder holds /<synset>/<image>, or images and a labels.csv
-(file,label; 0 to 999 in the order of synsets). Writes results.csv, figure4 and figure5. The images are read once for each
-resolution.
+This evaluates the models in the cache, or all 16 with --download. A folder contains <synset>/<image>, or images and a
+labels.csv (file,label; 0 to 999 in the order of synsets). It writes results.csv, figure4 and figure5. The images are read once
+for each resolution.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mobilenet_jax.training import evaluate_trained
 
 
 def evaluate_published(names: list[str], data: dict) -> list[dict]:
-  """A row, see storage/run_files.py, for each published model, evaluated on what `data` says of config.data."""
+  """Evaluates published models on the data that the fields in `data` name. Returns a row each, see storage/run_files.py."""
   rows = []
   for size in release.SIZES:
     models = {name: trained.load(name) for name in names if name.endswith(f'_{size}')}
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
   results.write_csv(args.out / 'results.csv', rows)
   references = [row for row in figures.read(figures.REFERENCE) if row['source'] == 'published']
   known = {(row['width_multiplier'], row['height']): row['top1'] for row in references}
-  print(f'top-1 on {args.data}, {rows[0]["eval_examples"]:,} images, beside the published one on ImageNet')
+  print(f'top-1 on {args.data}, {rows[0]["eval_examples"]:,} images, and published top-1 on ImageNet')
   for row in rows:
     print(f'{row["name"]:20} {row["top1"]:7.2%} {known[row["width_multiplier"], row["height"]]:7.1%}')
   figures.write(figures.read(args.out / 'results.csv'), references, args.out)
@@ -67,8 +67,8 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
   parser = command_line.Parser(__doc__)
   parser.add_argument('--data', required=True, help='imagenet2012 as TFDS has it, or folder:/path')
-  parser.add_argument('--data_dir', default='', help='where TFDS data is')
+  parser.add_argument('--data_dir', default='', help='folder of TFDS data')
   parser.add_argument('--split', default='validation', help='split of the data')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--download', action='store_true', help='fetch the models that the cache does not have')
+  parser.add_argument('--download', action='store_true', help='download the models that are not in the cache')
   command_line.run_with(parser, main)

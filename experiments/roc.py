@@ -1,10 +1,10 @@
-"""ROC curves of face verification, VAL against FAR, as PNG and SVG; imports no JAX.
+"""Draws ROC curves of face verification, VAL against FAR, as PNG and SVG. Does not import JAX.
 
     python -m experiments.roc --curve teacher=teacher.csv --curve "1.0 MobileNet-160"=student.csv --out=roc.png
 
-A file has the columns far and val, ascending, and may have accuracy, the same in every row, as verification.write_roc
-writes them. A curve is a staircase, the VAL at the largest threshold of at most such a FAR, and begins at its first
-false accept: its pairs resolve nothing below.
+A file has the columns far and val, in ascending order, as verification.write_roc writes them. It may have a column accuracy
+with the same value in every row. A curve is a staircase: the VAL at the largest threshold whose FAR is at most the given
+one. It begins at its first false accept, because its pairs resolve nothing below.
 """
 
 import argparse
@@ -22,21 +22,21 @@ import numpy as np
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.sweeps import looks
 
-FAR_READ = (1e-3, 1e-2, 1e-1)  # the first that all curves resolve is where the legend reads VAL
+FAR_READ = (1e-3, 1e-2, 1e-1)  # the legend reads VAL at the first of these that all curves resolve
 COLORS = (*(color for color, _ in looks.LOOKS), '0.4', '#6a51a3')
 STYLES = ('-', '--', '-.', (0, (1, 0.8)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """far and val (points,) in [0, 1]; accuracy in [0, 1] or None."""
+  """A curve: far and val (points,) in [0, 1]; accuracy in [0, 1] or None."""
   name: str
   far: np.ndarray
   val: np.ndarray
   accuracy: float | None
 
   def val_at(self, far: float) -> float:
-    """VAL at a false accept rate, NaN where it is below the least of the curve."""
+    """Returns VAL at a false accept rate; NaN if the rate is below the lowest one of the curve."""
     return float(self.val[self.far <= far][-1]) if self.far[self.far > 0][0] <= far else float('nan')
 
   def label(self, far: float) -> str:
@@ -55,10 +55,10 @@ def read(name: str, path: Path) -> Curve:
   except OSError as error:
     raise UserError(f'{where}: {error.strerror}; expected a CSV file with the columns far and val') from error
   except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{where}: not a table of numbers with the columns far and val ({error})') from error
+    raise UserError(f'{where}: expected a table of numbers with the columns far and val ({error})') from error
   for column in (far, val):
     if not len(column) or not 0 <= column[0] <= column[-1] <= 1 or not np.all(np.diff(column) >= 0) or not far[-1]:
-      raise UserError(f'{where}: expected far and val in ascending order, within 0 and 1, far above 0 at the last')
+      raise UserError(f'{where}: expected far and val in ascending order within [0, 1], and far to end above 0')
   return Curve(name, far, val, accuracy)
 
 
@@ -75,7 +75,7 @@ def draw(curves: list[Curve]):
   axes.axvline(read_at, color='0.6', linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
   axes.set_xlim(10 ** np.floor(np.log10(least)), 1)
   bottom = max(0, 10 * np.floor(10 * lowest - 0.2))
-  axes.set_ylim(bottom, 100 + (100 - bottom) / 50)  # a line at 100 % is drawn whole
+  axes.set_ylim(bottom, 100 + (100 - bottom) / 50)  # so that a line at 100 % is not cut off
   axes.set_xlabel('false accept rate (FAR)')
   axes.set_ylabel('validation rate (VAL, %)')
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
@@ -87,10 +87,10 @@ def draw(curves: list[Curve]):
 
 
 def write(curves: dict[str, Path], out: Path) -> None:
-  """Draws the curves of CSV files by name, as PNG and SVG.
+  """Draws the curves in CSV files, given by name, as PNG and SVG.
 
   Raises:
-    UserError: where a file is no curve.
+    UserError: if a file does not contain a curve.
   """
   figure = draw([read(name, path) for name, path in curves.items()])
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,8 @@ def write(curves: dict[str, Path], out: Path) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--curve', action='append', required=True, metavar='NAME=PATH', help='one for each curve')
-  parser.add_argument('--out', type=Path, required=True, help='PNG file to write; an SVG comes beside it')
+  parser.add_argument('--curve', action='append', required=True, metavar='NAME=PATH', help='may be given several times')
+  parser.add_argument('--out', type=Path, required=True, help='PNG file to write; an SVG is written beside it')
   args = parser.parse_args()
 
   try:
@@ -110,7 +110,7 @@ def main() -> None:
       raise UserError(f'--out={args.out}: expected the name of a PNG file, such as roc.png')
     curves = {}
     for curve in args.curve:
-      name, _, path = curve.rpartition('=')  # a name may hold a =, as in 'α = 0.5'
+      name, _, path = curve.rpartition('=')  # a name may contain a =, as in 'α = 0.5'
       if not name or not path:
         raise UserError(f'--curve {curve}: expected NAME=PATH, such as teacher=runs/teacher/roc.csv')
       curves[name] = Path(path)

@@ -1,10 +1,10 @@
-"""Table 12: face attributes. A teacher, students that emulate it, and the same students on its decisions or the labels.
+"""Table 12: face attributes. A teacher, students that emulate it, and the same students trained on its decisions or labels.
 
     python -m experiments.table12 --out=runs/table12                         # embedded faces; trains the teacher, NN2
     python -m experiments.table12 --data=folder:lfw160 --recorded=probs.npz --res=128 --out=runs/lfw_attributes
 
-The students are the paper's six, 1.0, 0.5 and 0.25 at --res and at 4/7 of it; --widths and --sizes choose others. Started
-again, it continues. Writes table12.csv, table12.md and table12.png; each attribute's average precision is in
+The students are the paper's six: 1.0, 0.5 and 0.25 at --res and at 4/7 of it. --widths and --sizes choose others. If it is
+started again, it continues. It writes table12.csv, table12.md and table12.png. The average precision of each attribute is in
 table12_attributes.csv and .md.
 """
 
@@ -16,7 +16,7 @@ from mobilenet_jax.runtime import command_line
 from mobilenet_jax.storage.run_files import read_metrics
 from mobilenet_jax.tasks.attributes import by_attribute
 
-# Mean AP, million Mult-Adds and million parameters as the paper prints them; by width and part of the largest size.
+# Mean AP, million Mult-Adds and million parameters as the paper prints them, by width and fraction of the largest size.
 PAPER = {(1.0, 1): (0.887, 568, 3.2), (0.5, 1): (0.881, 149, 0.8), (0.25, 1): (0.872, 45, 0.2),
          (1.0, 4 / 7): (0.881, 185, 3.2), (0.5, 4 / 7): (0.877, 48, 0.8), (0.25, 4 / 7): (0.864, 15, 0.2)}
 PAPER_TEACHER = (0.869, 1600, 7.5)
@@ -29,7 +29,7 @@ MARKDOWN = {'name': ('', ''), 'targets': ('learns from', ''), 'mean_ap': ('mean 
 
 
 def run(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-  """Trains what is not there yet; the rows of the table, and a row an attribute with the average precision of each run."""
+  """Trains the models that are missing. Returns the table's rows, and a row per attribute with each run's average precision."""
   recipe = lambda options: distillation.with_given(
       face_attributes.get_config(f'data={args.data},res={args.res},{options}'), args.set)
   rows, folders, recorded = [], {}, args.recorded

@@ -1,12 +1,13 @@
-"""Table 14: face embeddings. A teacher, and students that emulate it, verified by the protocol of LFW.
+"""Table 14: face embeddings. A teacher and students that emulate it, verified by the LFW protocol.
 
     python -m experiments.table14 --out=runs/table14                         # embedded faces; trains the teacher, NN2
     python -m experiments.table14 --data=folder:lfw160 --pairs=lfw160/pairs.txt --folds 0 1 --recorded=embeddings.npz \\
         --res=160 --out=runs/lfw_embeddings
 
-The students are the paper's four, 1.0 and 0.75 at --res and at 4/5 of it; --widths and --sizes choose others. With --pairs
-each of --folds is held out in turn: nobody of it is trained on, its threshold is chosen without it, and a row is the mean
-over them. Started again, it continues. Writes table14.csv, .md and .png, and each fold's curves: table14_roc_0.png and on.
+The students are the paper's four: 1.0 and 0.75 at --res and at 4/5 of it. --widths and --sizes choose others. With --pairs
+each of --folds is held out in turn: its people are not trained on, its threshold is chosen without it, and a row is the mean
+over the folds. If it is started again, it continues. It writes table14.csv, .md and .png, and the curves of each fold:
+table14_roc_0.png and so on.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from mobilenet_jax.runtime import command_line
 from mobilenet_jax.tasks import pairs_of, verification
 
 # Accuracy (VAL) at a false accept rate of 1e-4, million Mult-Adds and parameters as the paper prints them, by width and
-# part of the largest size; the row that it prints as 0.75 at 128 a second time is by its cost 0.75 at 160.
+# fraction of the largest size. The paper prints 0.75 at 128 twice; by its cost, one of the two is 0.75 at 160.
 PAPER = {(1.0, 1): (0.794, 286, 4.9), (1.0, 4 / 5): (0.783, 185, 5.5), (0.75, 1): (0.752, 166, 3.4),
          (0.75, 4 / 5): (0.725, 108, 3.8)}
 PAPER_TEACHER = (0.83, 1600, 7.5)
@@ -37,7 +38,7 @@ MARKDOWN = {'name': ('', ''), 'accuracy': ('accuracy', '.2%'), 'accuracy_std': (
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-  """Trains what is not there yet; the rows of the table, the teacher's first."""
+  """Trains the models that are missing. Returns the rows of the table, the teacher's first."""
   sizes = args.sizes or [args.res, round(args.res * 4 / 5)]
   found: dict[str, list[tuple[dict, verification.Verification]]] = {}
   for fold in args.folds if args.pairs else [-1]:
@@ -70,14 +71,14 @@ def run(args: argparse.Namespace) -> list[dict]:
 
 
 def verify(folder: Path) -> verification.Verification:
-  """A trained run on the images that it was evaluated on, with the whole curve."""
+  """Verifies a trained run on the images that it was evaluated on. The result has the whole curve."""
   model = trained.load(folder)
   source = keep_in_memory(load(model.config.data)[1])
   return _verify(model.config, source, trained.outputs_for(model, source))
 
 
 def verify_recorded(config) -> verification.Verification:
-  """The teacher on the same images."""
+  """Verifies the recorded teacher on the same images."""
   source = load(config.data)[1]
   return _verify(config, source, source.extra[TEACHER])
 
@@ -108,5 +109,5 @@ if __name__ == '__main__':
   parser = command_line.Parser(__doc__)
   distillation.add_arguments(parser, widths=[1.0, 0.75])
   parser.add_argument('--pairs', default='', help="LFW's pairs.txt; by default pairs are drawn from identities")
-  parser.add_argument('--folds', type=int, nargs='+', default=[0, 1], help='of the pairs, held out in turn')
+  parser.add_argument('--folds', type=int, nargs='+', default=[0, 1], help='folds of the pairs to hold out in turn')
   command_line.run_with(parser, main)

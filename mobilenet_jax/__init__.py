@@ -13,7 +13,7 @@ _environment.set_defaults()  # before any library that reads them is imported
 
 
 def load(name):
-  """Returns a trained model, given the folder of its run, its file, or its published name; see `trained.load`."""
+  """Returns the trained model in a run's folder or a file, or with a published name; see `trained.load`."""
   from mobilenet_jax import trained
   _environment.quiet()
   return trained.load(name)

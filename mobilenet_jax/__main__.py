@@ -1,4 +1,4 @@
-"""The command line: python -m mobilenet_jax COMMAND, or, where the package is installed, mobilenet_jax COMMAND."""
+"""The command line: python -m mobilenet_jax COMMAND, or, if the package is installed, mobilenet_jax COMMAND."""
 
 import importlib
 import sys
@@ -7,10 +7,10 @@ from mobilenet_jax import __version__
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
 
-# Each command's module in the room `commands`, and what the command does. Only the module that is needed is imported.
+# The module of each command in `commands`, and what the command does. Only the module that is needed is imported.
 COMMANDS = {
     'train': ('train', 'train one model'),
-    'sweep': ('sweep', 'train the models of a sweep; sweep status, sweep logs and sweep cancel look after it'),
+    'sweep': ('sweep', 'train the models of a sweep; see also sweep status, sweep logs and sweep cancel'),
     'evaluate': ('evaluate', 'evaluate a trained model on a data set'),
     'predict': ('predict', 'label images'),
     'export': ('export', 'convert a trained model to TFLite, ONNX, StableHLO, SavedModel or Keras'),
@@ -26,7 +26,7 @@ USAGE = '\n'.join([
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the command that `argv` names, by default that of the process; exits as command_line.run does."""
+  """Runs the command that `argv` names, by default that of this process. Exits as command_line.run does."""
   command_line.run(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
 
 
@@ -38,7 +38,7 @@ def _dispatch(argv):
     print(f'mobilenet_jax {__version__}')
     return
   if argv[0] not in COMMANDS:
-    raise UserError(f'{argv[0]!r} is no command; expected one of {", ".join(COMMANDS)}')
+    raise UserError(f'{argv[0]!r} is not a command; expected one of {", ".join(COMMANDS)}')
   importlib.import_module(f'mobilenet_jax.commands.{COMMANDS[argv[0]][0]}').main(argv[1:])
 
 

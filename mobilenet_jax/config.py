@@ -1,4 +1,4 @@
-"""The schema of a config, with every field and its default, and the small language recipes are written in."""
+"""The schema of a config, with every field and its default, and the functions that read and change configs."""
 
 import ast
 import difflib
@@ -16,69 +16,69 @@ MIN_SIZE = 32  # five strides of two
 
 
 def base() -> ml_collections.ConfigDict:
-  """Every field there is, with defaults as in the TF-slim release where it has one."""
+  """Returns a config with every field. If the TF-slim release has a value for a field, it is the default."""
   config = ml_collections.ConfigDict(dict(
       task='classification',
       seed=0,
-      model=dict(  # and the fields of the network, see models/: what a recipe does not give has the network's default
-          name='mobilenet',  # or another of models.MODELS
-          num_classes=0,  # 0: as many as the data set has
+      model=dict(  # also the fields of the network, see models/; a field that a recipe does not set has the network's default
+          name='mobilenet',  # one of models.MODELS
+          num_classes=0,  # 0: as many as the dataset has
       ),
       data=dict(
           name='fabrics',  # fabrics (embedded), any TFDS name, folder:/path or npz:/path
-          data_dir='',  # where TFDS data is; '' for TFDS's own default
+          data_dir='',  # the folder of TFDS data; '' for TFDS's own default
           train_split='train',
           eval_split='test',
           image_size=(224, 224),  # height, width of the network's input
-          stream_size=(0, 0),  # what crops are resized to, where a device resizes them on; (0, 0): image_size
-          crop_min_area=0.35,  # of the image, in training: "limiting the size of small crops" (section 3.2)
+          stream_size=(0, 0),  # height, width of crops before a device resizes them to image_size; (0, 0): image_size
+          crop_min_area=0.35,  # fraction of the image, in training: "limiting the size of small crops" (section 3.2)
           crop_max_aspect=4 / 3,
           flip=True,
-          split_by='image',  # of a folder without splits: what a tenth is held out of; or class, for people
-          pairs='',  # LFW's pairs.txt, of a folder of people: evaluates on its images, see held_out_folds
-          held_out_folds=(),  # of the pairs, from 0: none of their people is trained on; (): nobody of any pair is
-          recorded='',  # a teacher's outputs: .npz file, see data/recorded.py, or feature:NAME of a set of TFDS
-          recorded_missing='error',  # or skip: examples that the file lacks are left out
-          per_identity=0,  # images of each identity in a training batch; 0: as they come
+          split_by='image',  # or class, for people: a folder without splits holds out a tenth of its images or classes
+          pairs='',  # LFW's pairs.txt for a folder of people; the evaluation uses its images, see held_out_folds
+          held_out_folds=(),  # folds of the pairs, from 0, whose people are not trained on; (): all folds
+          recorded='',  # a teacher's outputs: an .npz file, see data/recorded.py, or feature:NAME of a TFDS dataset
+          recorded_missing='error',  # or skip: leave out examples that the file lacks
+          per_identity=0,  # images of each identity in a training batch; 0: no fixed number
           color_distortion=0.0,  # strength; 0 is off, 1 is Inception's
           eval_crop=0.875,
           shuffle_buffer=16384,  # examples, for sources read as a stream
-          bad_images='error',  # or skip: named, counted and left out
-          max_bad_images=100,  # left out, before it is fatal after all
-          stall_seconds=300.0,  # without a batch, before it is said that the data stalls
+          bad_images='error',  # or skip: report, count and leave them out
+          max_bad_images=100,  # that are left out; more are an error
+          stall_seconds=300.0,  # without a batch, until a stall is reported
       ),
       init=dict(
-          model='',  # what to start from: whatever trained.load takes, such as mobilenet_1.0_224; '' for random weights
-          keep_head=False,  # its classifier too, for the classes of the data
+          model='',  # the model to start from, as trained.load takes it, such as mobilenet_1.0_224; '' for random weights
+          keep_head=False,  # also start from its classifier, for the classes of the data
           freeze_body=False,  # train the classifier only
       ),
       distill=dict(
-          model='',  # a teacher that runs beside the student: whatever trained.load takes; data.recorded is another way
-          hard_weight=1.0,  # of the task's own loss, against labels
+          model='',  # a teacher that runs beside the student, as trained.load takes it; or use data.recorded
+          hard_weight=1.0,  # weight of the task's own loss, against labels
           sigmoid_weight=0.0,  # cross-entropy of each attribute against the teacher's probability (section 4.6)
           softmax_weight=0.0,  # softened cross-entropy against the teacher's classes
-          temperature=1.0,  # of it
+          temperature=1.0,  # of the softened cross-entropy
           embedding_weight=0.0,  # squared difference of the outputs (section 4.7)
-          unit_embedding_weight=0.0,  # the same of both brought to unit length
+          unit_embedding_weight=0.0,  # the same, with both outputs scaled to unit length
           features_weight=0.0,  # mean squared difference of features, the student's projected to the teacher's channels
           features='',  # their names, student:teacher, such as block_11:inception_4e
       ),
       embedding=dict(
           size=128,
           margin=0.2,  # of the triplet loss
-          folds=10,  # of the pairs that are drawn where data.pairs names none
+          folds=10,  # of the pairs that are drawn if data.pairs is ''
           pairs_per_fold=600,
       ),
       batch_size=64,  # over all devices
       eval_batch_size=250,
-      accumulate_steps=1,  # parts a batch is worked through in, where it does not fit
+      accumulate_steps=1,  # parts in which a batch is processed if it does not fit into memory
       train_for='90 epochs',  # durations: 'N steps', 'N epochs' or 'N examples'
       log_every='50 steps',
       eval_every='1 epoch',
       checkpoint_every='1 epoch',
       label_smoothing=0.0,
       ema_decay=0.0,  # 0 is off; 0.9999 in the release
-      nonfinite_loss='stop',  # or skip: go back to the last checkpoint and leave that batch out
+      nonfinite_loss='stop',  # or skip: go back to the last checkpoint and leave out that batch
       optim=dict(
           learning_rate=0.045,
           warmup='0 steps',
@@ -97,7 +97,7 @@ def base() -> ml_collections.ConfigDict:
 
 
 def from_dict(values: dict) -> ml_collections.ConfigDict:
-  """Returns a whole config from a run's config.json. Fields that are missing, as in an older run, get their default."""
+  """Returns a complete config from a run's config.json. Missing fields, as in older runs, get their defaults."""
   config = base()
   with config.unlocked():
     config.update(values)
@@ -109,7 +109,7 @@ def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.C
   """Returns a copy of `config` with other values, given by dotted name.
 
   Raises:
-    UserError: if there is no such field. Fields of the model are checked by models.complete.
+    UserError: if there is no such field. models.complete checks the fields of the model.
   """
   known = flat(config)
   for name in change:
@@ -125,12 +125,12 @@ def overridden(config: ml_collections.ConfigDict, given: dict[str, str],
   """Returns a copy of `config` with values given as text, such as {'train_for': '5 epochs', 'data.flip': 'False'}.
 
   Args:
-    config: a whole config.
-    given: texts by dotted name. Each is read as a value of the type that the field has.
+    config: a complete config.
+    given: texts by dotted name. Each is read as a value of the field's type.
     model_fields: the fields of the network with their defaults, see models.fields.
 
   Raises:
-    UserError: if there is no such field, or a text is no such value.
+    UserError: if there is no such field, or if a text is not a value of the field's type.
   """
   known = {**{f'model.{name}': value for name, value in (model_fields or {}).items()}, **flat(config)}
   values = {}
@@ -159,7 +159,7 @@ def _read(text, kind):
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-  """Says that a config has no field `name`, and which fields stand in its place."""
+  """Returns a message that a config has no field `name`, and which fields it has instead."""
   group, _, field = name.rpartition('.')
   inside = f'{group}.' if group else ''
   others = [other.removeprefix(inside).partition('.')[0] for other in known if other.startswith(inside)]
@@ -171,7 +171,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 
 def flat(config: ml_collections.ConfigDict) -> dict:
-  """Every field by its dotted name."""
+  """Returns every field by its dotted name."""
   fields = {}
   for name, value in config.items():
     fields.update({f'{name}.{inner}': v for inner, v in flat(value).items()}
@@ -180,12 +180,12 @@ def flat(config: ml_collections.ConfigDict) -> dict:
 
 
 def parse_arg(arg: str | None, **defaults):
-  """Reads the part of --config behind the colon, `key=value,...`.
+  """Parses the part of --config after the colon, `key=value,...`.
 
   Args:
     arg: that part.
-    **defaults: of each key, which also give the types. A type in place of a default, such as float, means None by
-      default: the recipe sets nothing.
+    **defaults: the default of each key, which also gives its type. If a type such as float is given in place of a default,
+      the default is None, and the recipe does not set the field.
 
   Raises:
     UserError: on an unknown key, or a value of another type.
@@ -210,10 +210,10 @@ def square(size: int) -> tuple[int, int]:
 
 
 def steps(duration: str, field: str, steps_per_epoch: int, batch_size: int) -> int:
-  """Turns '3 epochs', '500 steps' or '64000 examples' into optimiser steps; at least 1, or 0 for zero.
+  """Converts '3 epochs', '500 steps' or '64000 examples' to optimiser steps. The result is at least 1, or 0 for zero.
 
   Raises:
-    UserError: on anything else, naming `field`.
+    UserError: on any other text. It names `field`.
   """
   match = re.fullmatch(r'\s*([0-9.]+)\s*(step|epoch|example)s?\s*', str(duration))
   try:
@@ -229,7 +229,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """Checks what can be checked before anything is built.
 
   Raises:
-    UserError: naming the field, what was given and what is expected.
+    UserError: if a field has a wrong value. It names the field, what was given and what is expected.
   """
   def expect(ok, field, given, expected):
     if not ok:
@@ -251,11 +251,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for field, (given, known) in choices.items():
     expect(given in known, field, repr(given), 'one of ' + ', '.join(known))
   expect(config.task != 'embedding' or data.bad_images == 'error', 'data.bad_images', data.bad_images,
-         'error: pairs name their images')
+         'error, because pairs name their images')
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
   expect(data.stall_seconds > 0, 'data.stall_seconds', data.stall_seconds, 'a number of seconds above 0')
   for field in ('crop_min_area', 'eval_crop'):
-    expect(0 < data[field] <= 1, f'data.{field}', data[field], 'a part of the image in (0, 1]')
+    expect(0 < data[field] <= 1, f'data.{field}', data[field], 'a fraction of the image in (0, 1]')
   expect(config.data.per_identity >= 0 and not (config.data.per_identity and config.batch_size % config.data.per_identity),
          'data.per_identity', config.data.per_identity, f'a divisor of batch_size={config.batch_size}, or 0')
   for field in ('batch_size', 'eval_batch_size', 'accumulate_steps'):
@@ -267,18 +267,18 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def difference(old: str, new: str) -> str:
-  """What changed between two configs as JSON, on one line; '' where they say the same."""
+  """Returns what changed between two configs given as JSON, on one line; '' if they are equal."""
   lines = difflib.ndiff(old.splitlines(), new.splitlines())
   return ', '.join(' '.join(line.rstrip(',').split()) for line in lines if line[0] in '+-')
 
 
 def model_name(config: ml_collections.ConfigDict) -> str:
-  """Returns a name as the paper writes it: mobilenet_0.75_192.
+  """Returns a name like the paper's, such as mobilenet_0.75_192.
 
-  It has height and width where they differ, and no width multiplier where the network has none: nn2_224.
+  If height and width differ, the name has both. If the network has no width multiplier, the name has none, as in nn2_224.
 
   Args:
-    config: a whole config whose model is complete, see models.complete.
+    config: a complete config, to which models.complete has been applied.
   """
   height, width = config.data.image_size
   parts = [config.model.name, f'{height}' if height == width else f'{height}x{width}']

@@ -1,4 +1,4 @@
-"""The errors of a user, which are reported in one line, and interruptions, which are no errors."""
+"""Errors that a user can correct, which are reported in one line, and interruptions, which are not errors."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ REQUEUE = 75  # the exit status of a command that can be started again as it is:
 
 
 class UserError(Exception):
-  """Bad input: what was given, what was expected and how to mend it. The command line prints it and exits with 1."""
+  """Bad input: what was given, what was expected and how to correct it. The command line prints it and exits with 1."""
 
 
 class InUse(UserError):
@@ -19,13 +19,13 @@ class Interrupted(Exception):
 
 
 def is_of_the_user(error: Exception) -> bool:
-  """Returns whether one line says it all, so that a traceback would not help."""
+  """Returns whether one line describes the error completely, so that a traceback would not help."""
   return isinstance(error, UserError) or isinstance(error, OSError) and error.errno in (
       errno.ENOSPC, errno.EACCES, errno.EROFS)
 
 
 def describe(error: Exception) -> str:
-  """Returns an error as one line for a person."""
+  """Returns one line that describes an error to a person."""
   if not is_of_the_user(error):
     return ' '.join(f'{type(error).__name__}: {error}'.split())
   if isinstance(error, OSError):

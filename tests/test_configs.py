@@ -1,4 +1,4 @@
-"""Every recipe in configs/ builds and traces one training step; nothing is computed."""
+"""Every recipe in configs/ builds, and traces one training step. Nothing is computed."""
 
 import importlib
 
@@ -20,7 +20,7 @@ RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 
 
 def one_example(config):
-  """With every target that a task may ask for, and a teacher's where there is no class to predict."""
+  """Returns one example with every target that a task may need, and, except for classification, a teacher's outputs."""
   extra = {}
   if config.task != 'classification':
     extra = {'attributes': np.zeros((1, 17), np.int32), 'teacher': np.zeros((1, config.embedding.size), np.float32)}
@@ -40,7 +40,7 @@ def trace_one_step(config):
   step = make_train_step(model, task, tx, config)
 
   state = jax.eval_shape(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
-  # vmap stands in for pmap: it knows the axis, and eval_shape goes through it without a device.
+  # vmap stands in for pmap: it has the axis, and eval_shape can trace it without a device.
   mapped = jax.vmap(step, (None, 0, None, None), axis_name=devices.AXIS)
   new_state, sums = jax.eval_shape(mapped, state, jax.tree.map(lambda x: x[None], batch), jax.random.key(0), {})
   expected = jax.tree.map(lambda x: ((1, *x.shape), x.dtype), state)
@@ -57,16 +57,26 @@ def test_every_recipe_traces_one_step(name):
 SWEEPS = [name for name in RECIPES if hasattr(importlib.import_module(f'configs.{name}'), 'sweep')]
 
 
-@pytest.mark.parametrize('name', SWEEPS)
-def test_every_run_of_every_sweep_traces_one_step(name):
+def runs(name):
   recipe = importlib.import_module(f'configs.{name}')
   config = recipe.get_config()
-  names = set()
-  for change in recipe.sweep(config):
-    member = config_lib.changed(config, {**change, 'model.lowering': 'grouped'})  # the quicker one to trace
+  return [config_lib.changed(config, {**change, 'model.lowering': 'grouped'})  # quicker to trace
+          for change in recipe.sweep(config)]
+
+
+@pytest.mark.parametrize('name', SWEEPS)
+def test_every_run_of_every_sweep_has_a_name_and_the_first_and_the_last_trace_one_step(name):
+  members = runs(name)
+  assert len({config_lib.model_name(checked(member)) for member in members}) == {'grid': 16, 'ablations': 4}[name]
+  for member in (members[0], members[-1]):
     trace_one_step(member)
-    names.add(config_lib.model_name(checked(member)))
-  assert len(names) == {'grid': 16, 'ablations': 4}[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SWEEPS)
+def test_every_run_of_every_sweep_traces_one_step(name):
+  for member in runs(name):
+    trace_one_step(member)
 
 
 def test_options_trace_too():

@@ -1,4 +1,4 @@
-"""The house: its rooms and their doors (Import-linter's contracts in pyproject.toml), and the size of what is in it."""
+"""The structure of the code: which packages import which (Import-linter's contracts in pyproject.toml), and their sizes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The commands, one file each: arguments in, one call, and what is printed. Nothing imports them but `__main__`.
+"""The commands, one file each. A command parses its arguments, makes one call and prints the result.
 
-Each module has main(argv).
+Each module has a function main(argv). Only `__main__` imports them.
 """

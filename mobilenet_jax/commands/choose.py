@@ -1,11 +1,11 @@
-"""Finds the most accurate model within a budget, and the Pareto front that it is taken from.
+"""Finds the most accurate model within a budget, and the Pareto front that it belongs to.
 
     mobilenet_jax choose --max-mult-adds=100M
     mobilenet_jax choose --max-latency-ms=2 --min-accuracy=55% --out=runs/choice
     mobilenet_jax choose --table=runs/mine/results.csv --max-params=1.5M --latency
 
-The latency of the models that meet the other budgets is measured on this machine: one image per call, random weights, 1,000
-classes, batch norm folded. --out writes choose.png, choose.svg and candidates.csv, which has every model of the table.
+Latency is measured on this machine, for the models that meet the other budgets: one image per call, random weights, 1,000
+classes, batch norm folded. --out writes choose.png, choose.svg and candidates.csv, which lists every model of the table.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def _choose(args):
                                                 if field in picked))
   print(choice.explain(picked, rows, limits))
   if args.out:
-    from mobilenet_jax.sweeps import choice_figure  # here, so that nobody else waits for Matplotlib
+    from mobilenet_jax.sweeps import choice_figure  # here, because importing Matplotlib takes time
     choice_figure.write(args.out, rows, limits, picked)
     print(f'table  {args.out / "candidates.csv"}\nfigure {args.out / "choose.png"} and .svg')
 
 
 def _measure_latency(rows):
-  """Adds latency and device to the rows."""
-  from mobilenet_jax import trained  # here, so that nobody else waits for the checkpoints' library
+  """Adds the columns latency_ms and device to the rows."""
+  from mobilenet_jax import trained  # here, because importing the library for checkpoints takes time
   from mobilenet_jax.runtime import devices
   print(f'measuring the latency of {len(rows)} models, one image per call, on {devices.device_name()}', flush=True)
   networks = [(choice.config_of(row).model, (row['height'], row['width'])) for row in rows]
@@ -68,7 +68,7 @@ def _measure_latency(rows):
 
 
 def parse_amount(text: str) -> float:
-  """'100e6' or '100M' as a number above 0."""
+  """Returns text such as '100e6' or '100M' as a number above 0."""
   unit = text[-1:] if text[-1:] in choice.UNITS else ''
   value = _decimal(text.removesuffix(unit), choice.UNITS[unit])
   if not 0 < value < math.inf:
@@ -84,7 +84,7 @@ def parse_milliseconds(text: str) -> float:
 
 
 def parse_fraction(text: str) -> float:
-  """'0.6' or '60%' as a number in [0, 1]."""
+  """Returns text such as '0.6' or '60%' as a number in [0, 1]."""
   value = _decimal(text.removesuffix('%'), decimal.Decimal('0.01') if text.endswith('%') else 1)
   if not 0 <= value <= 1:
     raise argparse.ArgumentTypeError(f'{text}: expected a fraction from 0 to 1 or a percentage, such as 0.6 or 60%')
@@ -92,7 +92,7 @@ def parse_fraction(text: str) -> float:
 
 
 def _decimal(text, unit) -> float:
-  """text * unit, rounded once: 70.9% is 0.709, as in a table; NaN where it is no number."""
+  """Returns text * unit, rounded once, so that 70.9% is 0.709 as in a table; NaN if the text is not a number."""
   try:
     return float(decimal.Decimal(text) * unit)
   except (ArithmeticError, ValueError):

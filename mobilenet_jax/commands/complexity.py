@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
   config_lib.validate(config)
   config.model = models.complete(config.model)
   task = tasks.create(config)
-  known = task.kind == 'classes' and config.model.num_classes  # then no data is needed
+  known = task.kind == 'classes' and config.model.num_classes  # if so, no data is needed
   num_outputs = known or task.outputs(data.load(config.data)[0])[0]
   complexity = models.measure(models.create(config.model, num_outputs), (*config.data.image_size, 3), train=False)
   if not args.json:

@@ -1,4 +1,4 @@
-"""Evaluates a trained model on a data set.
+"""Evaluates a trained model on a dataset.
 
     mobilenet_jax evaluate mobilenet_0.25_128 --data=folder:/imagenet/val [--json]
     mobilenet_jax evaluate runs/mine
@@ -19,10 +19,10 @@ def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'evaluate')
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
   parser.add_argument('--data', default='', help='a TFDS name, folder:/path or npz:/path; by default the held-out part '
-                      'of what the model was trained on')
+                      "of the model's own data")
   parser.add_argument('--split', default='', help="split of the data; by default the model's own")
-  parser.add_argument('--data_dir', default='', help='where TFDS data is')
-  parser.add_argument('--batch', type=int, default=100, help='images at a time; it changes no result')
+  parser.add_argument('--data_dir', default='', help='folder of TFDS data')
+  parser.add_argument('--batch', type=int, default=100, help='images at a time; does not affect the result')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
       **({'data.eval_split': args.split} if args.split else {}),
       **({'data.data_dir': args.data_dir} if args.data_dir else {})})
   devices.check_divisible('--batch', args.batch)
-  # On its own data a model is measured on the part that it was not trained on, on other data on all of it.
+  # A model is evaluated on the held-out part of its own data, or on all of other data.
   source = data.keep_in_memory(data.load_whole(config.data) if args.data else data.load(config.data)[1])
   means, = evaluate_trained([model], source, config, lambda name: print(f'skipping {name}', file=sys.stderr))
   if args.json:

@@ -1,4 +1,4 @@
-"""Exports a trained model, and checks each file in its own runtime against the model.
+"""Exports a trained model, and compares each file, run in its own runtime, with the model.
 
     mobilenet_jax export mobilenet_1.0_224 tflite onnx --out=exported
     mobilenet_jax export runs/mine tflite-int8 --calibration=photos --images=photos --out=exported
@@ -15,7 +15,7 @@ from mobilenet_jax.data import find_images
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.trained.export import FORMATS, Network, export
 
-MAX_IMAGES = 256  # of a folder, evenly spread
+MAX_IMAGES = 256  # taken from a folder, evenly spread
 
 
 def main(argv: list[str]) -> None:
@@ -23,11 +23,11 @@ def main(argv: list[str]) -> None:
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
   parser.add_argument('formats', nargs='+', choices=FORMATS, metavar='FORMAT')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--logits', action='store_true', help='give logits, not probabilities')
-  parser.add_argument('--preprocessing', action='store_true', help='take uint8 images and scale them inside')
-  parser.add_argument('--images', type=Path, help='folder of images to check on; by default those of --calibration, or '
+  parser.add_argument('--logits', action='store_true', help='output logits instead of probabilities')
+  parser.add_argument('--preprocessing', action='store_true', help='take uint8 images and scale them inside the network')
+  parser.add_argument('--images', type=Path, help='folder of images to check with; by default those of --calibration, or '
                       'generated ones')
-  parser.add_argument('--calibration', type=Path, help='folder of images that give tflite-int8 its ranges')
+  parser.add_argument('--calibration', type=Path, help='folder of images from which tflite-int8 gets its ranges')
   args = parser.parse_args(argv)
 
   model = trained.load(args.model)

@@ -1,9 +1,9 @@
-"""Labels images with their likeliest classes.
+"""Labels images with their most likely classes.
 
     mobilenet_jax predict mobilenet_1.0_224 cat.jpg holidays/ [--top=5] [--format=table|json|csv]
     find photos -name '*.jpg' | mobilenet_jax predict runs/mine - --annotate=annotated
 
-An image that cannot be read is named on standard error, the others are predicted, and the exit status is 1.
+If an image cannot be read, it is reported on standard error, the other images are labelled, and the exit status is 1.
 """
 
 import csv
@@ -24,11 +24,11 @@ from mobilenet_jax.runtime import command_line, devices
 BATCH = 16
 STANDARD_INPUT = '-'
 
-Prediction = tuple[Path, list[tuple[str, float]]]  # an image, and its likeliest labels with their probabilities
+Prediction = tuple[Path, list[tuple[str, float]]]  # an image, and its most likely labels with their probabilities
 
 
 def predict(model: trained.TrainedModel, paths: list[Path], k: int, errors: list[str]) -> Iterator[Prediction]:
-  """Yields each image that can be read with its k likeliest labels, in order; the rest are told in `errors`."""
+  """Yields each readable image with its k most likely labels, in order. Adds a message to `errors` for each other image."""
   def prepare(path):
     try:
       return model.prepare(path)[0]
@@ -49,7 +49,7 @@ def predict(model: trained.TrainedModel, paths: list[Path], k: int, errors: list
 
 
 def annotate(path: Path, top: list[tuple[str, float]]) -> Image.Image:
-  """The image, at most 640 pixels wide, above its likeliest labels with a bar for each probability."""
+  """Returns the image, at most 640 pixels wide, above its most likely labels, each with a bar for its probability."""
   picture = Image.fromarray(read_image(path))
   picture.thumbnail((640, 640))
   width, line = max(picture.width, 320), 22
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
   paths = find_images(path for path in args.images if path != STANDARD_INPUT)
   paths += [Path(line) for line in listed if line]
   if not paths:
-    raise UserError('standard input names no image; expected a path a line')
+    raise UserError('standard input names no image; expected one path per line')
   model = trained.load(args.model)
   model.check_labels()
   errors: list[str] = []

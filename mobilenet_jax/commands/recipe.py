@@ -18,14 +18,14 @@ _FIELD = '--config.'
 
 
 class Recipe(NamedTuple):
-  """A recipe, and the config that it gives for this command line."""
+  """A recipe, and the config that it returns for this command line."""
   path: Path
   namespace: dict
   config: ml_collections.ConfigDict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds --config. The fields, --config.FIELD=VALUE, are what the parser leaves over; see `parse`."""
+  """Adds --config. The parser does not know the fields, --config.FIELD=VALUE; `parse` reads them."""
   parser.add_argument('--config', metavar='FILE.py[:key=value,...]',
                       help='a recipe, such as configs/fabrics.py:alpha=0.5; it is looked up in this folder, then beside '
                            'the package; --config.FIELD=VALUE sets a field of its config')
@@ -35,7 +35,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments that tell one of several hosts about the others; see devices.join_hosts."""
   parser.add_argument('--coordinator', default='', help='address and port of the first of several hosts; under Slurm, Open '
                       'MPI and on Cloud TPU the hosts find each other')
-  parser.add_argument('--hosts', type=int, default=0, help='how many hosts there are, with --coordinator')
+  parser.add_argument('--hosts', type=int, default=0, help='number of hosts, with --coordinator')
   parser.add_argument('--host', type=int, default=-1, help='which of them this is, from 0')
 
 
@@ -50,7 +50,7 @@ def parse(parser: command_line.Parser, argv: list[str]) -> tuple[argparse.Namesp
   while rest:
     argument = rest.pop(0)
     if not argument.startswith(_FIELD):
-      raise UserError(f'{argument!r} is no argument of this command; --help lists the arguments')
+      raise UserError(f'{argument!r} is not an argument of this command; --help lists the arguments')
     name, separator, text = argument.removeprefix(_FIELD).partition('=')
     if not separator and rest:
       text = rest.pop(0)
@@ -66,8 +66,8 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
   """Runs a recipe.
 
   Args:
-    given: the path of its file, and behind a colon the argument of its get_config.
-    fields: texts by dotted name, which have the last word.
+    given: the path of its file, followed by a colon and the argument of its get_config.
+    fields: values of fields as text, by dotted name. They override the recipe's.
   """
   name, _, argument = given.partition(':')
   path = _find(name)
@@ -78,7 +78,7 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
     raise UserError(f'--config: {path} has no get_config(arg); expected a recipe such as configs/fabrics.py')
   try:
     config = namespace['get_config'](argument or None)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:  # a field that is not there, or of another type
+  except (AttributeError, KeyError, TypeError, ValueError) as error:  # an unknown field, or a value of another type
     raise UserError(f'--config: {" ".join(str(error).split())}') from error
   network = fields.get('model.name', config.model.name)
   return Recipe(path, namespace, config_lib.overridden(config, fields, models.fields(network)))
@@ -88,4 +88,4 @@ def _find(name: str) -> Path:
   for path in (Path(name).expanduser(), ROOT / name):
     if path.is_file():
       return path
-  raise UserError(f'--config: there is no file {name}, neither here nor in {ROOT}; the recipes are in configs/')
+  raise UserError(f'--config: there is no file {name} here or in {ROOT}; the recipes are in configs/')

@@ -1,9 +1,10 @@
-"""Records a teacher's outputs for a data set, so that a slow teacher runs once; interrupted, it continues.
+"""Records a teacher's outputs for a dataset, so that a slow teacher runs only once.
 
     mobilenet_jax record runs/teacher --data=faces --out=teacher.npz
     mobilenet_jax train --config=configs/face_attributes.py:recorded=teacher.npz,alpha=0.5 --workdir=runs/student
 
-Each image is cropped centrally, as in evaluation. data/recorded.py describes the file.
+Each image is cropped centrally, as in evaluation. data/recorded.py describes the file. If the command is interrupted, the
+same command continues.
 """
 
 import shutil
@@ -22,14 +23,14 @@ def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'record')
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
   parser.add_argument('--data', required=True, help='faces, another TFDS name, or folder:/path')
-  parser.add_argument('--data_dir', default='', help='where TFDS data is')
+  parser.add_argument('--data_dir', default='', help='folder of TFDS data')
   parser.add_argument('--out', type=Path, required=True, help='a .npz file')
   args = parser.parse_args(argv)
 
   if args.out.suffix != '.npz':
     raise UserError(f'--out={args.out}: expected the name of a .npz file')
   if args.out.exists():
-    raise UserError(f'--out={args.out}: exists already; remove it, or give another name')
+    raise UserError(f'--out={args.out}: already exists; remove it, or give another name')
   model = trained.load(args.model)
   config = config_lib.changed(model.config, {
       'data.name': args.data, 'data.data_dir': args.data_dir or model.config.data.data_dir, 'data.pairs': '',
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
   names, outputs = [], []
   for split, source in zip(('train', 'test'), data.load(config.data)):
     if source.ids is None:
-      raise UserError(f'--data={args.data}: these are arrays, which have no names; expected a folder of images, or a TFDS set')
+      raise UserError(f'--data={args.data}: examples in arrays have no names; expected a folder of images or a TFDS dataset')
     found = trained.record(model, source, parts / split)
     names += found[0]
     outputs.append(found[1])

@@ -1,13 +1,13 @@
-"""Trains the models of a sweep, and looks after it.
+"""Trains the models of a sweep. Also shows its state and its logs, and cancels it.
 
     mobilenet_jax sweep --config=configs/grid.py:data=fabrics --workdir=runs/fabrics
     mobilenet_jax sweep --config=... --workdir=/shared/sweep --launcher=slurm --slurm=partition=gpu,gpus_per_node=1
     mobilenet_jax sweep status --workdir=runs/fabrics              # a table; --watch repeats it
-    mobilenet_jax sweep logs --workdir=runs/fabrics [--run=NAME]   # the log of a run, or of those that failed
+    mobilenet_jax sweep logs --workdir=runs/fabrics [--run=NAME]   # the log of a run, or of all that failed or stopped
     mobilenet_jax sweep cancel --workdir=runs/fabrics              # ends all jobs, each with a checkpoint
 
-The recipe's file lists the runs in a function sweep(config). Runs that have finished are skipped, those that were
-interrupted continue; a run that fails is reported at the end and stops no other.
+The recipe's function sweep(config) lists the runs. Runs that have finished are skipped, and runs that were interrupted
+continue. A run that fails is reported at the end and does not stop the others.
 """
 
 import argparse
@@ -31,18 +31,18 @@ def main(argv: list[str]) -> None:
     return _look_after(argv)
   parser = command_line.Parser(__doc__, 'sweep')
   recipe_lib.add_arguments(parser)
-  parser.add_argument('--workdir', help='folder of the sweep; started again in it, the sweep continues')
+  parser.add_argument('--workdir', help='folder of the sweep; a sweep that is started again in its folder continues')
   parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
-                      'auto: the first that fits the memory and leaves no CPU core or GPU idle, or, under Slurm, each run alone')
+                      'auto: the first that fits into memory and leaves no CPU core or GPU idle; under Slurm, each run alone')
   parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0: one per CPU core, or one per GPU; '
-                      'under Slurm all')
+                      'under Slurm, all')
   parser.add_argument('--launcher', choices=('here', *sorted(LAUNCHERS)), default='local', help='local: jobs on this '
                       'machine; slurm: jobs of a Slurm cluster; here: group after group in this process, which may be one of '
                       'several hosts')
   parser.add_argument('--slurm', type=_options, default={}, help='options of sbatch, such as '
                       'partition=gpu,gpus_per_node=1,time=720 (minutes; a day by default)')
-  parser.add_argument('--retries', type=_at_least_0, default=3, help='how often a job is started again without having got '
-                      'any further')
+  parser.add_argument('--retries', type=_at_least_0, default=3, help='how often a job is started again without making '
+                      'progress')
   recipe_lib.add_host_arguments(parser)
   args, recipe = recipe_lib.parse(parser, argv)
   if not args.workdir:
@@ -73,7 +73,7 @@ def _look_after(argv):
   parser.add_argument('command', choices=COMMANDS)
   parser.add_argument('--workdir', type=Path, required=True, help='folder of the sweep')
   parser.add_argument('--run', default='', help='for logs: the name of a run')
-  parser.add_argument('--watch', action='store_true', help=f'for status: repeat it every {WATCH_SECONDS} seconds')
+  parser.add_argument('--watch', action='store_true', help=f'for status: repeat the table every {WATCH_SECONDS} seconds')
   args = parser.parse_args(argv)
   if args.command == 'logs':
     status.show_logs(args.workdir, args.run)

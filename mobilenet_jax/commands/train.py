@@ -1,9 +1,9 @@
-"""Trains one model, from a recipe to its row.
+"""Trains and evaluates one model, given its recipe.
 
     mobilenet_jax train --config=configs/fabrics.py:alpha=0.5,res=48 --workdir=runs/mine --config.train_for='2 epochs'
 
-The folder --workdir takes config.json, metrics.jsonl, checkpoints and, at the end, result.json. An interrupted run
-continues when the same command is started again.
+The run writes config.json, metrics.jsonl, checkpoints and, at the end, result.json into the folder --workdir. An interrupted
+run continues when the same command is started again.
 """
 
 from mobilenet_jax import tasks
@@ -16,7 +16,7 @@ from mobilenet_jax.training import train
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'train')
   recipe_lib.add_arguments(parser)
-  parser.add_argument('--workdir', help='folder of the run; started again in it, the run continues')
+  parser.add_argument('--workdir', help='folder of the run; a run that is started again in its folder continues')
   recipe_lib.add_host_arguments(parser)
   args, recipe = recipe_lib.parse(parser, argv)
   if not args.workdir:
@@ -26,4 +26,4 @@ def main(argv: list[str]) -> None:
     row = train(recipe.config, args.workdir)
   if devices.is_first_host():
     print(f'{row["name"]}: {tasks.headline(row)}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '
-          f'{row["params"] / 1e6:.2f} M parameters; all of it in {args.workdir}')
+          f'{row["params"] / 1e6:.2f} M parameters; everything is in {args.workdir}')

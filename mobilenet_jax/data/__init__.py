@@ -1,13 +1,13 @@
-"""Data: examples by name (`load`), what happens to one image on its way to the network, and batches of them.
+"""Data: datasets by name, the preprocessing of images, and batches.
 
-This module is the door of the room: other rooms import from here.
+This module is the public interface of the package: other packages import from here.
 
-- Sources: `load`, `load_whole`, `keep_in_memory`; a `Source` has images, targets by name (ATTRIBUTES, TEACHER, 'label'),
-  ids and names; an `ArraySource` holds its images in memory.
+- Sources: `load`, `load_whole`, `keep_in_memory`. A `Source` has images, targets by name (ATTRIBUTES, TEACHER, 'label'),
+  ids and names. An `ArraySource` holds its images in memory.
 - Batches: `train_batches`, `eval_batches`, `blank_batch`, `steps_per_epoch`, `left_out`, `target_shapes`.
-- Images: `read_image`, `find_images`, `crop_centrally`, `crop_array` on the host; `normalize`, `distort_colors` on the
-  device; `stream_size`; `description`, which is kept with every checkpoint.
-- Pairs of faces: `Pairs`, `read_pairs`, `draw_pairs`; `image_names`, the names that pairs give to images.
+- Images: `read_image`, `find_images`, `crop_centrally`, `crop_array` run on the host; `normalize`, `distort_colors` run on
+  the device; `stream_size`; `description`, which is saved with every checkpoint.
+- Pairs of faces: `Pairs`, `read_pairs`, `draw_pairs`; `image_names`, the names by which pairs refer to images.
 """
 
 from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, ArraySource

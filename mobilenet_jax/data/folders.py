@@ -1,4 +1,4 @@
-"""Folders of images: a folder a class, or a person, with or without splits; images and a labels.csv; images alone."""
+"""Folders of images: one folder per class or person, with or without splits; images with a labels.csv; images alone."""
 
 import csv
 import os
@@ -13,14 +13,14 @@ from mobilenet_jax.errors import UserError
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')
 LABELS_FILE = 'labels.csv'
-HELD_OUT = 0.1  # of a folder without splits
+HELD_OUT = 0.1  # the fraction of a folder without splits that is held out for evaluation
 
 
 def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, FileSource]:
-  """Training and evaluation source of a folder; `config` is the part `data` of a config.
+  """Returns the training and the evaluation source of a folder; `config` is the `data` section of a config.
 
   Raises:
-    UserError: where there is no such folder, or a class has no images.
+    UserError: if there is no such folder, or a class has no images.
   """
   root = _existing_folder(path)
   if config.pairs:
@@ -29,7 +29,7 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, File
   if all((root / split).is_dir() for split in splits):
     return tuple(_classes(root / split) for split in splits)
   whole = _classes(root)
-  # Where classes are people, those in training prove nothing.
+  # If the classes are people, an evaluation on people seen in training proves nothing.
   if config.split_by == 'class' and whole.num_classes > 1:
     order = np.random.default_rng(0).permutation(whole.num_classes)
     held_out = np.isin(whole.labels, order[:max(round(HELD_OUT * whole.num_classes), 1)])
@@ -40,7 +40,7 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, File
 
 
 def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
-  """All images of a folder, or those of its eval_split, or those that its labels.csv names."""
+  """Returns the images in the labels.csv of a folder, or else those of its eval_split, or else all of its images."""
   root = _existing_folder(path)
   if (root / LABELS_FILE).exists():
     return _from_labels_file(root)
@@ -48,7 +48,10 @@ def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
 
 
 def _by_pairs(whole, config):
-  """Trains on the people of no pair of the held-out folds, or of none at all; evaluates on every image of a pair."""
+  """Returns a training source without the people in the held-out folds, and an evaluation source of all images in pairs.
+
+  If no folds are held out, training leaves out the people in any pair.
+  """
   pairs = read_pairs(Path(config.pairs).expanduser())
   missing = set(config.held_out_folds) - set(pairs.fold.tolist())
   if missing:
@@ -73,15 +76,15 @@ def _existing_folder(path: str) -> Path:
 def _classes(root: Path, minimum: int = 2) -> FileSource:
   classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
   if not classes and any(file.lower().endswith(IMAGE_FILES) for file in os.listdir(root)):
-    root, classes = root.parent, [root.name]  # images of which nothing is known: enough for who has a teacher
+    root, classes = root.parent, [root.name]  # images without labels, which suffice if there is a teacher
   elif len(classes) < minimum:
-    raise UserError(f'{root}: {len(classes)} sub-folders; expected one a class, at least {minimum}')
+    raise UserError(f'{root}: {len(classes)} sub-folders; expected one per class, at least {minimum}')
   images, labels = [], []
   for label, name in enumerate(classes):
     files = sorted(file for file in os.listdir(root / name) if file.lower().endswith(IMAGE_FILES))
     if not files:
-      raise UserError(f'{root / name}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove it; '
-                      'if it is a split, name yours as in --config.data.eval_split=val')
+      raise UserError(f'{root / name}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove the '
+                      'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
     images += [str(root / name / file) for file in files]
     labels += [label] * len(files)
   return FileSource(images, np.array(labels, np.int32), len(classes), tuple(classes))
@@ -92,7 +95,7 @@ def _from_labels_file(root: Path) -> FileSource:
   with path.open(newline='') as file:
     rows = list(csv.DictReader(file))
   if not rows or not {'file', 'label'} <= set(rows[0]):
-    raise UserError(f'{path}: expected a line file,label and below it a line an image')
+    raise UserError(f'{path}: expected the header file,label and then one line per image')
   found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in IMAGE_FILES}
   files = [root / row['file'] if (root / row['file']).exists() else found.get(row['file']) for row in rows]
   if missing := [row['file'] for row, file in zip(rows, files) if file is None]:
@@ -104,7 +107,7 @@ def _from_labels_file(root: Path) -> FileSource:
 
 
 def image_names(source) -> list[str]:
-  """Returns the names that pairs give to the examples of `source`: '<person>/<person>_0001', without a suffix.
+  """Returns the names by which pairs refer to the examples of `source`: '<person>/<person>_0001', without a suffix.
 
   Examples without ids are numbered.
   """

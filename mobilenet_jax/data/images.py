@@ -1,4 +1,4 @@
-"""One image from a file or an array, for prediction; nothing is guessed about what is not plainly 8-bit RGB or gray."""
+"""Reads images from files or arrays, for prediction. Whatever is not plain 8-bit RGB or gray is refused, not guessed."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from PIL import Image
 from mobilenet_jax.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
-_PLAIN_MODES = ('RGB', 'L', 'P', '1', 'LA', 'PA', 'RGBA')  # alpha is dropped, as TensorFlow's decoder drops it
+_PLAIN_MODES = ('RGB', 'L', 'P', '1', 'LA', 'PA', 'RGBA')  # alpha is dropped, as in TensorFlow's decoder
 
 
 def read(image) -> np.ndarray:
-  """A path, a PIL image or an array uint8 (h, w, 3) -> uint8 (h, w, 3).
+  """Reads a path, a PIL image or a uint8 array (h, w, 3) as a uint8 array (h, w, 3).
 
   Raises:
-    UserError: naming the file and what is wrong with it: not there, not an image, cut short, animated, CMYK, of more
-      than 8 bits, or a single pixel.
+    UserError: if the image is missing, not an image, truncated, animated, CMYK, of more than 8 bits, or a single pixel.
+      The error names the file and what is wrong with it.
   """
   if isinstance(image, (str, Path)):
     return _read_file(Path(image).expanduser())
@@ -29,10 +29,10 @@ def read(image) -> np.ndarray:
 
 
 def find(paths) -> list[Path]:
-  """Paths of images, in order, and for a folder all those in it and below it, sorted.
+  """Returns the paths of images in order. A folder stands for all images in it and below it, sorted.
 
   Raises:
-    UserError: where a folder has none, or a path does not exist.
+    UserError: if a folder has no images, or a path does not exist.
   """
   found = []
   for path in map(Path, paths):
@@ -55,15 +55,15 @@ def _read_file(path: Path) -> np.ndarray:
     with Image.open(path) as image:
       return _to_rgb(image, path)
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise UserError(f'{path}: not an image, or cut short ({" ".join(str(error).split())})') from error
+    raise UserError(f'{path}: not an image, or truncated ({" ".join(str(error).split())})') from error
 
 
 def _to_rgb(image: Image.Image, name) -> np.ndarray:
   if getattr(image, 'n_frames', 1) > 1:
-    raise UserError(f'{name}: animated, {image.n_frames} frames; expected one: extract the one you mean')
+    raise UserError(f'{name}: animated, with {image.n_frames} frames; expected a single one; extract the frame you need')
   if image.mode not in _PLAIN_MODES:
-    raise UserError(f'{name}: of mode {image.mode}; expected 8-bit RGB or gray: convert it, with the colour profile '
-                    'or the scaling that is right for it')
+    raise UserError(f'{name}: the mode is {image.mode}; expected 8-bit RGB or gray; convert the image with the right '
+                    'colour profile or scaling')
   if image.size == (1, 1):
     raise UserError(f'{name}: a single pixel; expected an image')
   return np.asarray(image.convert('RGB'))

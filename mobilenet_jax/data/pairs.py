@@ -1,4 +1,4 @@
-"""Pairs of images of faces: LFW's pairs.txt, and pairs drawn from identities.
+"""Pairs of face images: LFW's pairs.txt, and pairs drawn from identities.
 
 Labeled Faces in the Wild, Huang et al., 2007: http://vis-www.cs.umass.edu/lfw.
 """
@@ -18,9 +18,9 @@ class Pairs:
   """n pairs of images.
 
   Attributes:
-    first, second: the names of each pair's images, '<person>/<person>_0001' in LFW.
-    same: bool (n,), whether both are of one person.
-    fold: int (n,), from 0.
+    first, second: the names of the two images of each pair, '<person>/<person>_0001' in LFW.
+    same: bool (n,), whether both images show the same person.
+    fold: int (n,), the fold of each pair, counted from 0.
   """
   first: tuple[str, ...]
   second: tuple[str, ...]
@@ -29,11 +29,13 @@ class Pairs:
 
 
 def read_pairs(path: Path) -> Pairs:
-  """Reads LFW's pairs.txt: 'folds count', then for each fold `count` lines 'person i j' of one person's images i and j,
-  then `count` lines 'person i person j' of two people.
+  """Reads LFW's pairs.txt.
+
+  The first line is 'folds count'. Then each fold has `count` lines 'person i j' for images i and j of one person, followed
+  by `count` lines 'person i person j' for images of two people.
 
   Raises:
-    UserError: where the file is not there or a line, which it names, is not as it should be.
+    UserError: if there is no such file or a line is not valid; the error names the line.
   """
   try:
     lines = path.read_text(encoding='utf-8').rstrip().split('\n')
@@ -41,12 +43,12 @@ def read_pairs(path: Path) -> Pairs:
     raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}; expected LFW's pairs.txt") from error
   header = lines[0].split()
   if len(header) != 2 or not all(number.isdecimal() and int(number) for number in header):
-    raise UserError(f"{path}, line 1: {lines[0]!r}: expected the number of folds and of each fold's pairs of a kind, "
-                    "such as '10 300'")
+    raise UserError(f'{path}, line 1: {lines[0]!r}: expected the number of folds and the number of pairs of each kind per '
+                    "fold, such as '10 300'")
   folds, count = map(int, header)
   if len(lines) != 1 + folds * 2 * count:
-    raise UserError(f'{path}: {len(lines)} lines; expected {1 + folds * 2 * count}, one and {folds} folds of twice '
-                    f'{count}, as its first line has it')
+    raise UserError(f'{path}: {len(lines)} lines; expected {1 + folds * 2 * count}, as the first line announces {folds} '
+                    f'folds of twice {count} pairs')
 
   same = np.arange(folds * 2 * count) % (2 * count) < count
   pairs = [_read_pair(line, is_same, f'{path}, line {i}')
@@ -62,44 +64,45 @@ def _read_pair(line, is_same, where):
     case (person, i, other, j) if not is_same and person != other:
       pass
     case _:
-      expected = "two images of one person, 'person i j'" if is_same else "those of two people, 'person i person j'"
+      expected = "two images of one person, 'person i j'" if is_same else "images of two people, 'person i person j'"
       raise UserError(f'{where}: {line!r}: expected {expected}')
   if not (i.isdecimal() and j.isdecimal()) or (person, int(i)) == (other, int(j)):
-    raise UserError(f'{where}: {line!r}: expected the numbers of two images, such as 1 and 4')
+    raise UserError(f'{where}: {line!r}: expected the numbers of two different images, such as 1 and 4')
   return f'{person}/{person}_{int(i):04d}', f'{other}/{other}_{int(j):04d}'
 
 
 def draw_pairs(names: Sequence[str], identities: Sequence[str], folds: int, per_fold: int, seed: int) -> Pairs:
-  """Draws pairs as those of LFW were: people are as likely as each other, however many images they have.
+  """Draws pairs in the same way as LFW: all people are equally likely, however many images they have.
 
-  Each person is in one fold only, no pair comes twice, and the order of the images makes no difference. A person of
-  one image is in different pairs only.
+  Each person is in only one fold, no pair occurs twice, and the order of the images makes no difference. A person with
+  one image appears only in pairs of two people.
 
   Args:
-    names: of the images, (n,).
-    identities: whose they are, (n,).
-    folds: at least 2.
-    per_fold: how many pairs a fold has, half of them of one person.
-    seed: the same pairs come out of the same seed.
+    names: the name of each image, (n,).
+    identities: the person in each image, (n,).
+    folds: the number of folds, at least 2.
+    per_fold: the number of pairs in each fold, half of which show one person.
+    seed: the same seed gives the same pairs.
 
   Raises:
-    UserError: where there are too few people or images for that.
+    UserError: if there are too few people or images.
   """
   assert len(names) == len(identities), (len(names), len(identities))
   if folds < 2:
     raise UserError(f"folds={folds}: expected at least 2, as a fold's threshold is chosen on the others")
   if per_fold < 2 or per_fold % 2:
-    raise UserError(f'per_fold={per_fold}: expected an even number, as half are of one person and half of two')
+    raise UserError(f'per_fold={per_fold}: expected an even number, as half of the pairs show one person and half two')
   if len(set(names)) < len(names):
-    raise UserError(f'{len(names) - len(set(names))} of {len(names)} images have the name of another; expected names '
-                    'that differ; give each image once')
+    raise UserError(f'{len(names) - len(set(names))} of {len(names)} images have the same name as another; expected each '
+                    'image once, under its own name')
 
   _, person, counts = np.unique(np.asarray(identities), return_inverse=True, return_counts=True)
-  images = np.lexsort((np.asarray(names), person))  # (n,), each person's beside each other
+  images = np.lexsort((np.asarray(names), person))  # (n,), with the images of each person next to each other
   start = np.cumsum(counts) - counts
   rng = np.random.default_rng(seed)
   people = rng.permutation(len(counts))
-  people = people[np.argsort(counts[people] == 1, kind='stable')]  # dealt first, so that all folds get some
+  # People with several images are dealt first, so that all folds get some.
+  people = people[np.argsort(counts[people] == 1, kind='stable')]
 
   def of_one(among, size):
     whose = rng.choice(among, size)
@@ -121,7 +124,7 @@ def draw_pairs(names: Sequence[str], identities: Sequence[str], folds: int, per_
   available, kind, fold, *_ = min(draws, key=lambda kind: kind[0])
   if available < wanted:
     raise UserError(f'fold {fold} of {folds} has {len(people[fold::folds])} people with {available} pairs {kind}; '
-                    f'expected {wanted}; give more images or fewer folds'
+                    f'expected {wanted}; use more images or fewer folds'
                     + (f', or per_fold={2 * available} at most' if available else ''))
   first, second = [], []
   for _, _, _, draw, among in draws:
@@ -133,13 +136,13 @@ def draw_pairs(names: Sequence[str], identities: Sequence[str], folds: int, per_
 
 
 def _two(rng, counts):
-  """Two different numbers below each of counts (n,), which are at least 2: (n,), (n,)."""
+  """Draws two different numbers below each of `counts` (n,), which are at least 2: (n,), (n,)."""
   i, j = rng.integers(counts), rng.integers(counts - 1)
   return i, j + (j >= i)
 
 
 def _distinct(draw: Callable, wanted: int) -> list[tuple[int, int]]:
-  """The first `wanted` different pairs, in either order, of those that draw(size) -> (size,), (size,) gives."""
+  """Returns the first `wanted` distinct pairs from draw(size) -> (size,), (size,), ignoring the order within a pair."""
   found = {}
   while len(found) < wanted:
     for pair in zip(*(np.asarray(side).tolist() for side in draw(wanted))):

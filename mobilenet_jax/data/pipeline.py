@@ -1,9 +1,9 @@
-"""Batches of NumPy arrays, the same whatever the source.
+"""Batches of NumPy arrays, in the same form for every source.
 
-A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}, and what else the source has
-for each example: 'attributes' int32 (b, a), 'teacher' float32 (b, d). Everything follows from the seed and the step: an
-iterator started at step s yields what the one started at 0 yields from s on. Of several hosts each has its part of every
-batch: the whole batch, put together, does not depend on how many there are.
+A batch is {'image': uint8 (b, *stream_size, 3), 'label': int32 (b,), 'mask': float32 (b,)}, plus the other targets that
+the source has: 'attributes' int32 (b, a), 'teacher' float32 (b, d). The seed and the step determine everything: an
+iterator started at step s yields what an iterator started at 0 yields from s on. If there are several hosts, each one has
+its own part of every batch. The whole batch, put together, does not depend on the number of hosts.
 """
 
 import itertools
@@ -22,24 +22,25 @@ from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 
 Batch = dict[str, np.ndarray]
-# (targets of one example, window, flip) -> the targets of what is left of its image: that of a window (top, left, height,
-# width), in parts of the image, mirrored if `flip`. The task gives it, see tasks.Task.crop_targets; None: nothing changes.
+# (targets of one example, window, flip) -> the targets of the cropped example. The window is (top, left, height, width) in
+# fractions of the image; the crop is mirrored if `flip`. The task provides this function, see tasks.Task.crop_targets.
+# None means that the targets do not change.
 CropTargets = Callable[[dict[str, np.ndarray], np.ndarray, bool], dict[str, np.ndarray]]
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-  """Whole batches in an epoch; the rest of an epoch's order is dropped.
+  """Returns the number of whole batches in an epoch; the remaining examples of the epoch are dropped.
 
   Raises:
-    UserError: where there is not even one.
+    UserError: if there is not even one.
   """
   if source.num_examples < batch_size:
-    raise UserError(f'batch_size={batch_size} is more than the {source.num_examples} training examples there are')
+    raise UserError(f'batch_size={batch_size} is more than the {source.num_examples} training examples; use a smaller one')
   return source.num_examples // batch_size
 
 
 def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
-  """Says which identities never come under data.per_identity, as they have too few images; '' where all do."""
+  """Returns a line on the identities with too few images for data.per_identity, which are left out; '' if there are none."""
   if not config.per_identity or isinstance(source, StreamSource):
     return ''
   counts = np.unique(source.labels, return_counts=True)[1]
@@ -51,22 +52,22 @@ def left_out(source: Source, config: ml_collections.ConfigDict) -> str:
 def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int, seed: int, start_step: int,
                   on_bad_image: Callable[[str], None], on_stall: Callable[[float], None] = lambda seconds: None,
                   stop: Callable[[], bool] = lambda: False, crop_targets: CropTargets | None = None) -> Iterator[Batch]:
-  """Endless training batches from `start_step` on, each epoch in an order of its own.
+  """Yields training batches endlessly, from `start_step` on, with a different order in each epoch.
 
   Args:
-    source: from sources.load.
-    config: the part `data` of a config.
-    batch_size: examples a batch.
-    seed: of order and crops.
-    start_step: the first batch's step, counted from 0.
-    on_bad_image: called with the name of each image that cannot be decoded, under bad_images='skip'; another
-      image of the same batch takes its place.
-    on_stall: called with the seconds since the last batch, every config.stall_seconds that none comes.
-    stop: asked while none comes, where there is one host: whether the batches shall end.
-    crop_targets: what a crop does to the targets of an example.
+    source: a source from sources.load.
+    config: the `data` section of a config.
+    batch_size: examples per batch.
+    seed: seed of the order and the crops.
+    start_step: the step of the first batch, counted from 0.
+    on_bad_image: called with the name of each image that cannot be decoded, if bad_images='skip'; another image of the
+      same batch takes its place.
+    on_stall: called with the seconds since the last batch, after every config.stall_seconds without a batch.
+    stop: called while no batch is ready, if there is only one host; the batches end when it returns True.
+    crop_targets: how a crop changes the targets of an example.
 
   Raises:
-    UserError: under bad_images='error', naming the image.
+    UserError: if an image cannot be decoded and bad_images='error'; the error names the image.
   """
   per_epoch = steps_per_epoch(source, batch_size)
   if isinstance(source, ArraySource):
@@ -80,9 +81,9 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
                  on_bad_image: Callable[[str], None], start: int = 0,
                  on_stall: Callable[[float], None] = lambda seconds: None,
                  stop: Callable[[], bool] = lambda: False, crop_targets: CropTargets | None = None) -> Iterator[Batch]:
-  """Every example once, in order, from batch `start` on; the last batch is filled up with examples of mask 0.
+  """Yields every example once, in order, from batch `start` on; the last batch is padded with examples of mask 0.
 
-  Under bad_images='skip' an image that cannot be decoded has mask 0 too.
+  If bad_images='skip', images that cannot be decoded have mask 0 as well.
   """
   if isinstance(source, ArraySource):
     batches = _array_eval_batches(source, config, batch_size, start, crop_targets)
@@ -92,7 +93,7 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
-  """This host's part of a batch as the pipeline makes them of `source`, black: what a step is compiled for."""
+  """Returns this host's part of a batch of black images, in the form of the batches of `source`, to compile a step for."""
   size = batch_size // devices.host_count()
   targets = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in target_shapes(source).items()}
   return _batch(np.zeros((size, *preprocessing.stream_size(config), 3), np.uint8), targets)
@@ -100,7 +101,10 @@ def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: i
 
 def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[[float], None],
              stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
-  """Makes batches in a thread, two ahead. Order and errors are those of `batches`; the rest as in train_batches."""
+  """Yields the items of `batches`, which a thread makes two ahead; order and errors do not change.
+
+  The other arguments are as in `train_batches`.
+  """
   ready: queue.Queue = queue.Queue(2)
   left = threading.Event()
 
@@ -119,7 +123,7 @@ def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[
         if not put((batch, None)):
           return
       put((None, StopIteration()))
-    except Exception as error:  # handed to the thread that asked
+    except Exception as error:  # raised again in the thread that consumes the batches
       put((None, error))
 
   threading.Thread(target=work, daemon=True).start()
@@ -129,7 +133,7 @@ def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[
       try:
         batch, error = ready.get(timeout=min(stall_seconds, 1.0))
       except queue.Empty:
-        if devices.host_count() == 1 and stop():  # of several, one that waits cannot agree with the others
+        if devices.host_count() == 1 and stop():  # a host that waits cannot agree with other hosts to stop
           return
         waited = time.monotonic() - asked
         if waited >= (said + 1) * stall_seconds:
@@ -147,7 +151,7 @@ def prefetch(batches: Iterator[Batch], stall_seconds: float, on_stall: Callable[
 
 
 def target_shapes(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-  """Shape and type of what is known of an example, but its image, by name in a batch."""
+  """Returns the shape and the type of each target of an example, by its name in a batch."""
   if isinstance(source, StreamSource):
     return source.target_shapes
   return {name: (values.shape[1:], values.dtype) for name, values in source.targets.items()}
@@ -161,14 +165,14 @@ def _batch(images, targets, mask=None) -> Batch:
 
 
 def _pad(batch: Batch, blank: Batch) -> Batch:
-  """`batch` filled up from `blank`, with examples of mask 0."""
+  """Returns `batch` padded with examples of `blank`, which have mask 0."""
   count = len(batch['mask'])
   filled = {name: np.concatenate([batch[name], rest[count:]]) if count else rest for name, rest in blank.items()}
   filled['mask'][count:] = 0
   return filled
 
 
-# Arrays in memory: NumPy and Pillow, in a thread a core.
+# Arrays in memory: NumPy and Pillow, with one thread per core.
 
 
 def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch, crop_targets):
@@ -176,7 +180,7 @@ def _array_train_batches(source, config, batch_size, seed, start_step, per_epoch
   with futures.ThreadPoolExecutor(devices.cpu_cores()) as pool:
     while True:
       epoch, first = step // per_epoch, step % per_epoch
-      # Two streams of one counter-based generator: the order by epoch, the crops by step.
+      # Two streams of one counter-based generator: the epoch gives the order, and the step gives the crops.
       rng = np.random.Generator(np.random.Philox(key=[seed, 2 * epoch]))
       order = _epoch_order(source, config, batch_size, rng)
       for k in range(first, per_epoch):
@@ -197,16 +201,16 @@ def _array_eval_batches(source, config, batch_size, start, crop_targets):
 
 
 def _epoch_order(source, config, batch_size, rng) -> np.ndarray:
-  """The indices of an epoch's examples in a new order, its batches one after another."""
+  """Returns the indices of an epoch's examples in a new order, batch after batch."""
   if not config.per_identity:
     return rng.permutation(source.num_examples)
-  # Each batch of some identities, `per_identity` images of each; who has more images comes more often, in other batches.
+  # A batch has some identities with `per_identity` images each. Identities with more images come more often, in other batches.
   own = [rng.permutation(np.flatnonzero(source.labels == label)) for label in np.unique(source.labels)]
   size = config.per_identity
   parts = [images[k:k + size] for images in own for k in range(0, len(images) - size + 1, size)]
   if not parts:
-    raise UserError(f'data.per_identity={size}: none of the {len(own)} identities has as many images; expected people with '
-                    'several, or fewer of each')
+    raise UserError(f'data.per_identity={size}: none of the {len(own)} identities has that many images; expected people with '
+                    'more images, or a smaller number')
   parts = [parts[i] for i in rng.permutation(len(parts))]
   wanted = source.num_examples // batch_size * batch_size // size
   return np.concatenate([parts[i % len(parts)] for i in range(wanted)])
@@ -217,7 +221,7 @@ def _targets_at(source, indices):
 
 
 def _crop(source, indices, draws, config, pool, crop_targets=None):
-  """Crops the images at `indices`, at random where there are draws, else centrally.
+  """Crops the images at `indices`: at random if there are draws, else centrally.
 
   Returns:
     The images, a list of (*stream_size, 3), and the targets by name.
@@ -234,7 +238,7 @@ def _crop(source, indices, draws, config, pool, crop_targets=None):
     cropped = preprocessing.crop_array(image, window, flip, size)
     if crop_targets is None:
       return cropped, None
-    part = np.array(window) / (*shape, *shape)  # of the image: top, left, height, width
+    part = np.array(window) / (*shape, *shape)  # top, left, height, width in fractions of the image
     return cropped, crop_targets({name: values[i] for name, values in targets.items()}, part, bool(flip))
 
   parts = np.array_split(np.arange(len(indices)), devices.cpu_cores())
@@ -244,8 +248,8 @@ def _crop(source, indices, draws, config, pool, crop_targets=None):
   return [image for image, _ in examples], targets
 
 
-# Streams: tf.data. An image that cannot be decoded fails its whole batch, without a name; that batch is then
-# decoded again, one example at a time, and the stream started anew behind it. So the usual case costs nothing.
+# Streams: tf.data. An image that cannot be decoded makes its whole batch fail, without naming the image. That batch is
+# then decoded again, one example at a time, and the stream restarts after it. Thus the usual case costs nothing.
 
 
 def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoch, on_bad_image, crop_targets):
@@ -260,17 +264,17 @@ def _stream_train_batches(source, config, batch_size, seed, start_step, per_epoc
 
 
 def _stream_epoch(source, config, batch_size, seed, step, per_epoch, on_bad_image, crop_targets):
-  """The batches from `step` on, to the end of its epoch."""
+  """Yields the batches from `step` to the end of its epoch."""
   epoch, first = step // per_epoch, step % per_epoch
   order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
   if config.per_identity and isinstance(source, StreamSource):
-    raise UserError(f'data.per_identity={config.per_identity}: {config.name} is read as a stream, in which nobody can be '
-                    'looked up; expected a folder of people, or a set that fits into memory')
+    raise UserError(f'data.per_identity={config.per_identity}: {config.name} is read as a stream, in which people cannot be '
+                    'looked up; expected a folder of people, or a dataset that fits into memory')
   if config.per_identity:
     encoded = source.in_order(_epoch_order(source, config, batch_size, np.random.default_rng(order_seed)))
   else:
     encoded = source.examples(order_seed, config.shuffle_buffer)
-  # Where records were left out, the first examples fill the epoch up.
+  # If records were left out, the first examples are repeated to fill the epoch.
   for batch, bad in _decoded(encoded.repeat(), config, batch_size, first, per_epoch, order_seed, crop_targets, train=True):
     good = np.flatnonzero(batch['mask'])
     for name in bad:
@@ -297,33 +301,34 @@ def _stream_eval_batches(source, config, batch_size, on_bad_image, start, crop_t
 
 
 def _without_damaged(source, config, on_bad_image, error):
-  """A stream without what cannot be read, each of which is reported; other sources have no records.
+  """Returns a stream without the records that cannot be read, and reports each of them. Other sources have no records.
 
   Raises:
-    UserError: under bad_images='error', naming the first.
+    UserError: if bad_images='error'; the error names the first record.
   """
   source, lost = source.without_damaged()
   if not lost:
     raise error
   if config.bad_images == 'error':
-    raise UserError(f'{config.name}: the record {lost[0]} is damaged, and {len(lost) - 1} behind it in its file cannot be '
-                    'read; prepare the set anew, or leave them out with --config.data.bad_images=skip') from error
+    raise UserError(f'{config.name}: the record {lost[0]} is damaged, and {len(lost) - 1} after it in its file cannot be '
+                    'read; prepare the dataset again, or leave them out with --config.data.bad_images=skip') from error
   for name in lost:
     on_bad_image(name)
   if not source.num_examples:
-    raise UserError(f'{config.name}: none of the {len(lost)} records of {source.builder.name} can be read; prepare the set anew')
+    raise UserError(f'{config.name}: none of the {len(lost)} records of {source.builder.name} can be read; prepare the '
+                    'dataset again')
   return source
 
 
 def _report(name, config, on_bad_image):
   if config.bad_images == 'error':
-    raise UserError(f'{name}: not an image that can be decoded (JPEG, PNG, GIF or BMP); mend or remove it, '
-                    'or skip such images with --config.data.bad_images=skip')
+    raise UserError(f'{name}: cannot be decoded as a JPEG, PNG, GIF or BMP image; repair or remove it, or skip such images '
+                    'with --config.data.bad_images=skip')
   on_bad_image(name)
 
 
 def _decoded(encoded, config, batch_size, first, last, seed, crop_targets, train):
-  """Batches `first` to `last` of an epoch, each with the names of its images that could not be decoded."""
+  """Yields batches `first` to `last` of an epoch, each with the names of its images that cannot be decoded."""
   import tensorflow as tf
 
   def decode(position, example):
@@ -338,7 +343,7 @@ def _decoded(encoded, config, batch_size, first, last, seed, crop_targets, train
 
   part = devices.host_part(batch_size)
   numbered = encoded.enumerate()
-  if devices.host_count() > 1:  # what is decoded is this host's; read is all, as its order is that of all
+  if devices.host_count() > 1:  # a host decodes only its own part, but reads everything, as all hosts share one order
     numbered = numbered.filter(lambda i, _: (i % batch_size >= part.start) & (i % batch_size < part.stop))
   share = part.stop - part.start
 
@@ -351,7 +356,7 @@ def _decoded(encoded, config, batch_size, first, last, seed, crop_targets, train
   for k in range(first, last):
     try:
       found = next(iterator, None)
-      yield (_batch(*found) if found else {'mask': np.zeros(0)}), []  # of the last batch, another host may have all
+      yield (_batch(*found) if found else {'mask': np.zeros(0)}), []  # other hosts may have all of the last batch
     except tf.errors.InvalidArgumentError:
       images, rows, mask, bad = [], [], [], []
       for position, example in numbered.skip(k * share).take(share):
@@ -370,7 +375,7 @@ def _decoded(encoded, config, batch_size, first, last, seed, crop_targets, train
 
 
 def _crop_targets_in_graph(crop_targets, targets, window, flip):
-  """Applies CropTargets to tensors; types and shapes stay."""
+  """Applies CropTargets to tensors; types and shapes do not change."""
   import tensorflow as tf
   names = list(targets)
 

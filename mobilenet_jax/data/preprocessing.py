@@ -1,11 +1,11 @@
-"""What happens to one image between the disk and the network.
+"""The preprocessing of images between the disk and the network.
 
-Training (section 3.2: "less ... distortions", "limiting the size of small crops"): a random crop of limited
-smallest area and aspect, resized; a horizontal flip; optionally colours distorted. Evaluation: the central
-part (87.5 % of each side in TF-slim), resized. Bilinear without antialiasing, aspect not kept, as in TF-slim.
+Training (section 3.2: "less ... distortions", "limiting the size of small crops"): a random crop with a limited smallest
+area and aspect, resized; a horizontal flip; optionally a colour distortion. Evaluation: the central part (87.5 % of each
+side in TF-slim), resized. Images are resized bilinearly without antialiasing or keeping the aspect, as in TF-slim.
 
-There are two implementations of crop and resize, with one formula for the window: TensorFlow's, on encoded
-images in a tf.data map, and Pillow's, on arrays where TensorFlow may not be installed.
+Crop and resize are implemented twice, with the same formula for the window: with TensorFlow, for encoded images in a
+tf.data map, and with Pillow, for arrays where TensorFlow may not be installed.
 """
 
 import jax
@@ -14,20 +14,21 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-DRAWS = 5  # uniform random numbers that one training example takes: area, aspect, top, left, flip
+DRAWS = 5  # uniform random numbers for each training example: area, aspect, top, left, flip
 
 
 def random_window(height, width, draws, config: ml_collections.ConfigDict, xp):
-  """A random crop (top, left, height, width) in whole pixels, as floats.
+  """Returns a random crop (top, left, height, width) in whole pixels, as floats.
 
-  Its area is uniform in [crop_min_area, 1] of the image's and the logarithm of its aspect uniform up to
-  crop_max_aspect either way, then clipped to the image: Inception's crop, which redraws instead of clipping.
+  Its area is uniform in [crop_min_area, 1] of the image's area, and the logarithm of its aspect is uniform up to
+  crop_max_aspect in both directions. The crop is then clipped to the image. It is Inception's crop, except that Inception
+  draws again instead of clipping.
 
   Args:
-    height, width: of the image in pixels, floats.
+    height, width: size of the image in pixels, as floats.
     draws: DRAWS uniform random numbers in [0, 1).
-    config: the part `data` of a config.
-    xp: numpy or tensorflow: whoever computes.
+    config: the `data` section of a config.
+    xp: the module to compute with, numpy or tensorflow.
   """
   area = height * width * (config.crop_min_area + (1 - config.crop_min_area) * draws[0])
   aspect = config.crop_max_aspect ** (2 * draws[1] - 1)
@@ -39,39 +40,39 @@ def random_window(height, width, draws, config: ml_collections.ConfigDict, xp):
 
 
 def central_window(height, width, config: ml_collections.ConfigDict, xp):
-  """The central crop as tf.image.central_crop has it, in the form of random_window."""
+  """Returns the same central crop as tf.image.central_crop, in the form of `random_window`."""
   top = xp.floor(height * (1 - config.eval_crop) / 2)
   left = xp.floor(width * (1 - config.eval_crop) / 2)
   return top, left, height - 2 * top, width - 2 * left
 
 
 def crop_array(image: np.ndarray, window, flip: bool, size: tuple[int, int]) -> np.ndarray:
-  """Crops and resizes uint8 (h, w, 3) -> (*size, 3)."""
+  """Crops and resizes an image, and mirrors it if `flip`: uint8 (h, w, 3) -> (*size, 3)."""
   top, left, height, width = (int(x) for x in window)
   crop = Image.fromarray(image[top:top + height, left:left + width])
-  # EXTENT samples bilinearly at pixel centres without antialiasing, as tf.image.resize does; resize would blur.
+  # EXTENT samples bilinearly at pixel centres without antialiasing, as tf.image.resize does; Image.resize would blur.
   resized = crop.transform(size[::-1], Image.Transform.EXTENT, (0, 0, width, height), Image.Resampling.BILINEAR)
   resized = np.asarray(resized)
   return resized[:, ::-1] if flip else resized
 
 
 def crop_centrally(image: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-  """The evaluation's crop of an array: uint8 (h, w, 3) -> (*stream_size, 3)."""
+  """Crops and resizes an array as in evaluation: uint8 (h, w, 3) -> (*stream_size, 3)."""
   height, width = (float(n) for n in image.shape[:2])
   return crop_array(image, central_window(height, width, config, np), False, stream_size(config))
 
 
 def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
-  """Decodes, crops and resizes in TensorFlow: JPEG, PNG, GIF or BMP bytes. Only the crop of a JPEG is decoded.
+  """Decodes, crops and resizes JPEG, PNG, GIF or BMP bytes in TensorFlow. Of a JPEG, only the crop is decoded.
 
   Args:
     encoded: a scalar string tensor.
     draws: DRAWS uniform random numbers for training, or None for evaluation.
-    config: the part `data` of a config.
+    config: the `data` section of a config.
 
   Returns:
-    The image, uint8 (*stream_size, 3); its window float32 (4,), as top, left, height and width in parts of the encoded
-    image; whether it is mirrored.
+    The image, uint8 (*stream_size, 3); its window, float32 (4,), as top, left, height and width in fractions of the
+    encoded image; and whether it is mirrored.
   """
   import tensorflow as tf
 
@@ -105,12 +106,15 @@ def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
 
 
 def stream_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-  """Height and width of the images of a batch, as the pipeline makes it; `config` is the part `data`."""
+  """Returns the height and width of the images in the batches of the pipeline; `config` is the `data` section."""
   return tuple(config.stream_size if any(config.stream_size) else config.image_size)
 
 
 def normalize(images: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """On the device: uint8 (b, h, w, 3) -> float32 (b, *size, 3) in [-1, 1], bilinear without antialiasing."""
+  """Scales and resizes images on the device, bilinearly without antialiasing.
+
+  uint8 (b, h, w, 3) -> float32 (b, *size, 3) in [-1, 1].
+  """
   images = images.astype(jnp.float32) / 127.5 - 1.0
   if images.shape[1:3] == tuple(size):
     return images
@@ -118,13 +122,13 @@ def normalize(images: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def distort_colors(images: jax.Array, rng: jax.Array, strength: float) -> jax.Array:
-  """Random brightness, saturation and contrast, an image its own, on the device.
+  """Distorts brightness, saturation and contrast at random, for each image separately, on the device.
 
-  At strength 1 the ranges of Inception's training: brightness +-32/255 of the range, saturation and contrast
-  x 0.5 to 1.5. No hue.
+  At strength 1 the ranges are those of Inception's training: brightness +-32/255 of the range, saturation and contrast
+  x 0.5 to 1.5. The hue is not changed.
 
   Args:
-    images: float (b, h, w, 3) in [-1, 1]; so is the result.
+    images: float (b, h, w, 3) in [-1, 1]; the result has the same form.
     rng: a key.
     strength: scales the ranges; 0 changes nothing.
   """
@@ -139,6 +143,6 @@ def distort_colors(images: jax.Array, rng: jax.Array, strength: float) -> jax.Ar
 
 
 def description(config: ml_collections.ConfigDict) -> dict:
-  """What a model's user must do to an image; kept with every checkpoint."""
+  """Returns the preprocessing that the user of a model must apply to an image. It is saved with every checkpoint."""
   return {'image_size': list(config.image_size), 'central_crop': config.eval_crop, 'resize': 'bilinear, no antialias',
           'resize_first_to': list(stream_size(config)), 'range': [-1.0, 1.0], 'channels': 'RGB'}

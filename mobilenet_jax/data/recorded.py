@@ -1,11 +1,11 @@
-"""A teacher's outputs, recorded beforehand: a .npz file of arrays keyed by example.
+"""A teacher's outputs, recorded beforehand in a .npz file with these arrays:
 
-A feature of a set of TFDS is another way, which the set's own reader knows: data/tfds_sets.py.
-
-    names       (n,) what each example is called: '<folder>/<file>' or '<file>' of a folder of images, '<split>/<number>' of
-                an embedded set or one of TFDS that fits into memory, else what TFDS calls it
+    names       (n,) the name of each example: '<folder>/<file>' or '<file>' for a folder of images, '<split>/<number>' for
+                an embedded dataset or a TFDS dataset that fits into memory, and otherwise the TFDS id
     logits      (n, d) float32, of classes or attributes; or probs, probabilities of attributes; or embeddings
-    attributes  (d,) the name of each output, where it has one; or labels
+    attributes  (d,) the name of each output, if the outputs have names; or labels
+
+Alternatively, a feature of a TFDS dataset may hold the outputs; data/tfds_sets.py reads it.
 """
 
 import dataclasses
@@ -21,33 +21,34 @@ from mobilenet_jax.errors import UserError
 
 OUTPUTS = ('logits', 'probs', 'embeddings')
 COLUMNS = ('attributes', 'labels')
-SMALLEST = 1e-7  # a probability of 0 would be a logit of minus infinity
+SMALLEST = 1e-7  # because a probability of 0 would give a logit of minus infinity
 
 
 def join(source: ArraySource | FileSource | StreamSource, config: ml_collections.ConfigDict):
-  """`source` with the outputs that data.recorded has for its examples.
+  """Returns `source` with the outputs that data.recorded has for its examples.
 
   Raises:
-    UserError: where the file is none, has NaN, or lacks some of the examples, under data.recorded_missing='error'.
+    UserError: if the file is not valid, has NaN, or lacks some of the examples while data.recorded_missing='error'.
   """
   if source.ids is None:
-    raise UserError(f'data.recorded={config.recorded}: the examples of {config.name} are arrays, without names to look up; '
-                    'expected a folder of images, or a set of TFDS')
+    raise UserError(f'data.recorded={config.recorded}: the examples of {config.name} are arrays and have no names to look '
+                    'up; expected a folder of images or a TFDS dataset')
   names, outputs, columns = read(config.recorded)
-  if not any('/' in name for name in names[:100]):  # by the file's name alone
+  if not any('/' in name for name in names[:100]):  # the names are file names without folders
     ids = [name.rpartition('/')[2] for name in source.ids]
   else:
     ids = source.ids
   if len(set(ids)) < len(ids):
-    raise UserError(f'data.recorded={config.recorded}: names its examples by the file alone, and {len(ids) - len(set(ids))} '
-                    f'of the {len(ids)} files of {config.name} share theirs; expected <folder>/<file>')
+    raise UserError(f'data.recorded={config.recorded}: the names are file names without folders, and '
+                    f'{len(ids) - len(set(ids))} of the {len(ids)} files of {config.name} have the same name as another; '
+                    'expected names <folder>/<file>')
   places = {name: i for i, name in enumerate(names)}
   rows = np.array([places.get(name, -1) for name in ids])
   missing = np.flatnonzero(rows < 0)
   if len(missing) and config.recorded_missing == 'error' or len(missing) == len(rows):
     few = ', '.join(ids[i] for i in missing[:3]) + (', ...' if len(missing) > 3 else '')
     raise UserError(f'data.recorded={config.recorded}: no outputs for {len(missing)} of {len(rows)} examples of '
-                    f'{config.name} ({few}); record them, or leave these out with --config.data.recorded_missing=skip')
+                    f'{config.name} ({few}); record them, or leave them out with --config.data.recorded_missing=skip')
   kept = np.flatnonzero(rows >= 0)
   source = source.subset(kept) if len(missing) else source
   return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[rows[kept]]},
@@ -55,16 +56,16 @@ def join(source: ArraySource | FileSource | StreamSource, config: ml_collections
 
 
 def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
-  """Names, logits or embeddings, and column names of a file.
+  """Reads the names, the logits or embeddings, and the column names from a file.
 
   Raises:
-    UserError: naming what the file lacks.
+    UserError: if the file lacks something; the error names it.
   """
   try:
     with np.load(Path(path).expanduser()) as file:
       arrays = {name: file[name] for name in file.files}
   except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-    raise UserError(f'data.recorded={path}: no readable .npz file there ({error})') from error
+    raise UserError(f'data.recorded={path}: not a readable .npz file ({error})') from error
   kind = next((name for name in OUTPUTS if name in arrays), None)
   outputs, names = arrays.get(kind), arrays.get('names')
   if names is None or outputs is None or outputs.ndim != 2 or len(names) != len(outputs):
@@ -76,11 +77,12 @@ def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
                     f'{names[bad[0]]}; record them again')
   if kind == 'probs':
     if outputs.min() < 0 or outputs.max() > 1:
-      raise UserError(f'data.recorded={path}: probs are from {outputs.min():.3g} to {outputs.max():.3g}; expected '
-                      'probabilities in [0, 1], or under the name logits anything')
+      raise UserError(f'data.recorded={path}: probs range from {outputs.min():.3g} to {outputs.max():.3g}; expected '
+                      'probabilities in [0, 1]; use the name logits for other values')
     probs = np.clip(outputs.astype(np.float64), SMALLEST, 1 - SMALLEST)
     outputs = np.log(probs) - np.log1p(-probs)
   if doubled := len(names) - len(set(map(str, names))):
-    raise UserError(f'data.recorded={path}: {doubled} of {len(names)} examples have the name of another; expected each once')
+    raise UserError(f'data.recorded={path}: {doubled} of {len(names)} examples have the same name as another; expected each '
+                    'name once')
   columns = next((tuple(map(str, arrays[name])) for name in COLUMNS if name in arrays), None)
   return list(map(str, names)), outputs.astype(np.float32), columns

@@ -1,11 +1,11 @@
-"""Where examples are, by name.
+"""Loads datasets by name.
 
     fabrics, faces  the embedded datasets (data/drawn/), drawn on first use
-    <name>          any TFDS name that has an image and a label, attributes or an identity, prepared before
-    folder:/path    /path/<class>/<image>, of which a tenth is held out, or /path/<split>/<class>/<image>, or images
-                    and a /path/labels.csv (columns file and label; to evaluate on, not to train), or images alone, of
-                    which a teacher says what there is to know
-    npz:/path.npz   arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
+    <name>          any TFDS dataset with images and with labels, attributes or identities; it must have been prepared
+    folder:/path    /path/<class>/<image>, of which a tenth is held out; or /path/<split>/<class>/<image>; or images and
+                    a /path/labels.csv (columns file and label; for evaluation, not for training); or images alone,
+                    for which a teacher provides all targets
+    npz:/path.npz   the arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
 """
 
 import zipfile
@@ -18,20 +18,20 @@ from mobilenet_jax.data.examples import ArraySource, FileSource
 from mobilenet_jax.data.tfds_sets import MAX_BYTES_IN_MEMORY, StreamSource
 from mobilenet_jax.errors import UserError
 
-SAMPLE = 64  # images whose size tells whether all would fit
+SAMPLE = 64  # the number of images from whose size it is estimated whether all of them fit
 
 Source = ArraySource | FileSource | StreamSource
 
 
 def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
-  """The training and the evaluation source that `config` (the part `data` of a whole config) names.
+  """Returns the training and the evaluation source that `config`, the `data` section of a config, names.
 
   Raises:
-    UserError: where there is no such dataset, split or folder, or it holds no images, or is not prepared.
+    UserError: if there is no such dataset, split or folder, or it holds no images or is not prepared.
   """
   kind, _, path = config.name.partition(':')
   if config.pairs and kind != 'folder':
-    raise UserError(f'data.pairs={config.pairs}: expected data.name=folder:/path, whose images the pairs name')
+    raise UserError(f'data.pairs={config.pairs}: expected data.name=folder:/path, a folder with the images of the pairs')
   if kind == 'npz':
     both = tuple(_from_npz(path, split) for split in (config.train_split, config.eval_split))
   elif kind == 'folder':
@@ -44,7 +44,7 @@ def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
 
 
 def load_whole(config: ml_collections.ConfigDict) -> Source:
-  """The examples of `config.name` to evaluate on: eval_split, or of a folder without splits all of them."""
+  """Returns the examples of `config.name` to evaluate on: its eval_split, or all examples of a folder without splits."""
   kind, _, path = config.name.partition(':')
   if kind == 'folder':
     return folders.load_whole(path, config)
@@ -57,7 +57,7 @@ def _from_npz(path: str, split: str) -> ArraySource:
       images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
       all_labels = [arrays[name] for name in arrays.files if name.endswith('_labels')]
   except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-    raise UserError(f'data.name=npz:{path}: no readable .npz file there ({error})') from error
+    raise UserError(f'data.name=npz:{path}: not a readable .npz file ({error})') from error
   except KeyError as error:
     raise UserError(f'data.name=npz:{path}: {error}; expected the arrays {split}_images (n, h, w, 3) uint8 '
                     f'and {split}_labels (n,)') from error
@@ -68,7 +68,10 @@ def _from_npz(path: str, split: str) -> ArraySource:
 
 
 def keep_in_memory(source: Source) -> Source:
-  """The same examples decoded once, where they fit and all of them can be; apart from `load`, which only looks."""
+  """Returns a source with all examples decoded in memory if they fit and can be decoded; otherwise returns `source`.
+
+  This is separate from `load`, which only looks up the examples.
+  """
   if isinstance(source, ArraySource):
     return source
   import tensorflow as tf
@@ -86,7 +89,7 @@ def keep_in_memory(source: Source) -> Source:
       size += image.nbytes
       if len(images) >= SAMPLE and size / len(images) * source.num_examples > MAX_BYTES_IN_MEMORY:
         return source
-  except (tf.errors.InvalidArgumentError, *tfds_sets.damage_errors()):  # the pipeline names the image, or skips it
+  except (tf.errors.InvalidArgumentError, *tfds_sets.damage_errors()):  # the pipeline will name the image or skip it
     return source
   extra = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != 'id'}
   return ArraySource(images, extra.pop('label').astype(np.int32), source.num_classes, source.class_names, extra,

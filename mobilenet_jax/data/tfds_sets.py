@@ -1,4 +1,4 @@
-"""Datasets of TFDS, and the embedded ones, which are TFDS builders. The only file that knows TFDS."""
+"""TFDS datasets, and the embedded datasets, which are TFDS builders. Only this file reads through TFDS."""
 
 import contextlib
 import dataclasses
@@ -15,22 +15,22 @@ from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, ArraySource, Extra
 from mobilenet_jax.errors import UserError
 
 EMBEDDED = ('fabrics', 'faces')
-FEATURE = 'feature:'  # before the name of the one that data.recorded takes
-MAX_BYTES_IN_MEMORY = 2**30  # of decoded images; a constant, since both ways resize in their own way
+FEATURE = 'feature:'  # precedes the name of a feature in data.recorded
+MAX_BYTES_IN_MEMORY = 2**30  # of decoded images; constant, as images in memory and in streams are resized differently
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamSource:
-  """Encoded examples that TFDS reads one after another, made by `stream`; the rest as in ArraySource."""
+  """Encoded examples that TFDS reads one after another, made by `stream`. The other fields are as in ArraySource."""
 
   builder: object  # tfds.core.DatasetBuilder
   split: str
   num_classes: int
   class_names: tuple[str, ...] | None
   extra_names: dict[str, tuple[str, ...]]
-  teacher_feature: str = ''  # of the examples: a teacher's outputs
-  only: tuple[str, ...] | None = None  # the ids of what `subset` left; None: all
-  extra: Extra = dataclasses.field(default_factory=dict)  # of each of `ids`, beside what the examples have in themselves
+  teacher_feature: str = ''  # the feature of the examples that holds a teacher's outputs
+  only: tuple[str, ...] | None = None  # the ids of the examples that `subset` kept; None means all
+  extra: Extra = dataclasses.field(default_factory=dict)  # one row for each of `ids`, besides the targets in the examples
 
   @property
   def num_examples(self) -> int:
@@ -38,7 +38,7 @@ class StreamSource:
 
   @functools.cached_property
   def ids(self) -> tuple[str, ...]:
-    """What TFDS calls the examples, file by file: '<file>__<number in it>', see ReadConfig.add_tfds_id."""
+    """Returns the TFDS ids of the examples, file by file: '<file>__<number in the file>', see ReadConfig.add_tfds_id."""
     if self.only is not None:
       return self.only
     return tuple(f'{file.basename()}__{file.skip + i}'
@@ -46,18 +46,18 @@ class StreamSource:
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """Of each of `ids`, (n,); all examples are read for them, but no image decoded."""
+    """Returns the label of each of `ids`, (n,). This reads all examples, but decodes no image."""
     labels = self.examples(None, 0).map(lambda x: x['label'])
     return np.array(list(labels.as_numpy_iterator()), np.int32)
 
   def subset(self, indices: np.ndarray) -> 'StreamSource':
-    """The examples of `ids` at `indices`."""
+    """Returns the examples whose ids are at `indices` in `ids`."""
     return dataclasses.replace(self, only=tuple(self.ids[i] for i in indices),
                                extra={name: values[indices] for name, values in self.extra.items()})
 
   @property
   def target_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Of an example, by name in a batch."""
+    """Returns the shape and the type of each target of an example, by its name in a batch."""
     shapes = {'label': ((), np.int32), **{name: (values.shape[1:], values.dtype) for name, values in self.extra.items()}}
     if ATTRIBUTES in self.extra_names:
       shapes[ATTRIBUTES] = (len(self.extra_names[ATTRIBUTES]),), np.int32
@@ -66,15 +66,17 @@ class StreamSource:
     return shapes
 
   def without_damaged(self) -> tuple['StreamSource', list[str]]:
-    """What can be read, and the ids of the rest: a damaged record takes along what follows in its file. Reads all.
+    """Returns a source of the examples that can be read, and the ids of the rest. Reads all examples.
+
+    The records after a damaged one in the same file cannot be read either.
 
     Raises:
-      UserError: where `split` is not a whole split.
+      UserError: if `split` is not a whole split.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
     if not isinstance(self.split, str) or self.split not in self.builder.info.splits.keys():
-      raise UserError(f'{self.builder.name}: a record of its {self.split} is damaged; prepare the set anew')
+      raise UserError(f'{self.builder.name}: a record of {self.split} is damaged; prepare the dataset again')
     lost, parts, first = [], [], 0
     for file in self.builder.info.splits[self.split].file_instructions:
       good = 0
@@ -92,9 +94,9 @@ class StreamSource:
             [name for name in lost if name in known])
 
   def examples(self, shuffle_seed: int | None, shuffle_buffer: int):
-    """A tf.data.Dataset of {'image': encoded bytes, 'id': str} and the targets; the order follows from the seed.
+    """Returns a tf.data.Dataset of {'image': encoded bytes, 'id': str} and the targets.
 
-    Without one it is that of `ids`.
+    The seed determines the order; without a seed, it is the order of `ids`.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -140,7 +142,7 @@ def _builder(config: ml_collections.ConfigDict):
   except tfds.core.DatasetNotFoundError as error:
     raise UserError(f'data.name={config.name}: TFDS has no such dataset; expected {", ".join(EMBEDDED)}, a TFDS name '
                     'such as cifar10, folder:/path or npz:/path') from error
-  except (ValueError, AssertionError) as error:  # a name TFDS cannot parse, or an unknown configuration of it
+  except (ValueError, AssertionError) as error:  # a name that TFDS cannot parse, or an unknown configuration
     raise UserError(f'data.name={config.name}: {str(error).splitlines()[0]}') from error
   if not builder.is_prepared():
     where = f' --data_dir={config.data_dir}' if config.data_dir else ''
@@ -148,8 +150,8 @@ def _builder(config: ml_collections.ConfigDict):
                     f'tfds build {config.name}{where}')
   features = builder.info.features
   if 'image' not in features or not {'label', 'attributes', 'identity'} & set(features):
-    raise UserError(f'data.name={config.name} has the features {sorted(features)}; expected an image, and a label, '
-                    'attributes or an identity among them')
+    raise UserError(f'data.name={config.name}: the features are {sorted(features)}; expected an image and a label, '
+                    'attributes or an identity')
   return builder
 
 
@@ -158,14 +160,17 @@ def _embedded_builder(name, data_dir):
   kind = {'fabrics': fabrics.Fabrics, 'faces': faces.Faces}[name]
   builder = kind(data_dir=data_dir, file_format='array_record')  # read without TensorFlow
   if not builder.is_prepared():
-    print(f'drawing the embedded dataset into {builder.data_path}: half a minute, once', flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
+    print(f'drawing the embedded dataset into {builder.data_path}; this takes half a minute and happens only once', flush=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download
       builder.download_and_prepare()
   return builder
 
 
 def _split(builder, split: str, recorded: str = '') -> ArraySource | StreamSource:
-  """In memory where they fit, else as a stream; without TensorFlow where every image has the same shape."""
+  """Returns the examples of a split, in memory if they fit and all images have the same shape, else as a stream.
+
+  In memory, a split in the array_record format needs no TensorFlow.
+  """
   try:
     count = builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
@@ -186,29 +191,29 @@ def _split(builder, split: str, recorded: str = '') -> ArraySource | StreamSourc
       images[i] = example['image']
       rows.append(_targets(builder, example, teacher_feature))
   except damage_errors():
-    return source  # whose reader names the record, or leaves it out
+    return source  # the reader of the stream names the record or leaves it out
   extra = {name: np.array([row[name] for row in rows], np.float32 if name == TEACHER else np.int32) for name in rows[0]}
   return ArraySource(images, extra.pop('label'), source.num_classes, source.class_names, extra,
                      tuple(f'{split}/{i}' for i in range(count)), source.extra_names)
 
 
 def stream(builder, split: str, teacher_feature: str = '') -> StreamSource:
-  """The examples of a split, one after another; `teacher_feature` of each are a teacher's outputs, '' without."""
+  """Returns the examples of a split as a stream; `teacher_feature` holds a teacher's outputs, and is '' if there are none."""
   features = dict(builder.info.features)
   if teacher_feature and len(getattr(features.get(teacher_feature), 'shape', ())) != 1:
     raise UserError(f'data.recorded={FEATURE}{teacher_feature}: {builder.name} has the features {", ".join(features)}; '
-                    'expected one of numbers (d,) among them, logits or embeddings')
+                    'expected a feature of shape (d,) with logits or embeddings')
   label = features.get('label')
   names = getattr(label, 'names', None)
   named = names and names != [str(i) for i in range(len(names))]
   attributes = {ATTRIBUTES: tuple(sorted(features['attributes']))} if 'attributes' in features else {}
-  # A label that is no class to predict but a person has no num_classes.
+  # A label that is a person instead of a class to predict has no num_classes.
   return StreamSource(builder, split, getattr(label, 'num_classes', 0), tuple(names) if named else None, attributes,
                       teacher_feature)
 
 
 def damage_errors() -> tuple[type[Exception], ...]:
-  """What reading a damaged file raises: a record that is not what was written, and a file cut between two."""
+  """Returns the errors that reading a damaged file raises: for a corrupt record, and for a file truncated between two."""
   if 'tensorflow' not in sys.modules:
     return ()
   import tensorflow as tf
@@ -216,19 +221,19 @@ def damage_errors() -> tuple[type[Exception], ...]:
 
 
 def is_feature(recorded: str) -> bool:
-  """Whether data.recorded names a feature of the examples, rather than a file."""
+  """Returns whether data.recorded names a feature of the examples instead of a file."""
   return recorded.startswith(FEATURE)
 
 
 def _targets(builder, example, teacher_feature) -> dict:
-  """What is known of an example, by its names in a batch; NumPy values or TensorFlow's alike.
+  """Returns the targets of an example by their names in a batch; the values may be NumPy arrays or TensorFlow tensors.
 
-  The label of a face is its identity, which celeb_a keeps one level down.
+  The label of a face is its identity, which celeb_a stores one level deeper.
   """
   features, targets = builder.info.features, {}
   if 'label' in features:
     targets['label'] = example['label']
-    if not hasattr(features['label'], 'num_classes'):  # lfw's is a name
+    if not hasattr(features['label'], 'num_classes'):  # in lfw it is a name
       import tensorflow as tf
       targets['label'] = tf.strings.to_hash_bucket_fast(example['label'], 2**31 - 1)
   elif 'identity' in features:

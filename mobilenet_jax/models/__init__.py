@@ -1,24 +1,25 @@
-"""The networks by name, one file each, and what a network must be.
+"""The networks, by name, and the contract that every network fulfils.
 
-A network is a Flax module (flax.linen). The rest of the code relies on this, which tests/test_model_contract.py checks
-for each of MODELS:
+Each network is a Flax module (flax.linen) in its own file. The rest of the code relies on the following contract, which
+tests/models/test_model_contract.py checks for every network in MODELS:
 
-- Its fields hold a bool, a number, a string or a dtype, and have defaults. A recipe may give them, under `model`. Two
-  are set by `create` instead: `num_classes`, the number of outputs, and `batch_norm_axis`, the mapped axis to
-  synchronise batch statistics over, for which a recipe gives `sync_batch_norm`. A network without batch norm lacks it.
-- Two fields are changed for a count or an export, and a network may lack each: `dtype` of the computation, and
-  `lowering`, of which 'grouped' means plain convolutions; see lowerings.py.
-- module(images, train=..., features=...) takes images float32 (b, h, w, 3) in [-1, 1] and returns outputs float32
-  (b, num_classes), or, if num_classes is 0, the pooled features (b, c). `features` is None or a dict, which the call
-  fills with intermediate maps by name; 'pooled' is one of them.
-- If train is True, the call needs an rng named 'dropout' if the network drops out.
-- Its variables are the collections 'params' and, if it has batch norm, 'batch_stats'. There is no other.
+- The fields hold a bool, a number, a string or a dtype, and have defaults. A recipe may set them under `model`, except
+  two that `create` sets: `num_classes`, the number of outputs, and `batch_norm_axis`, the mapped axis over which batch
+  statistics are synchronised. A recipe asks for the latter with `sync_batch_norm`. A network without batch norm does
+  not have this field.
+- To count a network or to export it, two fields are changed: `dtype`, the dtype of the computation, and `lowering`, for
+  which 'grouped' means plain convolutions; see lowerings.py. A network may lack either field.
+- module(images, train=..., features=...) takes float32 images (b, h, w, 3) in [-1, 1]. It returns float32 outputs
+  (b, num_classes), or the pooled features (b, c) if num_classes is 0. `features` is None or a dict, which the call
+  fills with intermediate feature maps by name; one of them is 'pooled'.
+- If the network has dropout and train is True, the call needs an rng named 'dropout'.
+- The variables are the collections 'params' and, if the network has batch norm, 'batch_stats'. There are no others.
 - The last layer is named CLASSIFIER and has a 'kernel' (c, num_classes) and a 'bias' (num_classes,). No layer is named
-  PROJECTION. The name of a layer with a depthwise kernel begins with DEPTHWISE: such kernels have a weight decay of
-  their own.
+  PROJECTION. The name of every layer with a depthwise kernel begins with DEPTHWISE, because these kernels have their
+  own weight decay.
 
-This module is the door of the room: other rooms import from here. `measure` counts Mult-Adds and parameters, `fold` folds
-batch norm into the convolutions.
+This module is the public interface of the package: other packages import from here. `measure` counts Mult-Adds and
+parameters; `fold` folds batch norm into the convolutions.
 """
 
 import dataclasses
@@ -45,13 +46,13 @@ MODELS = {
     'nn2': NN2,  # FaceNet's
 }
 CLASSIFIER = 'classifier'
-PROJECTION = 'projection'  # distillation keeps its learned projection in the student's parameters, under this name
+PROJECTION = 'projection'  # distillation stores its learned projection in the student's parameters under this name
 DEPTHWISE = 'conv_dw'
 DTYPES = ('float32', 'bfloat16')
 
 _CREATED = ('num_classes', 'batch_norm_axis', 'parent', 'name')  # fields of a module that `create` or Flax sets
 _one_of = lambda *choices: (lambda value: value in choices, f'one of {", ".join(choices)}')
-# What the value of a field may be, for whichever network has it.
+# The valid values of each field, for every network that has the field.
 _RANGES = {
     'width_multiplier': (lambda value: 0 < value < math.inf, 'a number above 0, such as 0.75'),
     'activation': _one_of(*ACTIVATIONS),
@@ -65,10 +66,10 @@ _RANGES = {
 
 
 def fields(name: str) -> dict[str, bool | int | float | str]:
-  """Returns the fields that a recipe may give to a network, with their defaults; a dtype by its name.
+  """Returns the fields that a recipe may set for a network, with their defaults. A dtype is given by its name.
 
   Raises:
-    UserError: if there is no network of that name.
+    UserError: if there is no network with that name.
   """
   if name not in MODELS:
     raise UserError(f'model.name={name!r}: expected one of {", ".join(MODELS)}')
@@ -82,10 +83,10 @@ def fields(name: str) -> dict[str, bool | int | float | str]:
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns a copy of `config`, the part `model` of a whole config, with every field of the network.
+  """Returns a copy of `config`, the `model` section of a config, with all fields of the network filled in.
 
   Raises:
-    UserError: if there is no such network, it lacks a field that is given, or a value is of another type or range.
+    UserError: if there is no such network, the network lacks a given field, or a value has the wrong type or range.
   """
   known = fields(config.name)
   given = {name: value for name, value in config.items() if name not in ('name', 'num_classes')}
@@ -102,20 +103,20 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if name in values and not is_valid(values[name]):
       raise UserError(f'model.{name}={values[name]!r}: expected {expected}')
   if type(config.num_classes) is not int or config.num_classes < 0:
-    raise UserError(f'model.num_classes={config.num_classes}: expected a number of classes, or 0 for that of the data')
+    raise UserError(f'model.num_classes={config.num_classes}: expected a number of classes, or 0 to take it from the data')
   return ml_collections.ConfigDict({'name': config.name, 'num_classes': config.num_classes, **values})
 
 
 def create(config: ml_collections.ConfigDict, num_outputs: int, batch_norm_axis: str | None = None):
-  """Builds the network that `config`, the part `model` of a whole config, describes.
+  """Builds the network that `config`, the `model` section of a config, describes.
 
   Args:
-    config: as `complete` takes it; `num_classes` in it is not used.
-    num_outputs: width of the last layer; 0 leaves it out.
-    batch_norm_axis: the mapped axis to synchronise batch statistics over, if the config asks for it.
+    config: the same as for `complete`; its `num_classes` is not used.
+    num_outputs: width of the last layer; 0 leaves the layer out.
+    batch_norm_axis: the mapped axis over which to synchronise batch statistics, if the config asks for it.
 
   Raises:
-    UserError: as `complete`.
+    UserError: as in `complete`.
   """
   options = complete(config).to_dict()
   network = MODELS[options.pop('name')]
@@ -128,10 +129,10 @@ def create(config: ml_collections.ConfigDict, num_outputs: int, batch_norm_axis:
 
 
 def variables_of(collections: dict) -> dict:
-  """Returns {'params', 'batch_stats'} of what a network's `init` returns; without batch norm the latter is empty.
+  """Returns {'params', 'batch_stats'} from the result of a network's `init`; 'batch_stats' is empty without batch norm.
 
   Raises:
-    UserError: if the network has another collection, which nothing would train or keep.
+    UserError: if the network has another collection, which would be neither trained nor saved.
   """
   if others := set(collections) - {'params', 'batch_stats'}:
     raise UserError(f'the network has the collections {", ".join(sorted(others))}; expected params and, with batch norm, '

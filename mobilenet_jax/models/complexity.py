@@ -1,7 +1,7 @@
 """Mult-Adds and parameters of any model, read from its traced computation.
 
-Convention of the paper: the multiply-accumulates and the weights of convolutions and matrix products,
-at batch 1; no batch norm, no bias, no activation.
+The counts follow the convention of the paper: they include the multiply-accumulates and the weights of convolutions and
+matrix products at batch size 1, and exclude batch norm, biases and activations.
 """
 
 import collections
@@ -19,15 +19,15 @@ class Layer:
   """One convolution or matrix product of the traced computation."""
 
   name: str  # path of the module that runs it
-  kind: str  # as Table 2 has it: conv 3x3, conv dw 3x3, conv 1x1, fully connected
+  kind: str  # as in Table 2: conv 3x3, conv dw 3x3, conv 1x1, fully connected
   output: tuple[int, ...]  # without the batch
   mult_adds: int
-  params: int  # weights
+  params: int  # number of weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
-  """What a model costs; `params` follows the paper, `trainable` and `batch_stats` count every number kept."""
+  """The cost of a model. `params` follows the paper; `trainable` and `batch_stats` count every stored number."""
 
   layers: tuple[Layer, ...]
   trainable: int
@@ -42,7 +42,7 @@ class Complexity:
     return sum(layer.params for layer in self.layers)
 
   def shares(self) -> dict[str, tuple[float, float]]:
-    """Table 2: for each kind of layer its share of the Mult-Adds and of the weights, in percent."""
+    """Returns, for each kind of layer, its share of the Mult-Adds and of the weights in percent, as in Table 2."""
     totals = collections.defaultdict(lambda: [0, 0])
     for layer in self.layers:
       totals[layer.kind][0] += layer.mult_adds
@@ -51,13 +51,13 @@ class Complexity:
 
 
 def measure(model, input_shape: tuple[int, ...], **kwargs) -> Complexity:
-  """Traces `model` (any Flax module) on one float32 input; nothing is computed.
+  """Counts the Mult-Adds and parameters of `model` by tracing it on one float32 input, without computing anything.
 
   Args:
-    model: its depthwise convolutions are traced as grouped convolutions, whatever its `lowering`, since
-      the count is of the network and not of the way it is run.
-    input_shape: without the batch, such as (224, 224, 3).
-    **kwargs: to the module's call, such as train=False.
+    model: any Flax module. Its depthwise convolutions are traced as grouped convolutions, whatever its `lowering`,
+      because the count describes the network and not the way in which it is run.
+    input_shape: shape of the input without the batch, such as (224, 224, 3).
+    **kwargs: arguments of the module's call, such as train=False.
   """
   if getattr(model, 'lowering', 'grouped') != 'grouped':
     model = model.clone(lowering='grouped')
@@ -69,7 +69,7 @@ def measure(model, input_shape: tuple[int, ...], **kwargs) -> Complexity:
 
 
 def _layers(jaxpr, path: str = '', times: int = 1):
-  """Yields the convolutions and matrix products of a jaxpr and of those inside it."""
+  """Yields the convolutions and matrix products of a jaxpr and of the jaxprs inside it."""
   for eqn in jaxpr.eqns:
     name = '/'.join(filter(None, (path, str(eqn.source_info.name_stack))))
     if eqn.primitive.name in ('conv_general_dilated', 'dot_general'):
@@ -84,7 +84,7 @@ def _layers(jaxpr, path: str = '', times: int = 1):
 
 
 def _cost(eqn) -> tuple[str, int, int]:
-  """Kind, multiply-accumulates and weights of one equation."""
+  """Returns the kind, the multiply-accumulates and the number of weights of one equation."""
   lhs, weights = (v.aval.shape for v in eqn.invars[:2])
   output = eqn.outvars[0].aval.shape
   if eqn.primitive.name == 'dot_general':

@@ -1,4 +1,4 @@
-"""Inference with batch norm folded into the convolutions, so that only a bias per channel is left of it."""
+"""Inference with batch norm folded into the convolutions, so that only one bias per channel remains."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,23 +12,23 @@ from mobilenet_jax.models.mobilenet import MobileNet
 
 
 class Layer(NamedTuple):
-  """A convolution with batch norm folded into it. The activation, a clip to [0, cap], follows."""
+  """A convolution with batch norm folded in. It is followed by an activation that clips to [0, cap]."""
 
   kind: str  # 'conv' 3x3, 'depthwise' 3x3 or 'pointwise' 1x1
   stride: int
   padding: str  # 'same' or 'keras', see lowerings.padding_of
-  kernel: jax.Array  # (k, k, in, out); of a depthwise one (3, 3, 1, c)
+  kernel: jax.Array  # (k, k, in, out), or (3, 3, 1, c) for a depthwise convolution
   bias: jax.Array  # (out,)
   cap: float
 
 
 def can_fold(model) -> bool:
-  """Returns whether `model` is a MobileNet, the only network whose layers are known here."""
+  """Returns whether `model` is a MobileNet, the only network whose layers this module knows."""
   return isinstance(model, MobileNet) and type(model).__call__ is MobileNet.__call__
 
 
 def folded_layers(model: MobileNet, variables) -> list[Layer]:
-  """Returns the convolutions of a MobileNet in order, float32, with the running statistics folded into them."""
+  """Returns the convolutions of a MobileNet in order, in float32, with the running statistics folded into them."""
   params, stats = variables['params'], variables['batch_stats']
   layers = [('conv', 'conv', 2)]  # name, kind, stride
   for i, (stride, _) in enumerate(model.body, start=1):
@@ -40,24 +40,24 @@ def folded_layers(model: MobileNet, variables) -> list[Layer]:
   def folded(name, kind, stride):
     factor, bias = scale_and_offset(**params[f'{name}_bn'], **stats[f'{name}_bn'], epsilon=model.batch_norm_epsilon)
     padding = model.padding if kind == 'depthwise' else 'same'
-    kernel = params[name]['kernel'] * factor  # the last axis is that of the output
+    kernel = params[name]['kernel'] * factor  # the last axis is the output channels
     return Layer(kind, stride, padding, kernel, bias, ACTIVATIONS[model.activation])
 
   return [folded(*layer) for layer in layers]
 
 
 def fold(model, variables, as_convolutions: bool = False) -> tuple[Callable, dict]:
-  """Folds batch norm where `can_fold`; runs any other network as it is.
+  """Folds batch norm into the convolutions if `can_fold`, and leaves any other network unchanged.
 
   Args:
     model: any network, see models/__init__.py.
-    variables: {'params', 'batch_stats'} of it.
-    as_convolutions: write the 1x1 convolutions of a MobileNet as such. Converters do not recognise a matrix product
-      as a convolution.
+    variables: the {'params', 'batch_stats'} of the network.
+    as_convolutions: express the 1x1 convolutions of a MobileNet as convolutions instead of matrix products, which
+      converters do not recognise as convolutions.
 
   Returns:
-    predict(weights, images), which equals model.apply(variables, images, train=False) up to rounding and is to be
-    jitted; and its weights.
+    A function predict(weights, images) and its weights. The function equals model.apply(variables, images, train=False)
+    up to rounding and should be jitted.
   """
   if not can_fold(model):
     return lambda variables, images: model.apply(variables, images, train=False), variables

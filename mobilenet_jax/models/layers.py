@@ -9,14 +9,14 @@ from jax import lax
 
 from mobilenet_jax.models import lowerings
 
-# TF-slim's mobilenet_v1: every convolution starts from a truncated normal of this deviation.
+# As in TF-slim's mobilenet_v1, all convolutions are initialised from a truncated normal with this standard deviation.
 conv_init = nn.initializers.truncated_normal(stddev=0.09)
 
-ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # where each is cut off above
+ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # the upper bound of each
 
 
 class Conv(nn.Module):
-  """A full convolution, "same" padding as TensorFlow's: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features)."""
+  """A full convolution with "same" padding, as in TensorFlow: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features)."""
 
   features: int
   stride: int = 1
@@ -31,12 +31,12 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-  """One 3x3 filter a channel: (b, h, w, c) -> (b, h/s, w/s, c), rounded up under "same" padding.
+  """One 3x3 filter per channel: (b, h, w, c) -> (b, h/s, w/s, c), rounded up with "same" padding.
 
   Attributes:
-    stride: of both axes, 1 or 2.
-    lowering: how XLA is asked for the same sum: 'grouped', 'shifted' or 'auto', see lowerings.py. Parameters,
-      outputs and gradients are the same.
+    stride: stride of both axes, 1 or 2.
+    lowering: how the convolution is expressed in XLA: 'grouped', 'shifted' or 'auto', see lowerings.py. Parameters,
+      outputs and gradients are the same for all.
     padding: 'same' or 'keras', see lowerings.padding_of.
   """
 
@@ -65,17 +65,17 @@ class PointwiseConv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch norm and the activation behind it, over (b, h, w) of each channel.
+  """Batch norm over (b, h, w) of each channel, followed by an activation.
 
-  Parameters and statistics have the names and the meaning of flax.linen.BatchNorm; statistics are float32. Its
-  gradient is written out (`_normalize`), since autodiff's reads the activations about twice as often.
+  Parameters and statistics have the same names and meaning as in flax.linen.BatchNorm; statistics are float32. The
+  gradient is written by hand (`_normalize`), because autodiff's reads the activations about twice as often.
 
   Attributes:
     activation: 'relu' or 'relu6'.
-    use_running_average: normalise with the running statistics, not the batch's, and leave them as they are.
-    momentum: of the running statistics.
+    use_running_average: normalise with the running statistics instead of the batch's, and do not update them.
+    momentum: momentum of the running statistics.
     epsilon: added to the variance.
-    axis_name: a mapped axis to take the batch's statistics over, or None.
+    axis_name: a mapped axis over which to compute the batch's statistics, or None.
   """
 
   activation: str
@@ -105,14 +105,14 @@ class BatchNorm(nn.Module):
 
 
 def scale_and_offset(scale, bias, mean, var, epsilon):
-  """Batch norm as x * factor + offset, each (c,)."""
+  """Returns the factor and the offset, each (c,), with which batch norm is x * factor + offset."""
   factor = scale * lax.rsqrt(var + epsilon)
   return factor, bias - mean * factor
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _normalize(x, scale, bias, epsilon, cap, axis_name):
-  """clip(batch norm of x, 0, cap), with the batch's mean and biased variance, which carry no gradient."""
+  """Returns clip(batch norm of x, 0, cap), and the batch's mean and biased variance, which carry no gradient."""
   return _normalize_forward(x, scale, bias, epsilon, cap, axis_name)[0]
 
 
@@ -127,11 +127,13 @@ def _normalize_forward(x, scale, bias, epsilon, cap, axis_name):
 
 
 def _normalize_backward(epsilon, cap, axis_name, residuals, cotangents):
-  """With n positions, x^ = (x - mean) / deviation, and g cut off where the activation is:
+  """Returns the gradients of x, scale and bias.
+
+  With n positions, x^ = (x - mean) / deviation, and g set to 0 where the activation clips, they are
 
     dbias = sum(g);  dscale = sum(g x^);  dx = scale / deviation * (g - dbias / n - x^ dscale / n)
 
-  (Ioffe and Szegedy, 2015, section 3). The last is written as factor g + slope x + constant.
+  (Ioffe and Szegedy, 2015, section 3). dx is computed in the form factor g + slope x + constant.
   """
   x, scale, bias, mean, var = residuals
   x32, g = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
@@ -142,7 +144,7 @@ def _normalize_backward(epsilon, cap, axis_name, residuals, cotangents):
   dbias = g.sum((0, 1, 2))
   dscale = ((g * x32).sum((0, 1, 2)) - mean * dbias) * rdeviation
   mean_g, mean_gx = dbias, dscale
-  if axis_name:  # a device's statistics are everyone's, its gradient of scale and bias is its own share
+  if axis_name:  # all devices share the statistics, but each returns only its own part of dscale and dbias
     mean_g, mean_gx = lax.pmean((dbias, dscale), axis_name)
   positions = x.size // x.shape[-1]
   slope = -factor * rdeviation * mean_gx / positions

@@ -1,4 +1,4 @@
-"""MobileNet, and the two networks the paper compares it with in Tables 4 and 5."""
+"""MobileNet, and the two networks that the paper compares it with in Tables 4 and 5."""
 
 import functools
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv, conv_init
 
 # Table 1 after the first convolution: (stride, output channels) of each depthwise separable block.
-# The paper prints stride 2 for the last one, with a 7x7 input and a 7x7 output: a misprint for 1.
+# The paper prints stride 2 for the last block, with a 7x7 input and a 7x7 output: a misprint for 1.
 BODY = (
     (1, 64),
     (2, 128), (1, 128),
@@ -20,7 +20,7 @@ SHALLOW_BODY = BODY[:6] + BODY[11:]  # Table 5: "the 5 layers of separable filte
 
 
 def scale_channels(channels: int, width_multiplier: float) -> int:
-  """Channels under a width multiplier, as the published models round them: down, and at least 8."""
+  """Returns the channels for a width multiplier, rounded as in the published models: down, and at least 8."""
   return max(int(channels * width_multiplier), 8)
 
 
@@ -31,14 +31,14 @@ class MobileNet(nn.Module):
     num_classes: width of the classifier; 0 leaves it out and returns the pooled features.
     width_multiplier: alpha of section 3.3, above 0.
     activation: 'relu6', as in the TF-slim release, or 'relu', as in the paper.
-    dropout_rate: before the classifier.
-    batch_norm_decay: of the running statistics.
+    dropout_rate: rate of the dropout before the classifier.
+    batch_norm_decay: decay of the running statistics.
     batch_norm_epsilon: added to the variance.
-    freeze_batch_stats: in training, too, normalise with the running statistics and leave them as they are.
-    batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
-    padding: of the depthwise convolutions, 'same' or 'keras', see lowerings.padding_of.
-    dtype: of the computation; parameters are float32.
-    lowering: how XLA is asked for the convolutions: 'grouped', 'shifted' or 'auto', see lowerings.py.
+    freeze_batch_stats: normalise with the running statistics in training too, and do not update them.
+    batch_norm_axis: name of a mapped axis over which to synchronise batch statistics, or None.
+    padding: padding of the depthwise convolutions, 'same' or 'keras', see lowerings.padding_of.
+    dtype: dtype of the computation; parameters are float32.
+    lowering: how the convolutions are expressed in XLA: 'grouped', 'shifted' or 'auto', see lowerings.py.
   """
 
   num_classes: int
@@ -53,7 +53,7 @@ class MobileNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   lowering: str = 'auto'
 
-  body = BODY  # (stride, channels) of each block; no field, so that a recipe chooses a network by its name
+  body = BODY  # (stride, channels) of each block; not a field, because a recipe selects a network by its name
   separable = True
 
   @nn.compact
@@ -62,9 +62,9 @@ class MobileNet(nn.Module):
 
     Args:
       images: (b, h, w, 3) in [-1, 1]; h and w at least 32.
-      train: use and update batch statistics, and drop out (needs an rng named 'dropout').
-      features: a dict that, where given, is filled with every block's output by name: 'conv', then
-        'block_1' to 'block_13', then 'pooled'.
+      train: use and update batch statistics, and apply dropout (which needs an rng named 'dropout').
+      features: if given, a dict that is filled with the output of every block by name: 'conv', then 'block_1' to
+        'block_13', then 'pooled'.
 
     Returns:
       Logits, float32 (b, num_classes).

@@ -1,6 +1,6 @@
-"""FaceNet's NN2, by its size the FaceNet that section 4.7 distils from (Table 14).
+"""FaceNet's NN2: judging by its size, it is the FaceNet that section 4.7 distils from (Table 14).
 
-Table 2 is here that of its own paper: Schroff, Kalenichenko and Philbin, 2015, arXiv 1503.03832.
+In this file, Table 2 is the one in the FaceNet paper: Schroff, Kalenichenko and Philbin, 2015, arXiv 1503.03832.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mobilenet_jax.models import lowerings
 from mobilenet_jax.models.layers import BatchNorm, Conv, PointwiseConv, conv_init
 
-# Table 2: #1x1, (#3x3 reduce, #3x3), (#5x5 reduce, #5x5), pool, its projection (p), stride; 0 and None: there is none.
+# Table 2: #1x1, (#3x3 reduce, #3x3), (#5x5 reduce, #5x5), pool, its projection (p), stride. 0 and None stand for "none".
 INCEPTIONS = {
     '2': (0, (64, 192), None, None, 0, 1),
     '3a': (64, (96, 128), (16, 32), 'max', 32, 1),
@@ -29,10 +29,10 @@ INCEPTIONS = {
 
 
 def l2_pool(x, lowering: str = 'auto', epsilon: float = 1e-12):
-  """Root mean square of each 3x3 window, beyond the border 0: (b, h, w, c) -> (b, h, w, c).
+  """Returns the root mean square of each 3x3 window, with zeros beyond the border: (b, h, w, c) -> (b, h, w, c).
 
-  This is a third of Table 2's L2 norm, a factor that the batch norm behind takes out. Under the root is epsilon, for
-  a gradient at 0.
+  This is a third of Table 2's L2 norm; the batch norm that follows removes the factor. Epsilon is added under the root
+  to give a gradient at 0.
   """
   squares = jnp.square(x.astype(jnp.float32))
   return jnp.sqrt(lowerings.mean_pool(squares, lowering) + epsilon).astype(x.dtype)
@@ -40,9 +40,9 @@ def l2_pool(x, lowering: str = 'auto', epsilon: float = 1e-12):
 
 def conv_bn(x, features: int, window: int, stride: int = 1, *, name: str, norm: Callable, lowering: str,
             dtype: jnp.dtype):
-  """Convolution, batch norm and activation, the layers `name` and `name`_bn of the calling module.
+  """Applies convolution, batch norm and activation, as the layers `name` and `name`_bn of the calling module.
 
-  (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features), "same" padding.
+  (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), features), with "same" padding.
   """
   if window == 1:
     x = PointwiseConv(features, dtype, name=name)(x)
@@ -52,16 +52,16 @@ def conv_bn(x, features: int, window: int, stride: int = 1, *, name: str, norm: 
 
 
 class Inception(nn.Module):
-  """Branches side by side, concatenated: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), sum of the branches).
+  """Parallel branches, concatenated: (b, h, w, c) -> (b, ceil(h/s), ceil(w/s), sum of the branches).
 
   Attributes:
-    conv: conv_bn, bound.
+    conv: `conv_bn` with its options bound.
     ones: channels of the 1x1 convolution.
-    threes: channels of the 1x1 convolution that reduces for the 3x3 one, and of that.
+    threes: channels of the 1x1 convolution before the 3x3 convolution, and of the 3x3 convolution.
     fives: the same for 5x5.
-    pool: 'max' or 'l2', over 3x3.
-    projection: channels of the 1x1 convolution behind the pool; 0 passes all of the pool's on.
-    stride: of the 3x3 and 5x5 convolutions and of a max pool.
+    pool: 'max' or 'l2', over 3x3 windows.
+    projection: channels of the 1x1 convolution after the pool; 0 passes on all channels of the pool.
+    stride: stride of the 3x3 and 5x5 convolutions and of a max pool.
     lowering: see models/lowerings.py.
   """
 
@@ -90,15 +90,15 @@ class Inception(nn.Module):
 
 
 class NN2(nn.Module):
-  """FaceNet's NN2 (Table 2), the Inception network of 7.5 M parameters and 1.6 B Mult-Adds at 224x224.
+  """FaceNet's NN2 (Table 2), the Inception network with 7.5 M parameters and 1.6 B Mult-Adds at 224x224.
 
-  Batch norm follows every convolution, in place of its bias, and so also takes the place of the two local response
-  normalisations ("norm"), as in davidsandberg/facenet. The L2 normalisation of the embedding is left to the task.
+  Batch norm follows every convolution and replaces its bias. It therefore also replaces the two local response
+  normalisations ("norm"), as in davidsandberg/facenet. The task applies the L2 normalisation of the embedding.
 
   Attributes:
     num_classes: width of the last layer, 128 in the paper; 0 leaves it out and returns the pooled features.
-    freeze_batch_stats: in training, too, normalise with the running statistics and leave them as they are.
-    batch_norm_axis: name of a mapped axis to synchronise batch statistics over, or None.
+    freeze_batch_stats: normalise with the running statistics in training too, and do not update them.
+    batch_norm_axis: name of a mapped axis over which to synchronise batch statistics, or None.
     lowering: see models/lowerings.py.
   """
 
@@ -118,12 +118,12 @@ class NN2(nn.Module):
 
     Args:
       images: (b, h, w, 3) in [-1, 1]; h and w at least 32, and 224 in the paper.
-      train: use and update batch statistics, and drop out (needs an rng named 'dropout' at a rate above 0).
-      features: a dict that, where given, is filled with every block's output by name: 'conv1', then
-        'inception_2' to 'inception_5b', then 'pooled'.
+      train: use and update batch statistics, and apply dropout (which needs an rng named 'dropout' if the rate is above 0).
+      features: if given, a dict that is filled with the output of every block by name: 'conv1', then 'inception_2' to
+        'inception_5b', then 'pooled'.
 
     Returns:
-      Outputs of the last layer, not normalised, float32 (b, num_classes).
+      The outputs of the last layer, not normalised, float32 (b, num_classes).
     """
     norm = functools.partial(
         BatchNorm, self.activation, self.freeze_batch_stats or not train, self.batch_norm_decay,

@@ -1,4 +1,4 @@
 """The machine that a process runs on: devices and hosts, signals, environment variables, the command line.
 
-This room stands on nothing but `errors`. Other rooms import its modules by name; each is a door of its own.
+This package depends on `errors` only. Other packages import its modules by name.
 """

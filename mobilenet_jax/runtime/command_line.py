@@ -1,4 +1,4 @@
-"""What every command line of this project shares: arguments, errors in one line, exit statuses."""
+"""What the command lines of this project share: arguments, one-line errors, exit statuses."""
 
 import argparse
 import os
@@ -23,14 +23,14 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
   """Calls `main` and turns what it raises into an exit status.
 
-  A UserError is printed as one line, with exit status 1. An interruption has exit status REQUEUE: the same command
-  continues.
+  A UserError is printed as one line, and the exit status is 1. After an interruption the exit status is REQUEUE: the same
+  command can be started again to continue.
   """
   environment.use_huge_pages()
   environment.quiet()
   try:
     main()
-  except BrokenPipeError:  # the reader of our output has seen enough
+  except BrokenPipeError:  # the reader of our output has closed it
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except (UserError, OSError) as error:
     if not is_of_the_user(error):
@@ -42,5 +42,5 @@ def run(main: Callable[[], None]) -> None:
 
 
 def run_with(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
-  """Calls `main` with the arguments of this process, as `run` does."""
+  """Calls `main` with the parsed arguments of this process, as `run` does."""
   run(lambda: main(parser.parse_args()))

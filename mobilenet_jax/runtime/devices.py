@@ -1,8 +1,8 @@
-"""The only place that knows pmap, devices and hosts.
+"""The only module that deals with pmap, devices and hosts.
 
-A step is written for one device, with collectives over the axis `AXIS` only. State and rng go to every device
-as they are (in_axes None), batches are split along their first axis, and what comes back is the same on every
-device (out_axes None): no array carries a device axis outside of here.
+A step is written for one device, with collectives over the axis `AXIS` only. The state and the rng go to every device
+unchanged (in_axes None), and batches are split along their first axis. The results are the same on every device
+(out_axes None), so no array outside of this module has a device axis.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from jax.experimental import multihost_utils
 from mobilenet_jax.errors import REQUEUE, UserError
 
 AXIS = 'batch'
-HEARTBEAT_SECONDS = 30  # without a sign of life of another host, before this one ends, too
+HEARTBEAT_SECONDS = 30  # without a sign of life from another host, until this one ends too
 
 
 def join_hosts(coordinator: str = '', hosts: int = 0, host: int = -1) -> None:
-  """Makes this process one host of several, as the arguments or the environment say; before anything else asks for devices.
+  """Makes this process one of several hosts, as the arguments or the environment say.
 
-  The environment is that of Slurm's srun, Open MPI's mpirun or a Cloud TPU slice; without one, and without arguments,
-  there is only this process.
+  It must be called before anything asks for devices. The environment is that of Slurm's srun, Open MPI's mpirun or a Cloud
+  TPU slice. Without such an environment and without arguments, this process is the only host.
 
   Args:
     coordinator: address and port of the first host, such as 10.0.0.1:1234.
-    hosts: how many there are.
+    hosts: the number of hosts.
     host: which of them this is, from 0.
 
   Raises:
-    UserError: where the others cannot be reached.
+    UserError: if the other hosts cannot be reached.
   """
   if bool(coordinator) != bool(hosts) or hosts and not 0 <= host < hosts:
     raise UserError(f'--coordinator={coordinator} --hosts={hosts} --host={host}: expected all three, such as '
@@ -53,10 +53,10 @@ def join_hosts(coordinator: str = '', hosts: int = 0, host: int = -1) -> None:
 
 @contextlib.contextmanager
 def ending_with_the_others() -> Iterator[None]:
-  """Where another host has died, ends this process with one line and the status REQUEUE.
+  """Ends this process with one line and the status REQUEUE if another host has died.
 
-  At once, as JAX's own end would wait for the other and abort. Where no operation fails, as on some accelerators, it is
-  JAX that ends the process, HEARTBEAT_SECONDS after the other's last sign of life.
+  It ends at once, because JAX's own shutdown would wait for the other host and abort. If no operation fails, as on some
+  accelerators, JAX ends the process HEARTBEAT_SECONDS after the other host's last sign of life.
   """
   try:
     yield
@@ -64,8 +64,8 @@ def ending_with_the_others() -> Iterator[None]:
     lost = ('gloo', 'unavailable', 'deadline', 'connection', 'heartbeat')
     if jax.process_count() == 1 or not any(word in str(error).lower() for word in lost):
       raise
-    print(f'another host has ended ({" ".join(str(error).split())[:120]}); started again on all hosts, the same command '
-          'continues', file=sys.stderr, flush=True)
+    print(f'another host has ended ({" ".join(str(error).split())[:120]}); start the same command again on all hosts to '
+          'continue', file=sys.stderr, flush=True)
     os._exit(REQUEUE)
 
 
@@ -76,7 +76,7 @@ def _in_a_job_of_several() -> bool:
 
 
 def is_first_host() -> bool:
-  """Whether this is the host that writes and speaks."""
+  """Returns whether this is the host that writes and prints."""
   return jax.process_index() == 0
 
 
@@ -85,13 +85,16 @@ def host_count() -> int:
 
 
 def host_part(size: int) -> slice:
-  """Which of the `size` rows of a batch are this host's."""
+  """Returns which of the `size` rows of a batch belong to this host."""
   share = size // jax.process_count()
   return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def on_first_host(function: Callable):
-  """What function() gives, called on the first host only, on all of them; arrays as NumPy's; or its UserError."""
+  """Calls function() on the first host only, and returns its result on all hosts.
+
+  If there are several hosts, arrays are returned as NumPy arrays. If function() raises a UserError, all hosts raise it.
+  """
   if jax.process_count() == 1:
     return function()
   value, error = None, None
@@ -109,34 +112,34 @@ def on_first_host(function: Callable):
 def _from_first_host(value):
   blob = np.frombuffer(pickle.dumps(value), np.uint8)
   size = int(multihost_utils.broadcast_one_to_all(np.array(len(blob))))
-  blob = np.resize(blob, size)  # elsewhere it may hold anything
+  blob = np.resize(blob, size)  # only the content on the first host matters
   return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(blob)).astype(np.uint8).tobytes())
 
 
 def over_hosts(number: int) -> int:
-  """The sum of what each host gives."""
+  """Returns the sum of `number` over all hosts."""
   return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.array(number)).sum())
 
 
 def device_count() -> int:
-  """Of all hosts."""
+  """Returns the number of devices of all hosts."""
   return jax.device_count()
 
 
 def cpu_cores() -> int:
-  """The cores this process may use."""
+  """Returns the number of CPU cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def run_once(function: Callable, *args):
-  """Compiles and calls what is needed just once: without optimisation, which takes XLA's CPU backend longer."""
-  # Measured for the initialisation of MobileNet on one core: 10 s with, 3 s without.
+  """Compiles and calls a function that is needed just once. On CPU, XLA does not optimise it, which is quicker."""
+  # Measured for the initialisation of MobileNet on one core: 10 s with optimisation, 3 s without.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
   return jax.jit(function).lower(*args).compile(options)(*args)
 
 
 def replicate(state):
-  """Puts a state where a mapped step leaves its own, so that the first step and the rest are one compilation."""
+  """Places a state on the devices as a mapped step returns it, so that the first step needs no compilation of its own."""
   sharding = _sharding(jax.sharding.PartitionSpec())
   if jax.process_count() == 1:
     return jax.device_put(state, sharding)
@@ -144,7 +147,7 @@ def replicate(state):
 
 
 def split(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Gives each device its part of this host's part of a batch: (b / hosts, ...) -> (devices, b / devices, ...)."""
+  """Splits this host's part of a batch over its devices: (b / hosts, ...) -> (devices, b / devices, ...)."""
   parts = jax.tree.map(lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:]), batch)
   sharding = _sharding(jax.sharding.PartitionSpec(AXIS))
   if jax.process_count() == 1:
@@ -153,7 +156,7 @@ def split(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
-  """Each batch split, and the next one on its way to the devices while they work on this."""
+  """Yields each batch split over the devices. The next batch is sent to them while they work on the current one."""
   batches = map(split, batches)
   for batch in batches:
     for following in batches:
@@ -163,8 +166,8 @@ def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, 
 
 
 def at_once(function: Callable, items: Sequence) -> list:
-  """function(item) of each, a thread a core: what is compiled in them is compiled at the same time."""
-  if len(items) < 2 or jax.process_count() > 1:  # among hosts, what they do together has an order
+  """Returns function(item) for each item, with one thread per core. What the calls compile is compiled at the same time."""
+  if len(items) < 2 or jax.process_count() > 1:  # several hosts must run their common operations in the same order
     return [function(item) for item in items]
   with futures.ThreadPoolExecutor(min(len(items), cpu_cores())) as pool:
     return list(pool.map(function, items))
@@ -175,24 +178,27 @@ def _sharding(spec):
 
 
 def pmap_step(step: Callable) -> Callable:
-  """Maps step(state, batch, rng, frozen) -> (state, sums) over all devices, consuming the state; the batch split."""
+  """Maps step(state, batch, rng, frozen) -> (state, sums) over all devices. It splits the batch and consumes the state."""
   return jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
 def pmap_evaluation(step: Callable) -> Callable:
-  """Maps step(variables, batch, frozen) -> (sums, values an example) over all devices; batch and values split."""
+  """Maps step(variables, batch, frozen) -> (sums, values per example) over all devices. Batch and values are split."""
   return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, 0))
 
 
 def join(parts):
-  """The whole batch on each host: (devices, b / devices, ...) -> (b, ...)."""
+  """Returns the whole batch on each host: (devices, b / devices, ...) -> (b, ...)."""
   if jax.process_count() > 1:
     parts = multihost_utils.process_allgather(parts, tiled=True)
   return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), parts)
 
 
 def memory_at_hand() -> int:
-  """Bytes: the first accelerator's, or what the machine has available (elsewhere than on Linux, all it has)."""
+  """Returns the bytes of the first accelerator's memory or, without one, of the memory that this machine has available.
+
+  On systems other than Linux, the latter is all of the machine's memory.
+  """
   if limit := (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit'):
     return limit
   meminfo = Path('/proc/meminfo')
@@ -202,7 +208,11 @@ def memory_at_hand() -> int:
 
 
 def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:
-  """Raises UserError where a batch cannot be split over the devices, and each share into `parts`."""
+  """Checks that a batch can be split over the devices, and each device's share into `parts`.
+
+  Raises:
+    UserError: if it cannot.
+  """
   count = device_count() * parts
   if batch_size % count:
     near = max(batch_size // count, 1) * count
@@ -211,7 +221,7 @@ def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:
 
 
 def device_name() -> str:
-  """What the first device calls itself, and how many there are: '8 x TPU v4', or 'cpu, 2 cores'."""
+  """Returns the kind of the first device and the number of devices, such as '8 x TPU v4' or 'cpu, 2 cores'."""
   kind = jax.local_devices()[0].device_kind
   if kind == 'cpu':
     kind = f'cpu, {cpu_cores()} core{"s" if cpu_cores() > 1 else ""}'

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR2 as a wish to stop, which is granted between two steps."""
+"""Handles SIGTERM, SIGINT and SIGUSR2 as requests to stop, which training grants between two steps."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 
 ENDING = (signal.SIGTERM, signal.SIGINT)  # a second one of these ends the process
-SIGNALS = (*ENDING, signal.SIGUSR2)  # the last: a Slurm job's time is nearly over, as SIGTERM will say once more
-SAME_SECONDS = 1  # between signals that are one: who stops a group of processes, or preempts a job, may send several
+SIGNALS = (*ENDING, signal.SIGUSR2)  # SIGUSR2: the time of a Slurm job is nearly over; a SIGTERM follows
+SAME_SECONDS = 1  # signals this close together count as one: stopping a process group or preempting a job may send several
 
 
 @contextlib.contextmanager
 def stop_wanted() -> Iterator[Callable[[], str]]:
-  """A function that gives the name of the signal that came, '' before one has; a second one ends the process at once.
+  """Yields a function that returns the name of the signal that came, '' if none has come.
 
-  In a thread other than the main one, where Python lets nobody handle signals, it gives ''. A signal that is ignored
-  stays ignored.
+  A second signal ends the process at once. In threads other than the main one, where Python does not allow signal handlers,
+  the function returns ''. A signal that is ignored stays ignored.
   """
   came, moments = [], []
 

@@ -1,5 +1,5 @@
-"""What is on disk: files that are whole, locks, the files of a run's folder, checkpoints.
+"""Storage on disk: files written whole or not at all, locks, the files of a run's folder, checkpoints.
 
-Other rooms import its modules by name; each is a door of its own. `checkpoints` alone knows Orbax; the others are quick
-to import, so that a sweep can be watched without JAX.
+Other packages import the modules of this package by name. Only `checkpoints` uses Orbax. The other modules are quick to
+import, so that a sweep can be watched without JAX.
 """

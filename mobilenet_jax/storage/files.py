@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process has to itself."""
+"""Files that are written whole or not at all, and locks that give a folder to one process."""
 
 import contextlib
 import fcntl
@@ -16,53 +16,58 @@ LOCK_FILE = 'lock'
 
 
 class Owner(NamedTuple):
-  """A process, and the host it runs on."""
+  """The process that holds a lock, and the host it runs on."""
   pid: int
   host: str
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-  """A file to write to, beside `path` and renamed at the end, so that neither a kill nor a full disk leaves half of it."""
-  temporary = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')  # several may write one at a time
+  """Yields a file to write to. It takes the place of `path` at the end.
+
+  The file is written beside `path` and then renamed, so that neither a kill nor a full disk leaves half of it.
+  """
+  temporary = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')  # unique: several may write `path`
   with temporary.open('wb') as file:
     yield file
   temporary.replace(path)
 
 
 def write_whole(path: Path, text: str) -> None:
-  """Writes text as `whole_file` does."""
+  """Writes text to a file, whole or not at all."""
   with whole_file(path) as file:
     file.write(text.encode())
 
 
 def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
-  """Has the folder for this process, until the file that it returns is closed or the process ends, however it does.
+  """Locks a folder for this process.
+
+  The lock is held until the returned file is closed or the process ends, for whatever reason.
 
   Args:
-    folder: what to have.
-    name: of the file in it that stands for what it is had for.
-    seconds: to wait for another process to let go of it.
+    folder: the folder to lock.
+    name: the name of the lock file in the folder. Each purpose has its own.
+    seconds: how long to wait for another process to release the lock.
 
   Raises:
-    InUse: where another process has it, naming that.
+    InUse: if another process holds the lock. It names that process.
   """
   file = (folder / name).open('a+')
   end = time.monotonic() + seconds
   try:
     while True:
       try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on a network file system too, where that passes locks on
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # also works on network file systems that support locks
         break
       except BlockingIOError:
         if time.monotonic() > end:
           owner = lock_owner(folder, name) or Owner(0, 'an unknown host')
           file.close()
-          raise InUse(f'{folder}: another process works in it (process {owner.pid} on {owner.host}); wait for its end, or '
-                      'give another --workdir') from None
+          raise InUse(f'{folder}: another process works in it (process {owner.pid} on {owner.host}); wait until it ends, '
+                      'or give another --workdir') from None
         time.sleep(0.05)
   except OSError:
-    pass  # a file system without locks: who starts two, has two
+    pass  # a file system without locks, on which nothing keeps a second process out
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()
@@ -70,17 +75,17 @@ def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
 
 
 def lock_owner(folder: Path, name: str = LOCK_FILE) -> Owner | None:
-  """The process that has the folder; None where none has, or the file system has no locks."""
+  """Returns the process that holds the lock; None if no process holds it, or if the file system has no locks."""
   try:
     file = (folder / name).open('r+')
   except OSError:
     return None
   with file:
     try:
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment, which is why lock() waits for one
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # held for a moment only; lock() waits for that
     except BlockingIOError:
       found = re.fullmatch(r'process (\d+) on (.*)', file.read())
-      return Owner(int(found[1]), found[2]) if found else Owner(0, 'an unknown host')  # it is about to write it
+      return Owner(int(found[1]), found[2]) if found else Owner(0, 'an unknown host')  # it has not written its name yet
     except OSError:
       pass
   return None

@@ -1,8 +1,8 @@
-"""The files of a run's folder, as everybody but the run itself sees them: names, config, metrics, the run's row.
+"""The files in a run's folder: their names, and how to read and write the config, the metrics and the run's row.
 
-    config.json      the whole config
+    config.json      the complete config
     metrics.jsonl    one row per logging step and per evaluation
-    tensorboard/     the same for TensorBoard
+    tensorboard/     the same values for TensorBoard
     checkpoints/     the two newest and the best
     result.json      the run's row, once it has finished
     lock             held by the process that trains
@@ -22,7 +22,7 @@ CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
 # The columns of every row. The metrics of the task stand between the two groups.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
 RUN_COLUMNS = ('eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
-# Fields that may change when a run is started again: they say what to do about faults and leave no trace otherwise.
+# Fields that may change when a run is started again. They only say how to handle faults.
 WITHOUT_TRACE = ('nonfinite_loss', 'data.bad_images', 'data.max_bad_images', 'data.stall_seconds')
 
 
@@ -76,7 +76,7 @@ def claim(folder: Path, config: ml_collections.ConfigDict) -> None:
   """Writes config.json into a new run folder, or checks that the one in it is the same.
 
   Raises:
-    UserError: if the folder belongs to a run with another config; it names the differences.
+    UserError: if the folder belongs to a run with another config. It names the differences.
   """
   folder.mkdir(parents=True, exist_ok=True)
   path, text = folder / CONFIG_FILE, config_lib.to_json(config)
@@ -90,7 +90,7 @@ def claim(folder: Path, config: ml_collections.ConfigDict) -> None:
   given = config_lib.flat(config)
   before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
   if difference := config_lib.difference(config_lib.to_json(before), text):
-    raise UserError(f'{folder} belongs to another config (- there, + given: {difference}); '
-                    'give another --workdir, or the config that is there')
+    raise UserError(f'{folder} belongs to another config (- in the folder, + given: {difference}); '
+                    'give another --workdir, or the config that is in the folder')
   if config_lib.to_json(claimed) != text:
     write_whole(path, text)

@@ -1,5 +1,5 @@
-"""Many runs: which share a job, who launches the jobs and watches them, their rows, and a choice among them.
+"""Sweeps: grouping many runs into jobs, launching and watching the jobs, their results, and choosing a model.
 
-Importing this package is quick, as a job counts its start before it imports anything heavy. Its doors are the modules
-`sweep`, `status`, `results`, and `choice` with its figure.
+Importing this package is quick, because a job counts its start before it imports anything heavy. Other packages use the
+modules `sweep`, `status`, `results`, `choice` and `choice_figure`.
 """

@@ -1,4 +1,4 @@
-"""The most accurate model within a budget, and the Pareto front that it is taken from."""
+"""Chooses the most accurate model within a budget, and finds the Pareto front that it belongs to."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
 
 REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'
-SOURCES = ('published', 'paper')  # of the rows in it
+SOURCES = ('published', 'paper')  # the sources of its rows
 COSTS = {'mult_adds': 'Mult-Adds', 'params': 'parameters', 'latency_ms': 'latency'}
 COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params', 'top1', 'latency_ms',
            'device', 'within', 'picked')  # of candidates.csv
@@ -18,10 +18,10 @@ UNITS = {'': 1, 'k': 10**3, 'M': 10**6, 'G': 10**9}
 
 
 def pareto_front(rows: list[dict], cost: str) -> list[dict]:
-  """The rows that no other one beats, cheapest first.
+  """Returns the rows that no other row beats, cheapest first.
 
-  A row is beaten by one that is at least as accurate (`top1`) at no more `cost`, and better in one of the two; of
-  rows that are equal in both, all are kept.
+  A row is beaten by another that is at least as accurate (`top1`) at no more `cost`, and better in one of the two. Rows that
+  are equal in both are all kept.
   """
   front = []
   for row in sorted(rows, key=lambda row: (row[cost], -row['top1'])):
@@ -31,28 +31,28 @@ def pareto_front(rows: list[dict], cost: str) -> list[dict]:
 
 
 def choose(rows: list[dict], limits: dict[str, float]) -> dict:
-  """The row of the highest top1 that meets every limit; of equally accurate ones that of fewer Mult-Adds.
+  """Returns the row with the highest top1 that meets every limit; among equally accurate rows, that with fewer Mult-Adds.
 
-  Where only an accuracy is asked for, the row of the fewest Mult-Adds that reaches it.
+  If the only limit is an accuracy, it returns the row with the fewest Mult-Adds that reaches it.
 
   Args:
-    rows: at least one; each with name, top1, mult_adds, and the columns that `limits` names.
-    limits: the least for top1, in [0, 1], the most for any other column.
+    rows: at least one row; each has name, top1, mult_adds, and the columns that `limits` names.
+    limits: the minimum for top1, in [0, 1], and the maximum for any other column.
 
   Raises:
-    UserError: where none meets all, naming the nearest, and what it misses by how much.
+    UserError: if no row meets all limits. It names the nearest row, the limits that it misses, and by how much.
   """
   if fitting := [row for row in rows if within(row, limits)]:
     if _wants_cheapest(limits):
       return min(fitting, key=lambda row: (row['mult_adds'], -row['top1']))
     return max(fitting, key=lambda row: (row['top1'], -row['mult_adds']))
   near = _nearest(rows, limits)
-  raise UserError(f'of {len(rows)} models there is none{_describe(limits)}; the nearest, {near["name"]}, '
-                  f'{_misses(near, limits, by_how_much=True)}; relax what it misses')
+  raise UserError(f'there is no model{_describe(limits)} among {len(rows)} models; the nearest, {near["name"]}, '
+                  f'{_misses(near, limits, by_how_much=True)}; relax the limits that it misses')
 
 
 def within(row: dict, limits: dict[str, float]) -> bool:
-  """Whether a row meets every limit; it does not where it lacks the column."""
+  """Returns whether a row meets every limit. A row that lacks a column does not meet its limit."""
   return all(field in row and _excess(row, field, limit) <= 0 for field, limit in limits.items())
 
 
@@ -61,7 +61,7 @@ def _wants_cheapest(limits) -> bool:
 
 
 def explain(picked: dict, rows: list[dict], limits: dict[str, float]) -> str:
-  """Why `picked` and no other one of `rows`, on one line."""
+  """Returns one line that says why `picked` was chosen from `rows`."""
   count = sum(within(row, limits) for row in rows)
   best, rival = ('cheapest', 'cheaper') if _wants_cheapest(limits) else ('most accurate', 'more accurate')
   which = f'the {best} of the' if count > 1 else 'the only one of the'
@@ -79,10 +79,10 @@ def explain(picked: dict, rows: list[dict], limits: dict[str, float]) -> str:
 
 
 def read(table: str) -> list[dict]:
-  """The models of a table: 'published' or 'paper' (ImageNet), or the path of a sweep's results.csv.
+  """Returns the models of a table: 'published' or 'paper' (ImageNet), or the path of a sweep's results.csv.
 
   Raises:
-    UserError: where there is no such table, it is none, or no model is in it.
+    UserError: if there is no such table, if it is not a table of results, or if it contains no model.
   """
   path = REFERENCE if table in SOURCES else Path(table).expanduser()
   if not path.is_file():
@@ -105,7 +105,7 @@ def _row(line, where):
   row = {}
   for key, kind in kinds.items():
     if line.get(key) is None:
-      raise UserError(f'{where}: has no {key}; expected the columns of a results.csv, {", ".join(kinds)} among them')
+      raise UserError(f'{where}: has no {key}; expected the columns of a results.csv, including {", ".join(kinds)}')
     try:
       row[key] = kind(line[key])
     except ValueError:
@@ -121,7 +121,7 @@ def _row(line, where):
 
 
 def config_of(row: dict) -> ml_collections.ConfigDict:
-  """Returns a whole config of the network and the input size that a row names.
+  """Returns a complete config for the network and the input size that a row names.
 
   Raises:
     UserError: if there is no such network or size.
@@ -136,18 +136,18 @@ def config_of(row: dict) -> ml_collections.ConfigDict:
 
 
 def _excess(row, field, limit) -> float:
-  """How far a row is beyond a limit: of a cost its part, of an accuracy the difference; at most 0 within."""
+  """Returns how far a row exceeds a limit: as a fraction for a cost, as a difference for an accuracy; at most 0 within it."""
   return limit - row[field] if field == 'top1' else (row[field] - limit) / limit
 
 
 def _nearest(rows, limits) -> dict:
-  """The row whose largest excess is least; of equal ones the most accurate."""
+  """Returns the row whose largest excess is smallest; among equal rows, the most accurate one."""
   return min(rows, key=lambda row: (
       max(_excess(row, field, limit) for field, limit in limits.items() if field in row), -row['top1']))
 
 
 def _misses(row, limits, by_how_much=False) -> str:
-  """Like 'needs 106.8 M Mult-Adds (6.77 M over) and reaches 62.1% top-1 (0.9 points short)'."""
+  """Returns text like 'needs 106.8 M Mult-Adds (6.77 M over) and reaches 62.1% top-1 (0.9 points short)'."""
   verbs = {'latency_ms': 'takes', 'top1': 'reaches'}
   words = []
   for field, limit in limits.items():
@@ -160,7 +160,7 @@ def _misses(row, limits, by_how_much=False) -> str:
 
 
 def _describe(limits) -> str:
-  """Like ' within 100 M Mult-Adds and 5 ms with at least 60% top-1'; '' without limits."""
+  """Returns text like ' within 100 M Mult-Adds and 5 ms with at least 60% top-1'; '' without limits."""
   costs = ' and '.join(show(field, limits[field]) for field in COSTS if field in limits)
   least = f' with at least {show("top1", limits["top1"])}' if 'top1' in limits else ''
   return (f' within {costs}' if costs else '') + least
@@ -182,7 +182,7 @@ def _number(field, value) -> str:
 
 
 def front_table(rows: list[dict], cost: str, limits: dict[str, float], picked: dict) -> str:
-  """The Pareto front of accuracy against `cost`, a model a line, aligned."""
+  """Returns the Pareto front of accuracy against `cost` as an aligned table, one model per line."""
   rows = [row for row in rows if cost in row]
   front = pareto_front(rows, cost)
   columns = {'top1': ('top-1 (%)', lambda x: f'{100 * x:.2f}'),

@@ -1,4 +1,4 @@
-"""Accuracy against cost of the models that `choice` chose among, and the table of them."""
+"""Draws accuracy against cost for the models that `choice` chose from, and writes their table."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from mobilenet_jax.sweeps.choice import COLUMNS, pareto_front, within
 
 
 def draw(rows: list[dict], limits: dict[str, float], picked: dict):
-  """Accuracy against latency, where it is measured, beside accuracy against Mult-Adds; a Matplotlib figure."""
+  """Returns a Matplotlib figure of accuracy against latency, if measured, beside accuracy against Mult-Adds."""
   from matplotlib.colors import to_rgb
   from matplotlib.figure import Figure
   from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -37,7 +37,7 @@ def draw(rows: list[dict], limits: dict[str, float], picked: dict):
     axes.set_xlabel(title)
     axes.grid(True, color='0.88', linewidth=0.6)
     axes.set_axisbelow(True)
-  for axes, (cost, (_, unit)) in zip(panels, costs.items()):  # now that the accuracies of all panels are on the axis
+  for axes, (cost, (_, unit)) in zip(panels, costs.items()):  # after the shared axis has the accuracies of all panels
     _budget(axes.axvline, axes.get_xlim, axes.set_xlim, limits.get(cost, math.inf) / unit)
     _budget(axes.axhline, axes.get_ylim, axes.set_ylim, 100 * limits.get('top1', math.inf))
     low, high = axes.get_xlim()
@@ -48,7 +48,7 @@ def draw(rows: list[dict], limits: dict[str, float], picked: dict):
   handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
   figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=4 if len(costs) > 1 else 3,
                 fontsize=8, title='input; labels are α; pale: not within the budget', title_fontsize=8)
-  figure.draw_without_rendering()  # where things are is known from here on
+  figure.draw_without_rendering()  # fixes the layout, which looks.label needs
   for axes, (cost, (_, unit)) in zip(panels, costs.items()):
     labels = []
     for row in sorted(rows, key=lambda row: row['top1']):
@@ -60,7 +60,7 @@ def draw(rows: list[dict], limits: dict[str, float], picked: dict):
 
 
 def _budget(span, get_limits, set_limits, value):
-  """Draws a limit that is on the axis or near it; one far off says nothing that the points do not."""
+  """Draws a limit if it is on the axis or near it. A limit far off would add nothing to what the points show."""
   low, high = get_limits()
   if low / 1.5 < value < 1.5 * high:
     span(value, color='#b30000', linewidth=0.9, linestyle='--', zorder=2, label='budget')
@@ -68,7 +68,7 @@ def _budget(span, get_limits, set_limits, value):
 
 
 def write(folder: Path, rows: list[dict], limits: dict[str, float], picked: dict) -> None:
-  """Writes choose.png, choose.svg and candidates.csv: all, or, where one cannot be written, none."""
+  """Writes choose.png, choose.svg and candidates.csv. If one of them cannot be written, none is."""
   table = io.StringIO()
   writer = csv.DictWriter(table, COLUMNS, lineterminator='\n')
   writer.writeheader()

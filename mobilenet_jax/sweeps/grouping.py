@@ -1,4 +1,4 @@
-"""Which runs of a sweep share a job, and how many jobs a machine takes at once."""
+"""Decides which runs of a sweep share a job, and how many jobs a machine runs at once."""
 
 import multiprocessing
 import os
@@ -11,14 +11,14 @@ import ml_collections
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.sweeps.job import GPUS
 
-Groupings = dict[str, Sequence[str] | None]  # by name, the fields in which the runs of a group agree; None: each is alone
+Groupings = dict[str, Sequence[str] | None]  # by name: the fields in which the runs of a group agree; None: each run alone
 Share = tuple[tuple[int, ...], str | None]  # the cores and the GPUs of a job, as job.train_runs takes them
 ALONE = {'alone': None}
-MEMORY_SHARE = 0.8  # of the memory at hand that a group may be estimated to take
+MEMORY_SHARE = 0.8  # of the available memory, which the estimate for the groups may not exceed
 
 
 class Machine(NamedTuple):
-  """The backend of JAX, its memory in bytes, the cores of the CPU, and the GPUs as CUDA names them."""
+  """A machine: the backend of JAX, its memory in bytes, the CPU cores, and the GPUs by their CUDA names."""
   backend: str
   memory: int
   cores: list[int]
@@ -26,20 +26,20 @@ class Machine(NamedTuple):
 
 
 class Needs(NamedTuple):
-  """Of memory, in bytes: what each run keeps, by name, and what a step of the largest takes besides."""
+  """The memory that runs need, in bytes: what each run keeps, by name, and what a step of the largest takes in addition."""
   runs: dict[str, int]
   step: int
 
 
 def prepare(configs: dict[str, dict]) -> tuple[Machine, Needs]:
-  """Prepares or checks the data of runs; where they are, and what they need."""
+  """Prepares or checks the data of the runs. Returns the machine they run on and the memory they need."""
   import jax
   from mobilenet_jax import data, tasks, training
   from mobilenet_jax.runtime import devices, environment
   environment.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
   largest = max(configs.values(), key=cost)
-  # Whether a run's own number of classes fits its data, the run says.
+  # Each run checks itself whether its number of classes fits the data.
   task = tasks.create(config_lib.changed(largest, {'model.num_classes': 0}))
   num_outputs, _ = task.outputs(data.load(largest.data)[0])
   states = {name: training.state_bytes(config, num_outputs) for name, config in configs.items()}
@@ -53,8 +53,8 @@ def prepare(configs: dict[str, dict]) -> tuple[Machine, Needs]:
 
 
 def prepare_elsewhere(configs: dict[str, dict]) -> tuple[Machine, Needs]:
-  """The same in a process that ends: who launches jobs shall hold neither data nor devices."""
-  # What the libraries of an ended process left open is the system's to clean up, and no news to a person.
+  """Calls `prepare` in a process that then ends, so that the process that launches jobs holds neither data nor devices."""
+  # The system cleans up what the libraries of an ended process left open. A person need not see warnings about it.
   os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')
   with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
     return pool.submit(prepare, configs).result()
@@ -62,9 +62,9 @@ def prepare_elsewhere(configs: dict[str, dict]) -> tuple[Machine, Needs]:
 
 def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: int, machine: Machine, needs: Needs,
            groupings: Groupings, grouping: str) -> list[list[str]]:
-  """The groups, the cheapest first.
+  """Returns the groups of runs, the cheapest first.
 
-  With 'auto' those of the first grouping that fits the memory and leaves none of so many jobs idle, or else of the last.
+  'auto' takes the first grouping that fits into memory and leaves none of the `jobs` idle, or else the last grouping.
   """
   for candidate in groupings if grouping == 'auto' else (grouping,):
     groups = group(runs, names, groupings[candidate])
@@ -74,13 +74,13 @@ def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: i
 
 
 def estimate(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs) -> int:
-  """The bytes of memory that the largest of the groups take, so many jobs at once, or one a GPU."""
+  """Returns the bytes that the largest groups are estimated to take, `jobs` of them at once, or one per GPU."""
   by_size = sorted((sum(map(needs.runs.get, members)) + needs.step for members in groups), reverse=True)
   return sum(by_size[:1 if machine.gpus else jobs])
 
 
 def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: Sequence[str] | None) -> list[list[str]]:
-  """The names of runs that agree in these fields, and can share a stream of batches; the cheapest group first."""
+  """Returns groups of names of runs that agree in `fields` and can share a stream of batches; the cheapest group first."""
   from mobilenet_jax.training import stream
   groups = {}
   for name in names:
@@ -91,19 +91,22 @@ def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: 
 
 
 def cost(config: ml_collections.ConfigDict) -> float:
-  """In proportion to a step's, roughly."""
+  """Returns a number that is roughly proportional to the cost of a step."""
   return config.model.get('width_multiplier', 1.0) * config.data.image_size[0] * config.data.image_size[1]
 
 
 def that_fit(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs) -> int:
-  """How many of so many jobs the memory is enough for; one in any case."""
+  """Returns how many of the `jobs` fit into memory at once; at least one."""
   while jobs > 1 and estimate(groups, jobs, machine, needs) > MEMORY_SHARE * machine.memory:
     jobs -= 1
   return jobs
 
 
 def jobs_at_once(machine: Machine, wanted: int) -> int:
-  """As many as wanted, by default one a core of the CPU, or a GPU; more than that only of cores: they would lack memory."""
+  """Returns the number of jobs to run at once: `wanted`, or by default one per CPU core or one per GPU.
+
+  There may be more jobs than cores, but not more jobs than GPUs, because they would run out of memory.
+  """
   if machine.backend == 'cpu':
     return wanted or max(len(machine.cores), 1)
   most = max(len(machine.gpus), 1)
@@ -111,7 +114,7 @@ def jobs_at_once(machine: Machine, wanted: int) -> int:
 
 
 def share(machine: Machine, slot: int, jobs: int) -> Share:
-  """What one of so many jobs has of a machine."""
+  """Returns the cores and GPUs of a machine that the job in `slot` gets, one of `jobs` jobs."""
   if machine.gpus:
     return (), ','.join(machine.gpus[slot::jobs])
   cores = machine.cores if machine.backend == 'cpu' else []
@@ -119,5 +122,5 @@ def share(machine: Machine, slot: int, jobs: int) -> Share:
 
 
 def parts(*shares: Share) -> set:
-  """The cores and GPUs in shares."""
+  """Returns the set of the cores and GPUs in `shares`."""
   return {part for cores, gpus in shares for part in (*cores, *(gpus or '').split(','))} - {''}

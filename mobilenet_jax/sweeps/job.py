@@ -1,4 +1,4 @@
-"""A job: the process, or one on each of several hosts, that trains the runs of a group, whoever launched it."""
+"""A job: the process that trains the runs of a group, or one such process on each of several hosts."""
 
 import contextlib
 import functools
@@ -23,19 +23,19 @@ GPUS = 'CUDA_VISIBLE_DEVICES'
 
 def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: list[int] = (),
                gpus: str | None = None) -> None:
-  """The body of a job; what libraries print goes to the log of the first run.
+  """Runs a job. What libraries print goes to the log of the first run.
 
-  Ends with status 0 where all runs have their row, REQUEUE where it can be started again as it is, and 1 where a run failed
-  in a way that would come again.
+  It exits with status 0 if all runs have their row, with REQUEUE if the job can be started again as it is, and with 1 if a
+  run failed in a way that would recur.
 
   Args:
-    configs: of the runs, see training.train_group.
-    workdirs: theirs, in the folder of the sweep.
-    retries: how often it may be started again without having got any further.
-    cores: of the CPU, that it has to itself; by default all.
-    gpus: those it may use, as CUDA_VISIBLE_DEVICES has them; by default those that who launched it says.
+    configs: the configs of the runs, see training.train_group.
+    workdirs: the folders of the runs, in the folder of the sweep.
+    retries: how often the job may be started again without making progress.
+    cores: the CPU cores that the job has to itself; by default all.
+    gpus: the GPUs that it may use, in the form of CUDA_VISIBLE_DEVICES; by default those of the process that launched it.
   """
-  for number in (signal.SIGTERM, signal.SIGUSR2):  # submitit's own answers to them would have it go on
+  for number in (signal.SIGTERM, signal.SIGUSR2):  # with submitit's own handlers the job would go on
     signal.signal(number, signal.SIG_DFL)
   with open(Path(workdirs[0]) / LOG_FILE, 'a') as log:
     os.dup2(log.fileno(), 1)
@@ -49,7 +49,7 @@ def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: li
   from mobilenet_jax.runtime import devices
   try:
     devices.join_hosts()
-  except UserError as error:  # the others cannot be reached
+  except UserError as error:  # the other hosts cannot be reached
     print(f'error: {error}', flush=True)
     sys.exit(REQUEUE)
   try:
@@ -61,15 +61,15 @@ def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: li
 
 
 def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list[dict | str]:
-  """Trains runs together, as training.train_group does; each one's lines go to its log, its row into the sweep's file.
+  """Trains runs together, as training.train_group does. The lines of each run go to its log, its row to the sweep's file.
 
-  Among several hosts an error that ends all runs ends the process, too: it may be of this host alone.
+  If there are several hosts, an error that ends all runs also ends the process, because it may concern this host only.
 
   Returns:
-    For each run its row, or what it failed of, which is noted in its folder, too.
+    For each run its row, or the reason why it failed. The reason is also written into the run's folder.
 
   Raises:
-    Interrupted, InUse: where it may be started again as it is.
+    Interrupted, InUse: if the job can be started again as it is.
   """
   from mobilenet_jax.runtime import devices
   from mobilenet_jax.training import train_group
@@ -94,24 +94,24 @@ def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list
 
 
 def _failed(workdir: Path, error: Exception) -> str:
-  """Notes in a run's log and folder what it failed of."""
+  """Writes the reason why a run failed into its log and its folder, and returns it."""
   described = describe(error)
   with open(workdir / LOG_FILE, 'a') as log:
     print(f'error: {described}', file=log)
-  with contextlib.suppress(OSError):  # on a full disk, the log has had room for a line
+  with contextlib.suppress(OSError):  # the disk may be full; the log had room for a line
     write_whole(workdir / ATTEMPTS_FILE, json.dumps({**attempts(workdir), 'error': described}) + '\n')
   return described
 
 
 def _count_start(workdirs: list[Path], retries: int) -> None:
-  """Notes, on the first host, that the runs are started, and how far they had got.
+  """Records, on the first host, that the runs are started, and how far they had got.
 
-  Before anything else is done: a node or a driver may not get further. Ends the process where all runs have ended, or were
-  started `retries` times after the first time and got no further.
+  This comes before anything else, because a broken node or driver may get no further. Exits if all runs have ended, or if
+  they have been started again `retries` times without making progress.
   """
   noted = [attempts(workdir) for workdir in workdirs]
   if all(read_row(workdir) or one['error'] for workdir, one in zip(workdirs, noted)):
-    sys.exit(any(one['error'] for one in noted))  # started again because another host had ended in another way
+    sys.exit(any(one['error'] for one in noted))  # started again because another host ended with another status
   if os.environ.get('SLURM_PROCID', '0') != '0':
     return
   steps = [newest_checkpoint(workdir) for workdir in workdirs]
@@ -119,15 +119,15 @@ def _count_start(workdirs: list[Path], retries: int) -> None:
   if starts > retries + 1:
     for workdir, step in zip(workdirs, steps):
       if not read_row(workdir):
-        _failed(workdir, UserError(f'ended {starts - 1} times at step {step} without getting further, perhaps for lack of '
-                                   'memory: try fewer --jobs or a smaller --group'))
+        _failed(workdir, UserError(f'ended {starts - 1} times at step {step} without getting further, perhaps because it ran '
+                                   'out of memory; try fewer --jobs or a smaller --group'))
     sys.exit(1)
   for workdir, step, one in zip(workdirs, steps, noted):
     write_whole(workdir / ATTEMPTS_FILE, json.dumps({**one, 'starts': starts, 'step': step}) + '\n')
 
 
 def attempts(workdir: Path) -> dict:
-  """Of a run: its 'starts' since it last got further, the 'step' it had reached by then, and the 'error' it failed of."""
+  """Returns a run's number of 'starts' since it last got further, the 'step' it had reached then, and its final 'error'."""
   try:
     return json.loads((workdir / ATTEMPTS_FILE).read_bytes())
   except (FileNotFoundError, ValueError):
@@ -135,5 +135,5 @@ def attempts(workdir: Path) -> dict:
 
 
 def forget(workdir: Path) -> None:
-  """Forgets them, for a person has it started again."""
+  """Forgets the attempts of a run, because a person starts it again."""
   (workdir / ATTEMPTS_FILE).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The only place that knows submitit: jobs on this machine, or on a Slurm cluster.
+"""Launches jobs on this machine or on a Slurm cluster. This is the only module that uses submitit.
 
-A job calls a function in a process of its own (under Slurm, in as many as are asked for), which outlives whoever
-launched it. What is known of a job is in a file, so that any machine that sees the folder can ask for it.
+A job calls a function in a process of its own, or under Slurm in as many processes as requested. It outlives the process
+that launched it. What is known about a job is in a file, so that any machine that sees the folder can ask for its state.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from mobilenet_jax.storage.files import write_whole
 
 LAUNCHERS = {'local': LocalExecutor, 'slurm': SlurmExecutor}
 JOB_FILE = 'job.json'
-PENDING, RUNNING = 'pending', 'running'  # of a job that has not ended
+PENDING, RUNNING = 'pending', 'running'  # states of a job that has not ended
 ROOT = Path(__file__).parents[2]  # of the repository, for jobs that start in another folder
-# Slurm starts a job again by itself where a node fails or somebody with more rights needs it. After a stop that was asked
-# for, or a death (128 and more: by a signal), the job asks for it; its time limit is announced by a signal before.
+# Slurm itself requeues a job if a node fails or the job is preempted. After a requested stop or a death (a status of 128 or
+# more means a signal), the job requeues itself. A signal announces its time limit beforehand.
 REQUEUE_LINES = [
     'code=$?', f'if [ $code = {REQUEUE} ] || [ $code -ge 128 ]; then scontrol requeue $SLURM_JOB_ID; fi', 'exit $code']
 SLURM_DEFAULTS = {'time': 24 * 60, 'teardown': REQUEUE_LINES, 'stderr_to_stdout': True}
@@ -39,10 +39,10 @@ class Job:
 
   Attributes:
     launcher: one of LAUNCHERS.
-    id: Slurm's number, or that of the process that watches over a local one.
-    host: where it was launched.
-    log: what it printed until it opened a log of its own.
-    cores, gpus: what it has to itself of this machine, as job.train_runs takes them.
+    id: Slurm's job number, or the id of the process that supervises a local job.
+    host: the host on which it was launched.
+    log: the file that has its output until it opens a log of its own.
+    cores, gpus: the cores and GPUs of this machine that it has to itself, as job.train_runs takes them.
   """
 
   launcher: str
@@ -57,7 +57,7 @@ class Job:
 
 
 def read(folder: Path) -> Job | None:
-  """The job that was launched last for what is in a folder."""
+  """Returns the job that was launched last for the run in a folder; None if there is none."""
   try:
     content = json.loads((folder / JOB_FILE).read_bytes())
     return Job(**{**content, 'cores': tuple(content['cores'])})
@@ -66,15 +66,15 @@ def read(folder: Path) -> Job | None:
 
 
 def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..., Job]:
-  """A function submit(name, function, args, cores, gpus) that launches function(*args, cores, gpus) and gives the Job.
+  """Returns a function submit(name, function, args, cores, gpus) that launches function(*args, cores, gpus) as a Job.
 
   Args:
     launcher: one of LAUNCHERS.
-    folder: takes what submitit writes.
-    slurm: options of sbatch, or of submitit's SlurmExecutor; '' for one without a value.
+    folder: the folder for submitit's files.
+    slurm: options of sbatch, or of submitit's SlurmExecutor; an option without a value has ''.
 
   Raises:
-    UserError: where there is no Slurm; from submit, what sbatch says against it.
+    UserError: if there is no Slurm. submit raises it with sbatch's message if sbatch refuses the job.
   """
   try:
     executor = LAUNCHERS[launcher](folder)
@@ -91,7 +91,7 @@ def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     with _alone_with_the_terminal(), submitit_utils.environment_variables(PYTHONPATH=path):
       try:
-        with contextlib.redirect_stderr(io.StringIO()):  # which is in the error, too
+        with contextlib.redirect_stderr(io.StringIO()):  # the error contains it too
           job = executor.submit(function, *args, cores, gpus)
       except (submitit_utils.FailedJobError, submitit_utils.FailedSubmissionError, FileNotFoundError) as error:
         raise UserError(f'--slurm: {error}; expected options of sbatch, such as --slurm=partition=gpu,time=720') from error
@@ -105,13 +105,13 @@ def _slurm_parameters(given: dict[str, str]) -> dict:
   for name, value in given.items():
     name = name.replace('-', '_')
     if name in ('teardown', 'additional_parameters', 'signal_delay_s', 'use_srun', 'stderr_to_stdout', 'srun_args'):
-      raise UserError(f'--slurm={name}: it has a value that sweeps depend on; expected other options of sbatch')
+      raise UserError(f'--slurm={name}: sweeps need their own value for this option; expected other options of sbatch')
     if name in ('nodes', 'ntasks_per_node', 'cpus_per_task') and not value.isdecimal():
       raise UserError(f'--slurm={name}={value}: expected a number')
     value = int(value) if value.isdecimal() else value or True
     if name == 'setup':
       value = [value]
-    if name == 'cpus_per_task':  # which srun does not take over from sbatch in Slurm 22.05 to 23.02
+    if name == 'cpus_per_task':  # in Slurm 22.05 to 23.02, srun does not inherit it from sbatch
       parameters['srun_args'] = [f'--cpus-per-task={value}']
     (parameters if name in SlurmExecutor._valid_parameters() else others)[name] = value
   return {**parameters, 'additional_parameters': others}
@@ -119,7 +119,10 @@ def _slurm_parameters(given: dict[str, str]) -> dict:
 
 @contextlib.contextmanager
 def _alone_with_the_terminal() -> Iterator[None]:
-  """What is started meanwhile gets neither Ctrl-C, which is for the sweep, nor the terminal's end; this process later."""
+  """Keeps Ctrl-C, which is meant for the sweep, and the end of the terminal from processes that are started meanwhile.
+
+  This process receives these signals afterwards.
+  """
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
   try:
     yield
@@ -128,10 +131,10 @@ def _alone_with_the_terminal() -> Iterator[None]:
 
 
 def states(jobs: Iterable[Job]) -> dict[Job, str]:
-  """PENDING or RUNNING, of those jobs that have not ended; of a local one on another host nothing is known.
+  """Returns PENDING or RUNNING for each job that has not ended. Local jobs on other hosts are not found.
 
   Raises:
-    UserError: where Slurm does not answer.
+    UserError: if Slurm does not answer.
   """
   jobs = set(jobs)
   slurm = _squeue([job.id for job in jobs if job.launcher == 'slurm'])
@@ -142,21 +145,21 @@ def states(jobs: Iterable[Job]) -> dict[Job, str]:
 
 
 def _squeue(ids: list[str]) -> dict[str, str]:
-  # Not submitit's states: those are sacct's, which many clusters have not.
+  # submitit takes its states from sacct, which many clusters do not have.
   if not ids:
     return {}
   try:
     done = subprocess.run(['squeue', '--noheader', f'--jobs={",".join(ids)}', '--format=%A %T'], capture_output=True,
                           text=True)
   except FileNotFoundError:
-    raise UserError('there are jobs of Slurm in this folder, and no squeue on this machine to ask for them') from None
-  if done.returncode and 'Invalid job id' not in done.stderr:  # which it says where all of them have ended
+    raise UserError('this folder has Slurm jobs, but this machine has no squeue; use a machine that has it') from None
+  if done.returncode and 'Invalid job id' not in done.stderr:  # its message if all of them have ended
     raise UserError(f'squeue: {" ".join(done.stderr.split())}; start the same command again once Slurm answers')
   return dict(line.split() for line in done.stdout.splitlines())
 
 
 def _runs(pid: str) -> bool:
-  with contextlib.suppress(ChildProcessError):  # it may be another's
+  with contextlib.suppress(ChildProcessError):  # another process may have started it
     os.waitpid(int(pid), os.WNOHANG)
   processes = Path('/proc')
   if not (processes / 'self').exists():
@@ -171,28 +174,28 @@ def _runs(pid: str) -> bool:
 
 
 def cancel(job: Job) -> None:
-  """Asks a job of Slurm, or a local one of this host, to write a checkpoint and end, and not to start again.
+  """Asks a Slurm job, or a local job on this host, to write a checkpoint and end, and not to start again.
 
   Raises:
-    UserError: where it is another user's.
+    UserError: if the job belongs to another user.
   """
   if job.launcher == 'slurm':
     done = subprocess.run(['scancel', job.id], capture_output=True, text=True)
     if done.returncode and states([job]):
       raise UserError(f'scancel {job.id}: {" ".join(done.stderr.split())}')
   else:
-    tell(int(job.id))  # which passes it on; what submitit sends to cancel kills after a second
+    tell(int(job.id))  # the supervisor passes it on; submitit's own way to cancel kills after a second
 
 
 def tell(pid: int) -> None:
-  """Asks a process of this host to end.
+  """Asks a process on this host to end.
 
   Raises:
-    UserError: where it is another user's.
+    UserError: if the process belongs to another user.
   """
   try:
     os.kill(pid, signal.SIGTERM)
   except ProcessLookupError:
     pass
   except PermissionError as error:
-    raise UserError(f'process {pid} is of another user, who can cancel it') from error
+    raise UserError(f'process {pid} belongs to another user; only that user can cancel it') from error

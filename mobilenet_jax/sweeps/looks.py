@@ -1,15 +1,15 @@
-"""How a model is drawn in every figure of accuracy against cost; imports no JAX."""
+"""Marks and labels of models, for all figures of accuracy against cost. This module does not import JAX."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-# One look a resolution, largest first: told apart by shape and by brightness as well as by colour.
+# One look per resolution, largest first. They differ in shape and in brightness as well as in colour.
 LOOKS = (('#08306b', 'o'), ('#2171b5', 's'), ('#d94801', '^'), ('#fdae6b', 'D'))
 
 
 def marks(heights: Iterable[float]) -> dict[float, dict]:
-  """For each height of an input, largest first, Matplotlib's options for the models of it."""
+  """Returns Matplotlib's options for the models of each input height, largest first."""
   found = {}
   for i, height in enumerate(sorted(set(heights), reverse=True)):
     color, marker = LOOKS[i % len(LOOKS)]
@@ -19,8 +19,11 @@ def marks(heights: Iterable[float]) -> dict[float, dict]:
 
 
 def label(axes, labels: list[tuple[tuple[float, float], str]]) -> None:
-  """Writes a label at each point (x, y) of Matplotlib's `axes`: near it, nearer than to any other of the points, and
-  where it covers no mark, line or label, as far as there is such a place. The figure's layout must be done."""
+  """Writes a label at each point (x, y) of Matplotlib's `axes`.
+
+  A label is near its point, and nearer to it than to any other. If there is room, it covers no mark, line or other label. The
+  figure's layout must be done.
+  """
   pixel = axes.figure.dpi / 72
   marks = axes.transData.transform([point for point, _ in labels])
   taken = []  # boxes: left, bottom, right, top, in pixels
@@ -47,4 +50,4 @@ def label(axes, labels: list[tuple[tuple[float, float], str]]) -> None:
         places.append((covered + 5 * nearer + 1000 * outside, len(places), offset, box))
     _, _, offset, box = min(places, key=lambda place: place[:2])
     text.set_position(offset / pixel)
-    taken.append(tuple(box + pixel * np.array((-2, 0, 2, 0))))  # as much as parts two words
+    taken.append(tuple(box + pixel * np.array((-2, 0, 2, 0))))  # as wide as the space between two words

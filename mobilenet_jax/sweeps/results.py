@@ -21,7 +21,7 @@ def read_sweep(workdir: Path) -> list[str]:
   """Returns the names that `write_sweep` wrote.
 
   Raises:
-    UserError: if the folder is not that of a sweep.
+    UserError: if the folder is not the folder of a sweep.
   """
   try:
     return json.loads((workdir / SWEEP_FILE).read_bytes())['runs']
@@ -30,9 +30,9 @@ def read_sweep(workdir: Path) -> list[str]:
 
 
 def collect(workdir: Path) -> None:
-  """Writes the rows of a sweep's finished runs into its CSV file. Several processes may do so at a time."""
+  """Writes the rows of a sweep's finished runs into its CSV file. Several processes may do so at the same time."""
   names = read_sweep(workdir)
-  with lock(workdir, 'results.lock', seconds=60):  # the last to hold it has read the rows of all
+  with lock(workdir, 'results.lock', seconds=60):  # the last process to hold it reads the rows of all runs
     rows = [row for name in names if (row := read_row(workdir / name))]
     write_csv(workdir / CSV_FILE, rows)
 

@@ -1,4 +1,4 @@
-"""The state of a sweep, read from its folder on any machine that sees it."""
+"""Reads the state of a sweep from its folder, on any machine that sees the folder."""
 
 import collections
 import contextlib
@@ -20,16 +20,19 @@ ASK_AGAIN_SECONDS = 10
 
 
 def alive(workdir: Path, jobs: dict[launch.Job, list[str]]) -> dict[launch.Job, str]:
-  """Of jobs, and the names of their runs, those that have not ended: launch.PENDING or launch.RUNNING."""
+  """Returns launch.PENDING or launch.RUNNING for each job that has not ended. `jobs` has the names of each job's runs."""
   found = launch.states(jobs)
-  for one, names in jobs.items():  # local ones of another host
+  for one, names in jobs.items():  # local jobs on another host
     if one not in found and any(lock_owner(workdir / name) for name in names):
       found[one] = launch.RUNNING
   return found
 
 
 def unfinished_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
-  """The jobs of a sweep, ended or not, and the names of their runs that have neither finished nor failed."""
+  """Returns the jobs with runs that have neither finished nor failed, and the names of these runs.
+
+  A job in the result may have ended.
+  """
   jobs = collections.defaultdict(list)
   for name in results.read_sweep(workdir):
     folder = workdir / name
@@ -39,18 +42,18 @@ def unfinished_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
 
 
 def running_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
-  """Those of unfinished_jobs that have not ended."""
+  """Returns the part of unfinished_jobs whose jobs have not ended."""
   jobs = unfinished_jobs(workdir)
   return {one: jobs[one] for one in alive(workdir, jobs)}
 
 
 def table(workdir: Path) -> list[dict]:
-  """A row a run: its name, its state, its job and how far it is."""
+  """Returns one row per run: its name, its state, its job and how far it is."""
   jobs, rows = unfinished_jobs(workdir), []
   try:
     states = alive(workdir, jobs)
   except UserError as error:
-    print(f'of some jobs nothing is known: {error}')
+    print(f'the state of some jobs is unknown: {error}')
     states = dict.fromkeys(jobs, UNKNOWN)
   for name in results.read_sweep(workdir):
     folder = workdir / name
@@ -60,7 +63,7 @@ def table(workdir: Path) -> list[dict]:
     else:
       state = launch.RUNNING if lock_owner(folder) else states.get(launched) or (
           FAILED if attempts['error'] else STOPPED if launched or newest_checkpoint(folder) else WAITING)
-      again = f' (started {attempts["starts"]} times there)' if attempts['starts'] > 1 else ''
+      again = f' (started {attempts["starts"]} times from there)' if attempts['starts'] > 1 else ''
       so_far = attempts['error'] if state == FAILED else progress(folder) + again
     where = f'{launched.launcher} {launched.id}' if launched else ''
     rows.append({'run': name, 'state': state, 'job': where, 'so far': so_far})
@@ -68,14 +71,14 @@ def table(workdir: Path) -> list[dict]:
 
 
 def progress(folder: Path) -> str:
-  """How far a run is, such as 'step 400, top-1 56.10%'; '' before the first that it said."""
+  """Returns how far a run is, such as 'step 400, top-1 56.10%'; '' before its first report."""
   rows, _ = read_metrics(folder)
   evaluation = next((f', {tasks.headline(row)}' for row in reversed(rows) if row['split'] == 'eval'), '')
   return f'step {rows[-1]["step"]}{evaluation}' if rows else ''
 
 
 def last_words(folder: Path) -> str:
-  """The last line of a run's log, or of its job's where that wrote later."""
+  """Returns the last line of a run's log, or of its job's log if that was written later."""
   paths = [path for path in _logs(folder) if path.exists()]
   lines = _lines(max(paths, key=lambda path: path.stat().st_mtime)) if paths else []
   return lines[-1][:300] if lines else 'it has no log'
@@ -91,18 +94,18 @@ def _lines(path):
 
 
 def end(workdir: Path, jobs: dict[launch.Job, list[str]], launchers: Sequence[str] = tuple(launch.LAUNCHERS)) -> None:
-  """Has jobs of these launchers end, each with a checkpoint, and waits for them; local ones only those of this host.
+  """Ends the jobs of the given launchers, each with a checkpoint, and waits for them. Local jobs must be on this host.
 
   Args:
     workdir: the folder of the sweep.
     jobs: the jobs and the names of their runs.
-    launchers: of launch.LAUNCHERS.
+    launchers: some of launch.LAUNCHERS.
   """
   jobs = {one: names for one, names in jobs.items() if one.launcher in launchers}
   asked = {}
   while running := launch.states(jobs):
     for one in running:
-      # What had not begun to train may have missed it, and loses nothing.
+      # A job that had not begun to train may have missed the request, and loses nothing by another.
       late = one in asked and time.monotonic() - asked[one] > ASK_AGAIN_SECONDS
       if one not in asked or late and not any(lock_owner(workdir / name) for name in jobs[one]):
         launch.cancel(one)
@@ -111,7 +114,7 @@ def end(workdir: Path, jobs: dict[launch.Job, list[str]], launchers: Sequence[st
 
 
 def show_table(workdir: Path) -> None:
-  """Prints the table of states, and gathers the rows of what has finished, if it may write there."""
+  """Prints the table of states. Also collects the rows of finished runs if the folder can be written."""
   with contextlib.suppress(OSError):
     results.collect(workdir)
   rows = table(workdir)
@@ -123,7 +126,7 @@ def show_table(workdir: Path) -> None:
 
 
 def show_logs(workdir: Path, run: str) -> None:
-  """Prints the end of a run's log, and of its job's; by default of those that have failed or stopped."""
+  """Prints the end of a run's log and of its job's log; by default those of all runs that have failed or stopped."""
   names = results.read_sweep(workdir)
   if run and run not in names:
     raise UserError(f'--run={run}: expected one of {", ".join(names)}')
@@ -134,26 +137,26 @@ def show_logs(workdir: Path, run: str) -> None:
 
 
 def cancel(workdir: Path) -> None:
-  """Ends the sweep that launches local jobs, and all jobs, each with a checkpoint.
+  """Ends the process that launches the jobs, and all jobs, each with a checkpoint.
 
   Raises:
-    UserError: where local ones are on another host.
+    UserError: if that process or local jobs run on another host.
   """
   here = socket.gethostname()
-  if sweep := lock_owner(workdir):  # which would start jobs again; it ends its local ones itself
+  if sweep := lock_owner(workdir):  # it would start jobs again, and it ends its local jobs itself
     if sweep.host != here:
-      raise UserError(f'{workdir}: its sweep is process {sweep.pid} on {sweep.host}; give the same command there')
+      raise UserError(f'{workdir}: its sweep is process {sweep.pid} on {sweep.host}; run the same command there')
     launch.tell(sweep.pid)
   jobs = running_jobs(workdir)
   while lock_owner(workdir):
     time.sleep(0.2)
   jobs |= running_jobs(workdir)
   if elsewhere := {one.host for one in alive(workdir, jobs) if one.launcher == 'local'} - {here}:
-    raise UserError(f'{workdir}: local jobs run on {", ".join(elsewhere)}; give the same command there')
+    raise UserError(f'{workdir}: local jobs run on {", ".join(elsewhere)}; run the same command there')
   end(workdir, jobs)
   for names in jobs.values():
     for name in names:
-      if (owner := lock_owner(workdir / name)) and owner.host == here:  # whose job was killed without it
+      if (owner := lock_owner(workdir / name)) and owner.host == here:  # its job was killed, but it was not
         launch.tell(owner.pid)
   while alive(workdir, jobs):
     time.sleep(0.5)

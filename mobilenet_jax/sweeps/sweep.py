@@ -1,9 +1,9 @@
 """A sweep: one config, what each run changes in it, and one row per finished run.
 
-A recipe's function sweep(config) lists the changes. Its GROUPS are the ways in which runs share a pass over the data: by
-name, the fields in which the runs of a group agree, or None for each run alone. A group is a job. Runs that have finished
-are skipped, those that run are waited for, those that were interrupted continue; a run that fails is reported at the end
-and stops no other.
+A recipe's function sweep(config) lists the changes. Its GROUPS name the ways in which runs may share a pass over the data.
+Each value lists the fields in which the runs of a group agree, or is None for each run alone. A group is a job. Runs that
+have finished are skipped, runs that are running are waited for, and runs that were interrupted continue. A run that fails is
+reported at the end and does not stop the others.
 """
 
 import contextlib
@@ -32,28 +32,28 @@ JOBS_FOLDER = 'jobs'
 def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str | Path, jobs: int = 0,
           groupings: Groupings = ALONE, grouping: str = 'auto', launcher: str = 'local',
           slurm: dict[str, str] | None = None, retries: int = 3) -> list[dict]:
-  """Runs every change of `config` in a folder of its own below `workdir`, and writes workdir/results.csv.
+  """Trains a run for each change of `config` in a folder of its own below `workdir`, and writes workdir/results.csv.
 
   Args:
     config: what the runs have in common.
-    changes: for each run, its own values by dotted name.
+    changes: for each run, the values that it changes, by dotted name.
     workdir: the sweep's folder.
-    jobs: groups at once; 0 for one a CPU core, or one a GPU; under Slurm for all.
+    jobs: the number of groups at once. 0 means one per CPU core or one per GPU, and under Slurm all.
     groupings: ways of grouping the runs, the one that shares most first: by name, the fields in which the runs of a
       group agree, or None for each run alone.
-    grouping: one of these names; 'auto' for the first that fits the memory at hand and leaves no job idle; under Slurm,
-      where that is not known, for each run alone.
-    launcher: 'local' or 'slurm' for jobs of this machine or of Slurm; 'here' for this process, which may be one of
+    grouping: the name of a grouping, or 'auto' for the first that fits into memory and leaves no job idle. Under Slurm,
+      where the memory is not known, 'auto' trains each run alone.
+    launcher: 'local' or 'slurm' for jobs on this machine or under Slurm, or 'here' for this process, which may be one of
       several hosts.
     slurm: options of sbatch, or of submitit's SlurmExecutor.
-    retries: how often a job is started again without having got any further.
+    retries: how often a job is started again without making progress.
 
   Returns:
     The rows of the finished runs.
 
   Raises:
-    UserError: on bad input, before anything is started; or, once all others are finished, where runs failed.
-    Interrupted: on Ctrl-C or SIGTERM. Local jobs have ended, with a checkpoint; those of Slurm go on.
+    UserError: on bad input, before anything is started; or if runs failed, once all others have finished.
+    Interrupted: on Ctrl-C or SIGTERM. Local jobs have ended, each with a checkpoint; Slurm jobs go on.
   """
   if grouping not in ('auto', *groupings):
     raise UserError(f'--group={grouping}: expected {", ".join(["auto", *groupings])}')
@@ -63,8 +63,8 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     member = checked(config_lib.changed(config, change))
     name = config_lib.model_name(member)
     if name in runs:
-      raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size, and for other '
-                      'differences a sweep each, with a --workdir of its own')
+      raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size; for other '
+                      'differences, start one sweep each, with its own --workdir')
     runs[name] = member
   if launcher == 'here':
     failed = _train_here(runs, workdir, groupings, grouping)
@@ -72,14 +72,14 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     failed = _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm or {}, retries)
   rows = [row for name in runs if (row := read_row(workdir / name))]
   if failed:
-    raise UserError(f'{len(failed)} of {len(runs)} runs failed, the others are in {workdir / results.CSV_FILE}: '
+    raise UserError(f'{len(failed)} of {len(runs)} runs failed (the others are in {workdir / results.CSV_FILE}): '
                     + '; '.join(f'{name} ({reason})' for name, reason in failed.items())
-                    + f'. More in {workdir}/<run>/{job.LOG_FILE}; mend it and start the same command again')
+                    + f'. See {workdir}/<run>/{job.LOG_FILE}, fix the cause and start the same command again')
   return rows
 
 
 def _claim(runs, workdir, alone) -> list[str]:
-  """Has the sweep's folder for this process, until `alone` is closed; the names of the runs that are not finished."""
+  """Locks the sweep's folder until `alone` is closed. Returns the names of the runs that are not finished."""
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
   for name, config in runs.items():
@@ -90,7 +90,7 @@ def _claim(runs, workdir, alone) -> list[str]:
 
 
 def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
-  """Trains group after group in this process, which may be one of several hosts; the reasons of the runs that failed."""
+  """Trains group after group in this process, which may be one of several hosts. Returns why runs failed, by name."""
   failed = {}
   with contextlib.ExitStack() as alone:
     waiting = devices.on_first_host(lambda: _claim(runs, workdir, alone))
@@ -112,7 +112,7 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
 
 
 def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, retries) -> dict[str, str]:
-  """Has jobs train what is not finished, and waits for them; the reasons of the runs that failed."""
+  """Launches jobs that train the unfinished runs, and waits for them. Returns why runs failed, by name."""
   with contextlib.ExitStack() as alone:
     waiting = _claim(runs, workdir, alone)
     if not waiting:
@@ -121,7 +121,7 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
     running = status.running_jobs(workdir)
     waiting = [name for name in waiting if not any(name in names for names in running.values())]
     machine, needs = grouping_lib.prepare_elsewhere({name: runs[name].to_dict() for name in waiting or runs})
-    if launcher == 'slurm':  # of whose nodes nothing is known here
+    if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
       groups = grouping_lib.group(runs, waiting, None if grouping == 'auto' else groupings[grouping])
       at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
       shares = [((), None)] * at_once

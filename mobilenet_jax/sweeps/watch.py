@@ -1,4 +1,4 @@
-"""Launches the groups of a sweep as jobs, and watches over them until the last has ended."""
+"""Launches the groups of a sweep as jobs, and watches them until the last one has ended."""
 
 import contextlib
 import dataclasses
@@ -15,15 +15,15 @@ from mobilenet_jax.storage.run_files import read_row
 from mobilenet_jax.sweeps import grouping, job, launch, results, status
 from mobilenet_jax.training import described
 
-STATUS_SECONDS = 20  # between two lines of progress
+STATUS_SECONDS = 20  # between two progress lines
 POLL_SECONDS = {'local': 0.5, 'slurm': 5}
-# That what another machine wrote may take to be seen: NFS remembers for a while what was missing.
+# How long it may take until files that another machine wrote can be seen: NFS caches that a file was missing.
 UNSEEN_SECONDS = {'local': 0, 'slurm': 60}
 
 
 @dataclasses.dataclass
 class _Launched:
-  """Of a job that was running when last asked: its runs' names, their attempts before it, and since when it is missed."""
+  """A job that was running when last asked: its runs' names, their attempts before it, and since when it is missing."""
   names: list[str]
   attempts: list[dict] | None = None
   missed_since: float | None = None
@@ -35,9 +35,9 @@ class Jobs:
   Args:
     runs: the config of each run, by name.
     workdir: the sweep's folder.
-    launcher: of launch.LAUNCHERS.
+    launcher: one of launch.LAUNCHERS.
     submit: see launch.submitter.
-    retries: how often a job is started again without having got any further.
+    retries: how often a job is started again without making progress.
   """
 
   def __init__(self, runs: dict[str, ml_collections.ConfigDict], workdir: Path, launcher: str,
@@ -48,12 +48,12 @@ class Jobs:
 
   def run(self, groups: list[list[str]], shares: list[tuple], running: dict[launch.Job, list[str]],
           all_launched: Callable[[], None]) -> dict[str, str]:
-    """Runs the groups, the last one first, as many at once as there are shares; waits for what is running, too.
+    """Runs the groups, the last one first, as many at once as there are shares. Also waits for jobs that are running.
 
-    Calls all_launched() once jobs of Slurm are: somebody else may watch from then on.
+    Calls all_launched() once all Slurm jobs are launched, because another process may watch them from then on.
 
     Returns:
-      Of the runs that failed the reason, by name.
+      The reasons of the runs that failed, by name.
     """
     self._launched = {launched: _Launched(names) for launched, names in running.items()}
     free, last_status = self._not_taken(shares), time.monotonic()
@@ -81,7 +81,7 @@ class Jobs:
     return {name: reason for name, reason in self._failed.items() if not read_row(self._workdir / name)}
 
   def _not_taken(self, shares):
-    """Of the shares those that new jobs may have beside what is running."""
+    """Returns the shares that new jobs may have beside the running jobs."""
     taken = [(launched.cores, launched.gpus) for launched in self._launched if self._has_a_share(launched)]
     free = [share for share in shares if not grouping.parts(share) & grouping.parts(*taken)]
     return free[:max(len(shares) - len(taken), 0)]
@@ -91,13 +91,13 @@ class Jobs:
 
   def _what_now(self):
     if self._launcher == 'local':
-      return 'interrupted: the same command continues'
-    return (f'{len(self._launched)} jobs go on under Slurm: mobilenet_jax sweep status --workdir={self._workdir} '
-            'shows them; or logs, or cancel')
+      return 'interrupted; start the same command again to continue'
+    return (f'{len(self._launched)} jobs go on under Slurm; mobilenet_jax sweep status --workdir={self._workdir} '
+            'shows them; sweep logs and sweep cancel take the same --workdir')
 
   @contextlib.contextmanager
   def _leaving_none(self):
-    """Whatever ends the watch, local jobs end too, each with a checkpoint; those of Slurm go on."""
+    """Ends local jobs, each with a checkpoint, if the watch ends with any exception. Slurm jobs go on."""
     try:
       yield
     except BaseException:
@@ -117,7 +117,7 @@ class Jobs:
       print(f'job {launched.id}: {", ".join(names)}', flush=True)
 
   def _ended(self) -> list[tuple[launch.Job, _Launched]]:
-    """The jobs that have ended; where a run of theirs has come to no end, once they have been missed for a while."""
+    """Returns the jobs that have ended. A job with unfinished runs counts only after it has been missing for a while."""
     try:
       alive = status.alive(self._workdir, {launched: one.names for launched, one in self._launched.items()})
     except UserError as error:
@@ -134,15 +134,15 @@ class Jobs:
     return ended
 
   def _open(self, names) -> list[str]:
-    """Those that are neither finished nor failed."""
+    """Returns the names of the runs that have neither finished nor failed."""
     folders = {name: self._workdir / name for name in names}
     return [name for name, folder in folders.items() if not (read_row(folder) or job.attempts(folder)['error'])]
 
   def _to_do_again(self, launched, ended) -> list[list[str]]:
-    """Says what has become of a job's runs; those that it left, as a group, if starting again may help."""
+    """Reports what became of a job's runs. Returns the unfinished ones as a group if starting them again may help."""
     left = self._open(ended.names)
     begun = ended.attempts != [job.attempts(self._workdir / name) for name in ended.names]
-    again = left if launched.launcher == 'local' and begun else []  # which the job limits; Slurm has its own ways
+    again = left if launched.launcher == 'local' and begun else []  # the job limits its starts; Slurm requeues its jobs itself
     for name in ended.names:
       folder = self._workdir / name
       if name in again:
@@ -160,7 +160,7 @@ class Jobs:
 
 
 def _progress(names, workdir) -> str:
-  """Of a group, by its first run that is not finished."""
+  """Returns the progress of a group, which is that of its first unfinished run."""
   name = next((name for name in names if not read_row(workdir / name)), names[-1])
   more = f' and {len(names) - 1} more' if len(names) > 1 else ''
   return f'{name}{more} {status.progress(workdir / name) or "starting"}'

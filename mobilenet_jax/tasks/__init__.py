@@ -1,10 +1,11 @@
-"""The tasks by name, and what a task must be.
+"""The tasks, by name, and the contract that every task fulfils.
 
-A task is what varies between the sections of the paper: targets, loss, metrics, evaluation protocol. `Task` is its whole
-interface, which tests/test_task_contract.py checks for each of TASKS; the training loop, sweeps, checkpoints and results
-know no more of it.
+A task is what varies between the sections of the paper: targets, loss, metrics and evaluation protocol. `Task` is its
+complete interface, which tests/tasks/test_task_contract.py checks for every task in TASKS. The training loop, sweeps,
+checkpoints and results know nothing else about a task.
 
-This module is the door of the room: other rooms import from here; `losses`, `metrics` and `verification` are in it too.
+This module is the public interface of the package: other packages import from here, including `losses`, `metrics` and
+`verification`.
 """
 
 from collections.abc import Mapping
@@ -27,16 +28,16 @@ TASKS = {'classification': Classification, 'attributes': Attributes, 'embedding'
 
 
 class Task(Protocol):
-  """What a task must be. It is made from a whole config: TASKS[name](config).
+  """The interface of a task, which is constructed from a complete config: TASKS[name](config).
 
   Attributes:
-    kind: what the outputs of a model are: 'classes', of which one is right, and the label of an example says which;
-      'attributes', each right or wrong by itself; or a 'vector'.
-    main_metric: the metric of an evaluation whose highest value is best.
-    headlines: the metrics worth a place in the progress line and in the summary of a run, in order: title and format
-      by name, such as {'top1': ('top-1', '.2%')}.
-    crop_targets: what a crop or a flip of the image does to the targets of an example, see data.CropTargets; None if it
-      does nothing, as with a class, attributes or an identity.
+    kind: what the outputs of a model are: 'classes', of which one is correct, given by the label of an example;
+      'attributes', each of which is correct or not by itself; or a 'vector'.
+    main_metric: the main metric of an evaluation; the highest value is the best.
+    headlines: title and format, by name, of the metrics that the progress line and the summary of a run show, in order,
+      such as {'top1': ('top-1', '.2%')}.
+    crop_targets: how a crop or a flip of the image changes the targets of an example, see data.CropTargets; None if the
+      targets do not change, as with a class, attributes or an identity.
   """
 
   kind: str
@@ -45,43 +46,43 @@ class Task(Protocol):
   crop_targets: CropTargets | None
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
-    """Returns how many outputs a model has that is trained on `source`, and their names, if they have any.
+    """Returns the number of outputs of a model trained on `source`, and their names, or None if they have none.
 
     Raises:
-      UserError: if config and data do not fit.
+      UserError: if the config does not match the data.
     """
 
   def check(self, source: Source) -> None:
-    """Raises UserError if `source` cannot be evaluated on. It is called before training."""
+    """Raises UserError if models cannot be evaluated on `source`. Called before training."""
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Returns what training minimises against the targets in `batch`, one value per example: (b, outputs) -> (b,)."""
+    """Returns the training loss of each example against the targets in `batch`: (b, outputs) -> (b,)."""
 
   def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns values per example (b,) whose means over a data set are metrics."""
+    """Returns values per example, (b,), whose means over a dataset are metrics."""
 
   def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns values per example (b, ...) that `summary` needs of a whole evaluation."""
+    """Returns values per example, (b, ...), that `summary` needs from a whole evaluation."""
 
   def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
-    """Returns the metrics that are no means over examples. A name with a '/' is left out of the row of a run.
+    """Returns the metrics that are not means over examples. Names with a '/' are left out of the row of a run.
 
     Raises:
-      UserError: if they are undefined.
+      UserError: if the metrics are undefined.
     """
 
   def prediction(self, outputs: jax.Array) -> jax.Array:
     """Returns what a trained model predicts: probabilities, or embeddings of unit length; (b, outputs) -> (b, outputs)."""
 
   def remark(self, evaluation: Mapping[str, float]) -> str:
-    """Returns what a person should know about an evaluation beside its headlines, in one line; '' for nothing."""
+    """Returns one line with what a person should know about an evaluation besides its headlines, or ''."""
 
   def details(self, evaluation: Mapping[str, float]) -> str:
-    """Returns an evaluation in more detail, as lines of a table; '' if there is no more."""
+    """Returns an evaluation in more detail, as the lines of a table, or '' if there is nothing more."""
 
 
 def create(config: ml_collections.ConfigDict) -> Task:
-  """Returns the task that config.task names.
+  """Returns the task with the name config.task.
 
   Raises:
     UserError: if there is no such task.
@@ -97,5 +98,5 @@ def headlines() -> dict[str, tuple[str, str]]:
 
 
 def headline(values: Mapping[str, float]) -> str:
-  """Returns the metrics that a person looks for first, like 'top-1 72.10%, top-5 90.33%'."""
+  """Returns the headline metrics as text, such as 'top-1 72.10%, top-5 90.33%'."""
   return ', '.join(f'{title} {values[name]:{form}}' for name, (title, form) in headlines().items() if name in values)

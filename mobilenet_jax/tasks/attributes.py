@@ -9,11 +9,11 @@ from mobilenet_jax.data import ATTRIBUTES, TEACHER, Source
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 
-PRECISION, POSITIVES = 'ap/', 'positives/'  # stand before an attribute's name: its average precision, its positive examples
+PRECISION, POSITIVES = 'ap/', 'positives/'  # prefixes: average precision, positive examples
 
 
 class Attributes:
-  """Labels in {0, 1}, or -1 where unknown. Data without labels is measured against the teacher's decisions.
+  """Several labels per image in {0, 1}, or -1 if unknown. Data without labels is evaluated against the teacher's decisions.
 
   The interface is tasks.Task.
   """
@@ -27,18 +27,18 @@ class Attributes:
     self._config = config
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
-    """Returns the number and the names of the attributes: those of the data, or else of the teacher."""
+    """Returns the number and the names of the attributes: those of the data, or else those of the teacher."""
     names = source.extra_names.get(ATTRIBUTES) or source.extra_names.get(TEACHER)
     if not names:
-      raise UserError(f'task=attributes: {self._config.data.name} has no attributes; expected a set that has, such as faces '
-                      'or celeb_a, or a teacher\'s probabilities with data.recorded')
+      raise UserError(f'task=attributes: {self._config.data.name} has no attributes; expected a dataset with attributes, '
+                      'such as faces or celeb_a, or the probabilities of a teacher in data.recorded')
     return len(names), names
 
   def check(self, source: Source) -> None:
     """Accepts any source."""
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Returns the cross-entropy in nats, its mean over the attributes that are known: logits (b, a) -> (b,)."""
+    """Returns the cross-entropy in nats, averaged over the known attributes: logits (b, a) -> (b,)."""
     labels = _labels(batch)
     return losses.sigmoid_cross_entropy(outputs, labels, labels >= 0)
 
@@ -50,11 +50,11 @@ class Attributes:
     return values
 
   def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns scores and labels (b, a): average precision ranks all examples."""
+    """Returns scores and labels, (b, a) each, because average precision ranks all examples."""
     return {'scores': outputs.astype(jnp.float32), 'labels': _labels(batch)}
 
   def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
-    """Returns the average precision of each attribute over the examples whose label is known, their mean, and counts.
+    """Returns the average precision of each attribute over the examples with a known label, their mean, and counts.
 
     An attribute without a positive example has no average precision and is left out of the mean.
     """
@@ -66,8 +66,8 @@ class Attributes:
       if positive.any():
         precisions[f'{PRECISION}{name}'] = metrics.average_precision(scores[labels >= 0], positive)
     if not precisions:
-      raise UserError(f'task=attributes: no attribute has a positive example among the {len(kept["labels"])} evaluated; '
-                      'expected some, or average precision is undefined')
+      raise UserError(f'task=attributes: no attribute has a positive example among the {len(kept["labels"])} evaluated '
+                      'examples; expected at least one, as average precision is undefined without')
     return {'mean_ap': float(np.mean(list(precisions.values()))), 'attributes_counted': len(precisions), **precisions,
             **positives}
 
@@ -76,19 +76,19 @@ class Attributes:
     return jax.nn.sigmoid(outputs)
 
   def remark(self, evaluation: dict[str, float]) -> str:
-    """Names the attributes that are left out of the mean."""
+    """Returns a line that names the attributes left out of the mean."""
     undefined = [name for name, (_, positives) in by_attribute(evaluation).items() if not positives]
     return f'left out, without a positive example: {", ".join(undefined)}' if undefined else ''
 
   def details(self, evaluation: dict[str, float]) -> str:
-    """Returns a line per attribute."""
+    """Returns one line per attribute."""
     return ''.join(
         f'  {name:24} {"undefined" if precision is None else format(precision, ".2%"):>10}  {count:,} positive\n'
         for name, (precision, count) in by_attribute(evaluation).items())
 
 
 def by_attribute(evaluation: dict[str, float]) -> dict[str, tuple[float | None, int]]:
-  """Returns the average precision of each attribute, None if it has no positive example, and its positive examples."""
+  """Returns each attribute's average precision, or None without a positive example, and its number of positive examples."""
   counts = {name.removeprefix(POSITIVES): count for name, count in evaluation.items() if name.startswith(POSITIVES)}
   return {name: (evaluation.get(PRECISION + name), count) for name, count in counts.items()}
 

@@ -20,14 +20,14 @@ class Classification:
     self._config = config
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
-    """Returns the number of classes and their names: those of the data, or as many as model.num_classes says."""
+    """Returns the number of classes, from model.num_classes or else from the data, and their names."""
     given = self._config.model.num_classes
     if given and given < source.num_classes:
-      raise UserError(f'model.num_classes={given}: {self._config.data.name} has {source.num_classes}; '
+      raise UserError(f'model.num_classes={given}: {self._config.data.name} has {source.num_classes} classes; '
                       'expected at least as many, or 0 to take the number from the data')
     if source.num_classes < 2:
-      raise UserError(f'data.name={self._config.data.name}: has no labels that are classes; expected at least two, or '
-                      'task=attributes or embedding')
+      raise UserError(f'data.name={self._config.data.name}: the data has no class labels; expected at least two classes, '
+                      'or task=attributes or task=embedding')
     number = given or source.num_classes
     return number, source.class_names if number == source.num_classes else None
 
@@ -52,7 +52,7 @@ class Classification:
     return {}
 
   def summary(self, kept: dict, source: Source) -> dict[str, float]:
-    """Returns nothing, as `kept`."""
+    """Returns nothing, like `kept`."""
     del kept, source
     return {}
 

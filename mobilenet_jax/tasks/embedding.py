@@ -1,4 +1,4 @@
-"""Face embeddings (section 4.7, Table 14): images of one person are near each other."""
+"""Face embeddings (section 4.7, Table 14): images of the same person are close to each other."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mobilenet_jax.tasks import losses, verification
 
 
 class Embedding:
-  """Vectors of unit length. The label of an example is its person. The interface is tasks.Task."""
+  """Vectors of unit length. The label of an example is the person it shows. The interface is tasks.Task."""
 
   kind = 'vector'
   main_metric = 'accuracy'
@@ -24,19 +24,19 @@ class Embedding:
     self._config = config
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
-    """Returns config.embedding.size; the numbers of a vector have no names."""
+    """Returns config.embedding.size, and None because the components of a vector have no names."""
     del source
     return self._config.embedding.size, None
 
   def check(self, source: Source) -> None:
-    """Raises UserError if the pairs name images that `source` lacks, or images may be skipped."""
+    """Raises UserError if the pairs name images that `source` lacks, or if images may be skipped."""
     data = self._config.data
     if data.bad_images != 'error':
-      raise UserError(f'data.bad_images={data.bad_images}: expected error: pairs name their images')
+      raise UserError(f'data.bad_images={data.bad_images}: expected error, as every image named in the pairs is needed')
     pairs, names = pairs_of(self._config, source), set(image_names(source))
     if missing := [name for name in dict.fromkeys(pairs.first + pairs.second) if name not in names]:
       raise UserError(f'data.pairs={data.pairs}: {len(missing)} images of the pairs are not in {data.name}, such as '
-                      f'{missing[0]}')
+                      f'{missing[0]}; expected all of them')
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Returns FaceNet's triplet loss with semi-hard negatives from the batch of all devices: (b, d) -> (b,)."""
@@ -44,18 +44,18 @@ class Embedding:
     return losses.semi_hard_triplet(losses.unit(outputs), batch['label'], margin, devices.AXIS)
 
   def metrics(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns, if there is a teacher, the squared distance of its unit vector and ours, in [0, 4]."""
+    """Returns, if there is a teacher, the squared distance between its unit vector and the model's, in [0, 4]."""
     if TEACHER not in batch:
       return {}
     return {'distance': losses.squared_difference(losses.unit(outputs), losses.unit(batch[TEACHER]))}
 
   def kept(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the unit vectors: verification compares images with each other."""
+    """Returns the unit vectors, because verification compares images with each other."""
     del batch
     return {'embeddings': losses.unit(outputs)}
 
   def summary(self, kept: dict[str, np.ndarray], source: Source) -> dict[str, float]:
-    """Verifies by LFW's protocol, see verification.py, on the pairs of data.pairs or else on pairs drawn."""
+    """Returns the results of LFW's protocol, see verification.py, on the pairs of `pairs_of`."""
     folds = tuple(self._config.data.held_out_folds) or None
     pairs = pairs_of(self._config, source)
     return verification.evaluate(image_names(source), kept['embeddings'], pairs, folds).summary()
@@ -74,7 +74,7 @@ class Embedding:
 
 
 def pairs_of(config: ml_collections.ConfigDict, source: Source) -> Pairs:
-  """Returns the pairs that data.pairs names, or else pairs drawn from the identities of `source`, always the same."""
+  """Returns the pairs in the file data.pairs, or else pairs drawn from the identities of `source`, always the same ones."""
   if config.data.pairs:
     return read_pairs(Path(config.data.pairs).expanduser())
   return draw_pairs(image_names(source), [str(label) for label in source.labels], config.embedding.folds,

@@ -1,4 +1,4 @@
-"""Metrics as sums and counts: merged by adding, so that a mean over any set of batches is exact."""
+"""Metrics as sums and counts, which are merged by adding, so that the mean over any set of batches is exact."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ COUNT = 'count'
 
 
 def sums(values: dict[str, jax.Array], mask: jax.Array) -> dict[str, jax.Array]:
-  """Sums per-example values (b,) over the examples where mask (b,) is 1, and counts those."""
-  # where, not a product: a masked example may hold anything.
+  """Returns the sums of per-example values (b,) over the examples whose mask (b,) is 1, and the count of these examples."""
+  # `where` instead of a product, because a masked example may hold any value.
   totals = {name: jnp.where(mask > 0, value, 0).sum() for name, value in values.items()}
   return {**totals, COUNT: mask.sum()}
 
 
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-  """1 where the label's logit is among the k largest, else 0: logits (b, classes), labels (b,) -> (b,).
+  """Returns 1 if the label's logit is among the k largest, else 0: logits (b, classes), labels (b,) -> (b,).
 
-  Ties count against the label, so that a constant output scores no better than chance allows; NaN never counts.
+  Ties count against the label, so that a constant output scores no better than chance. NaN never counts.
   """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   rivals = (logits >= own).sum(axis=-1) - 1
@@ -25,7 +25,7 @@ def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
 
 class Mean:
-  """Adds up sums and counts on the host, in float64."""
+  """An accumulator of sums and counts on the host, in float64."""
 
   def __init__(self):
     self._totals: dict[str, float] = {}
@@ -39,16 +39,16 @@ class Mean:
     return round(self._totals.get(COUNT, 0))
 
   def compute(self) -> dict[str, float]:
-    """The means over every example added; NaN before any."""
+    """Returns the means over all examples added so far, or NaN if there are none."""
     return {name: total / self.count if self.count else float('nan')
             for name, total in self._totals.items() if name != COUNT}
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-  """Area under the curve of precision against recall, exactly: (n,) scores, (n,) bool; NaN without a positive.
+  """Returns the exact area under the precision-recall curve: (n,) scores, (n,) bool; NaN without a positive.
 
-  The sum over thresholds of precision times the recall that is gained there; examples of equal score are taken
-  together, as scikit-learn's average_precision_score has it.
+  This is the sum over thresholds of the precision times the gain in recall. Examples with equal scores are taken
+  together, as in scikit-learn's average_precision_score.
   """
   positive = np.asarray(positive, bool)
   if not positive.any():

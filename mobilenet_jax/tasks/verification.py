@@ -1,7 +1,7 @@
-"""Face verification by the protocol of LFW: are the two faces of a pair of one person? Imports no JAX.
+"""Face verification by the protocol of LFW: do the two faces of a pair belong to the same person? Does not import JAX.
 
-Labeled Faces in the Wild, Huang et al. 2007: http://vis-www.cs.umass.edu/lfw. A pair is accepted as of one person where
-the squared Euclidean distance of its two unit embeddings, in [0, 4], is below a threshold.
+Labeled Faces in the Wild, Huang et al. 2007: http://vis-www.cs.umass.edu/lfw. A pair is accepted as the same person if
+the squared Euclidean distance between its two unit embeddings, in [0, 4], is below a threshold.
 """
 
 import csv
@@ -16,7 +16,7 @@ from mobilenet_jax.data import Pairs
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import write_whole
 
-# As in davidsandberg/facenet, src/lfw.py: the published figures of LFW are of thresholds as coarse as these.
+# As in davidsandberg/facenet, src/lfw.py: the published figures for LFW use thresholds as coarse as these.
 THRESHOLDS = np.arange(0, 4, 0.01)
 FAR_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 ROC_COLUMNS = ('far', 'val', 'threshold', 'accuracy')
@@ -24,7 +24,7 @@ ROC_COLUMNS = ('far', 'val', 'threshold', 'accuracy')
 
 @dataclasses.dataclass(frozen=True)
 class Roc:
-  """The corners of a curve from (0, 0) to (1, 1), each (points,), all ascending; `threshold` ends with infinity."""
+  """The corners of a ROC curve from (0, 0) to (1, 1): arrays (points,), all ascending; `threshold` ends with infinity."""
   far: np.ndarray
   val: np.ndarray
   threshold: np.ndarray
@@ -32,14 +32,16 @@ class Roc:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRate:
-  """VAL, the share of same pairs accepted, at the largest threshold that accepts at most `far` of the different ones.
+  """VAL, the fraction of same pairs accepted, at the largest threshold that accepts at most `far` of the different pairs.
+
+  A same pair shows one person, and a different pair shows two.
 
   Attributes:
-    far: the target, in (0, 1).
-    val: in [0, 1]; NaN, as is the threshold, where `false_accepts` is 0: so few pairs do not resolve such a rate.
+    far: the target false accept rate, in (0, 1).
+    val: in [0, 1]. If `false_accepts` is 0, there are too few pairs to resolve the rate; val and threshold are then NaN.
     threshold: a squared distance.
-    false_accepts: how many different pairs the target lets through, at most: floor(far * different).
-    different: how many different pairs there are.
+    false_accepts: the largest number of different pairs that the target allows to be accepted: floor(far * different).
+    different: the number of different pairs.
   """
   far: float
   val: float
@@ -50,18 +52,18 @@ class ValidationRate:
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-  """What `evaluate` finds.
+  """The results of `evaluate`.
 
   Attributes:
     accuracy: mean of `accuracies`.
-    accuracy_std: their standard deviation over the folds, of the population (np.std), as the FaceNet code above prints
-      it. LFW's own tables have the standard error of the mean: this divided by sqrt(folds - 1).
-    folds: the folds tested.
-    accuracies, thresholds: (folds,), each fold's own.
-    validation: VAL at each of FAR_TARGETS, over all pairs of the folds tested; so are the three below.
+    accuracy_std: population standard deviation of `accuracies` (np.std), as the FaceNet code above prints it. LFW's own
+      tables give the standard error of the mean: this value divided by sqrt(folds - 1).
+    folds: the tested folds.
+    accuracies, thresholds: (folds,), one for each fold.
+    validation: VAL at each of FAR_TARGETS. It is computed over all pairs of the tested folds, like the next three.
     auc: area under the ROC curve, in [0, 1].
     equal_error_rate: in [0, 1].
-    roc: the curve.
+    roc: the ROC curve.
   """
   accuracy: float
   accuracy_std: float
@@ -74,7 +76,7 @@ class Verification:
   roc: Roc
 
   def summary(self) -> dict[str, float]:
-    """The numbers by name, without the curve; a VAL that so few pairs do not resolve is left out."""
+    """Returns the numbers by name, without the curve. A VAL is left out if there are too few pairs to resolve it."""
     rates = {f'val_at_{rate.far:g}': rate.val for rate in self.validation if rate.false_accepts}
     return {'accuracy': self.accuracy, 'accuracy_std': self.accuracy_std, 'auc': self.auc,
             'equal_error_rate': self.equal_error_rate, **rates}
@@ -82,17 +84,17 @@ class Verification:
 
 def evaluate(names: Sequence[str], embeddings: np.ndarray, pairs: Pairs,
              test_folds: Iterable[int] | None = None) -> Verification:
-  """Accuracy with a threshold chosen on the other folds, VAL at FAR, AUC, equal error rate and the ROC curve.
+  """Computes accuracy with thresholds chosen on the other folds, VAL at FAR, AUC, equal error rate and the ROC curve.
 
   Args:
-    names: of the images, as in `pairs`; there may be more of them.
-    embeddings: (names, features), of any length: they are brought to length 1.
-    pairs: at least two folds of them.
-    test_folds: the folds whose pairs count, where a model was trained on people of the others; all if None. The
-      threshold of each is chosen on all folds but itself, whether they are tested or not.
+    names: names of the images, as in `pairs`; there may be more than the pairs need.
+    embeddings: (names, features), of any length; they are normalised to length 1.
+    pairs: pairs in at least two folds.
+    test_folds: the folds to test, if the model was trained on people of the other folds; None means all. The threshold
+      of each fold is chosen on all other folds, whether these are tested or not.
 
   Raises:
-    UserError: where an image has no embedding or no usable one, there is no such fold, or only one kind of pair.
+    UserError: if an image has no embedding or an unusable one, there is no such fold, or there is only one kind of pair.
   """
   folds = tuple(sorted(set(pairs.fold.tolist() if test_folds is None else test_folds)))
   if not folds or set(folds) - set(pairs.fold.tolist()):
@@ -108,25 +110,26 @@ def evaluate(names: Sequence[str], embeddings: np.ndarray, pairs: Pairs,
 
 
 def squared_distances(names: Sequence[str], embeddings: np.ndarray, pairs: Pairs) -> np.ndarray:
-  """Squared Euclidean distance of each pair's embeddings, brought to length 1: (n,) float64 in [0, 4]."""
+  """Returns the squared Euclidean distance between the normalised embeddings of each pair: (n,) float64 in [0, 4]."""
   assert embeddings.ndim == 2 and len(names) == len(embeddings), (len(names), embeddings.shape)
   index = {str(name): i for i, name in enumerate(names)}
   if len(index) < len(names):
-    raise UserError(f'{len(names) - len(index)} of {len(names)} embeddings have the name of another; give one an image')
+    raise UserError(f'{len(names) - len(index)} of {len(names)} embeddings have the same name as another; expected one '
+                    'embedding per image')
   wanted = dict.fromkeys(pairs.first + pairs.second)
   if missing := [name for name in wanted if name not in index]:
-    given = f'such as {next(iter(index))!r}' if index else 'none'
+    given = f'have names such as {next(iter(index))!r}' if index else 'are empty'
     raise UserError(f'{len(missing)} of the {len(wanted)} images of the pairs have no embedding: {_few(missing)}; the '
-                    f'names given are {given}; embed them all, under the names of the pairs')
+                    f'embeddings {given}; expected one for every image, under its name in the pairs')
   embeddings = np.asarray(embeddings, np.float64)
   with np.errstate(divide='ignore', invalid='ignore'):  # checked next
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
   if bad := [name for name in wanted if not np.isfinite(unit[index[name]]).all()]:
     raise UserError(f'{len(bad)} of the {len(wanted)} embeddings hold NaN or infinity, or are all zeros: {_few(bad)}; '
-                    'expected finite ones; check the model and its input')
+                    'expected finite, non-zero embeddings; check the model and its input')
   first, second = ([index[name] for name in side] for side in (pairs.first, pairs.second))
   distances = np.empty(len(first))
-  for at in range(0, len(first), 65536):  # bounds the memory
+  for at in range(0, len(first), 65536):  # in parts, to bound the memory
     part = slice(at, at + 65536)
     distances[part] = ((unit[first[part]] - unit[second[part]])**2).sum(axis=1)
   return distances
@@ -137,15 +140,16 @@ def _few(names):
 
 
 def fold_accuracies(distances: np.ndarray, pairs: Pairs, folds: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-  """The share of each fold's pairs that are told right, and the threshold for it: (folds,), (folds,).
+  """Returns, for each fold, the fraction of its pairs that are classified correctly, and the threshold: (folds,), (folds,).
 
-  The threshold is that of THRESHOLDS which tells most pairs of all other folds right, the smallest if several do.
+  The threshold is the one in THRESHOLDS that classifies the most pairs of all other folds correctly; the smallest, if
+  several do.
   """
   accuracies, thresholds = [], []
   for fold in folds:
     own = pairs.fold == fold
     same, different = _kinds(distances[~own], pairs.same[~own], f'the folds other than fold {fold}')
-    right = _below(same, THRESHOLDS) - _below(different, THRESHOLDS)  # and a constant
+    right = _below(same, THRESHOLDS) - _below(different, THRESHOLDS)  # up to a constant
     threshold = THRESHOLDS[np.argmax(right)]
     accuracies.append(np.mean((distances[own] < threshold) == pairs.same[own]))
     thresholds.append(threshold)
@@ -153,7 +157,10 @@ def fold_accuracies(distances: np.ndarray, pairs: Pairs, folds: Iterable[int]) -
 
 
 def roc(distances: np.ndarray, same: np.ndarray) -> Roc:
-  """(FAR, VAL) at every threshold that tells two distances apart, without the points within a level or upright line."""
+  """Returns (FAR, VAL) at every threshold that separates two distances.
+
+  Points inside a horizontal or vertical segment of the curve are left out.
+  """
   same, different = _kinds(distances, same, 'the set')
   thresholds = np.append(np.unique(distances), np.inf)
   far, val = _below(different, thresholds), _below(same, thresholds)
@@ -163,19 +170,19 @@ def roc(distances: np.ndarray, same: np.ndarray) -> Roc:
 
 
 def validation_rate(distances: np.ndarray, same: np.ndarray, far: float) -> ValidationRate:
-  """VAL at a false accept rate, over all pairs at once as in FaceNet (Schroff et al. 2015), section 4."""
+  """Returns VAL at a false accept rate, over all pairs at once, as in FaceNet (Schroff et al. 2015), section 4."""
   assert 0 < far < 1, far
   same, different = _kinds(distances, same, 'the set')
   count = len(different)
   accepted = int(np.searchsorted(np.arange(count + 1) / count, far, side='right')) - 1  # far * count may round up
   if not accepted:
     return ValidationRate(far, float('nan'), float('nan'), 0, count)
-  threshold = different[accepted]  # the first that must not be accepted
+  threshold = different[accepted]  # the first distance that must not be accepted
   return ValidationRate(far, float(_below(same, threshold) / len(same)), float(threshold), accepted, count)
 
 
 def auc(distances: np.ndarray, same: np.ndarray) -> float:
-  """The share of all (same, different) couples of pairs in which the same one is nearer; a tie counts half."""
+  """Returns the fraction of all (same, different) couples of pairs in which the same pair is nearer; a tie counts half."""
   same, different = _kinds(distances, same, 'the set')
   nearer_or_tied = len(different) - np.searchsorted(different, same, side='left')
   nearer = len(different) - np.searchsorted(different, same, side='right')
@@ -183,12 +190,12 @@ def auc(distances: np.ndarray, same: np.ndarray) -> float:
 
 
 def equal_error_rate(curve: Roc) -> float:
-  """The FAR that is equal to 1 - VAL, on straight lines between the points of the curve."""
+  """Returns the FAR that equals 1 - VAL, by linear interpolation between the points of the curve."""
   return float(np.interp(0, curve.far + curve.val - 1, curve.far))
 
 
 def write_roc(path: Path, result: Verification) -> None:
-  """Writes the curve as a CSV file of ROC_COLUMNS for experiments/roc.py; `accuracy` is the same in every row."""
+  """Writes the curve as a CSV file with ROC_COLUMNS, for experiments/roc.py; `accuracy` is the same in every row."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(ROC_COLUMNS)
@@ -198,14 +205,14 @@ def write_roc(path: Path, result: Verification) -> None:
 
 
 def _below(ascending, thresholds):
-  """How many of `ascending` are below each threshold."""
+  """Returns how many values of `ascending` are below each threshold."""
   return np.searchsorted(ascending, thresholds, side='left')
 
 
 def _kinds(distances, same, where):
-  """The distances of same and of different pairs, each ascending."""
+  """Returns the distances of the same pairs and of the different pairs, each in ascending order."""
   kinds = np.sort(distances[same]), np.sort(distances[~same])
   for kind, name in zip(kinds, ('the same person', 'different people')):
     if not len(kind):
-      raise UserError(f'no pair of {name} among the {len(same)} of {where}; both kinds are needed to tell them apart')
+      raise UserError(f'no pair of {name} among the {len(same)} pairs of {where}; expected pairs of both kinds')
   return kinds

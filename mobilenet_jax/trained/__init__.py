@@ -1,7 +1,7 @@
-"""Trained models, and what is done with them: published weights, outputs over a data set, latency, export.
+"""Trained models and their uses: published weights, outputs for a dataset, latency, export.
 
-This module is the door of the room: other rooms import from here, and from `trained.export` and `trained.published`,
-which are rooms of their own.
+This module is the public interface of the package: other packages import from here, and from `trained.export` and
+`trained.published`, which are packages of their own.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ def load(name: str | Path, averaged: bool = True) -> TrainedModel:
   """Loads a trained model.
 
   Args:
-    name: one of three. The folder of a run or of an imported model: the newest checkpoint is taken, and from it the
-      averaged weights if they are kept. A file of published weights, see published/readers.py. The name of a published
-      model, see published/release.py, which is downloaded on first use.
-    averaged: take the moving averages from a TF-slim checkpoint, if it has them.
+    name: one of three. The folder of a run or of an imported model: its newest checkpoint is loaded, with the averaged
+      weights if it has them. Or a file of published weights, see published/readers.py. Or the name of a published model,
+      see published/release.py, which is downloaded on first use.
+    averaged: use the moving averages of a TF-slim checkpoint, if it has them.
 
   Raises:
     UserError: if there is no such model, or its file is damaged.

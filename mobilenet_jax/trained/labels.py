@@ -1,4 +1,4 @@
-"""The names of a model's outputs: ImageNet's labels, and what identifies a class in them."""
+"""The names of a model's outputs: ImageNet's labels, and the keys that identify classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ IMAGENET_LABELS = Path(__file__).parent / 'imagenet_labels.txt'  # synsets, with
 
 
 def top_labels(probabilities: np.ndarray, labels: Sequence[str] | None, k: int) -> list[tuple[str, float]]:
-  """Returns the k likeliest classes of one image with their probabilities, by name, or by number if there are no names."""
+  """Returns the k most likely classes of one image and their probabilities, by name, or by number if there are no names."""
   best = np.argsort(-probabilities, kind='stable')[:k]
   return [(labels[i] if labels else str(i), float(probabilities[i])) for i in best]
 
@@ -22,7 +22,7 @@ def imagenet_labels(num_classes: int) -> tuple[str, ...] | None:
 
 
 def class_keys(labels: Sequence[str]) -> list[str]:
-  """Returns what identifies each class: its label, or of a synset the number.
+  """Returns the key that identifies each class: its label, or the number if it is a synset.
 
   WordNet's words follow the number in labels, but not in the names of folders.
   """
@@ -33,5 +33,5 @@ def class_keys(labels: Sequence[str]) -> list[str]:
 
 
 def some(names: Sequence[str]) -> str:
-  """Returns the first three names, and dots for the rest."""
+  """Returns the first three names, followed by dots if there are more."""
   return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

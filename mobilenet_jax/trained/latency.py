@@ -1,4 +1,4 @@
-"""How long networks take for one image on this machine."""
+"""Measures the latency of networks on this machine, for one image."""
 
 import functools
 import statistics
@@ -17,13 +17,13 @@ ROUNDS, TURN_CALLS, TURN_SECONDS = 10, 2, 0.05  # at least 20 calls and 0.5 s fo
 
 
 def measure_latency(networks: list[tuple[ml_collections.ConfigDict, tuple[int, int]]]) -> list[float]:
-  """Returns the milliseconds of a forward pass of one image: the median of many calls, one value per network.
+  """Returns the milliseconds of a forward pass for one image: the median of many calls, one value per network.
 
-  The networks take turns, so that a machine whose speed drifts is as fast for one as for another. They have random
-  weights, NUM_CLASSES classes, and batch norm folded where models.can_fold.
+  The networks take turns, so that a drift in the speed of the machine affects all of them alike. They have random weights
+  and NUM_CLASSES classes. Batch norm is folded if models.can_fold.
 
   Args:
-    networks: the part `model` of a config, and height and width of the input.
+    networks: for each network, the `model` section of a config, and the height and width of the input.
   """
   def initialize(config):
     model = models.create(config, NUM_CLASSES)
@@ -45,7 +45,7 @@ def measure_latency(networks: list[tuple[ml_collections.ConfigDict, tuple[int, i
   times = [[] for _ in networks]
   for _ in range(ROUNDS):
     for call, mine in zip(calls, times):
-      jax.block_until_ready(call())  # not timed: the weights of the others are in the caches
+      jax.block_until_ready(call())  # not timed, because the caches hold the weights of the others
       turn = []
       while len(turn) < TURN_CALLS or sum(turn) < TURN_SECONDS:
         start = time.perf_counter()

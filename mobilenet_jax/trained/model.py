@@ -1,7 +1,7 @@
-"""A trained model with everything that its use depends on: network, weights, preprocessing, labels.
+"""A trained model with everything needed to use it: network, weights, preprocessing and labels.
 
     import mobilenet_jax
-    model = mobilenet_jax.load('mobilenet_1.0_224')        # or a run's folder, or a file of published weights
+    model = mobilenet_jax.load('mobilenet_1.0_224')        # or the folder of a run, or a file of published weights
     model.top('cat.jpg')                                   # [[('n02123045 tabby, tabby cat', 0.61), ...]]
 """
 
@@ -30,10 +30,10 @@ class TrainedModel:
   """A trained model.
 
   Attributes:
-    config: a whole config; its part `data` says what is done to an image.
+    config: a complete config; its `data` section describes the preprocessing of an image.
     variables: {'params', 'batch_stats'}.
-    labels: the name of each output, or None where nobody named them.
-    origin: where it is from, for a person.
+    labels: the name of each output, or None if the outputs have no names.
+    origin: where the model comes from, as shown in messages.
   """
 
   config: ml_collections.ConfigDict
@@ -43,56 +43,56 @@ class TrainedModel:
 
   @property
   def num_classes(self) -> int:
-    """Outputs; 0 where the model has no classifier."""
+    """Returns the number of outputs; 0 if the model has no classifier."""
     classifier = self.variables['params'].get(models.CLASSIFIER)
     return classifier['bias'].shape[0] if classifier else 0
 
   @functools.cached_property
   def task(self) -> tasks.Task:
-    """The task that it was trained for."""
+    """Returns the task that the model was trained for."""
     return tasks.create(self.config)
 
   @functools.cached_property
   def module(self):
-    """The Flax module."""
+    """Returns the Flax module."""
     return models.create(self.config.model, self.num_classes)
 
   def predict(self, images) -> np.ndarray:
-    """Probabilities of classes or attributes, or embeddings of unit length: float32 (n, num_classes).
+    """Returns probabilities of classes or attributes, or embeddings of unit length: float32 (n, num_classes).
 
     Args:
-      images: a path, a PIL image or an array uint8 (h, w, 3), or a sequence of them; arrays of any size.
+      images: a path, a PIL image or a uint8 array (h, w, 3) of any size, or a sequence of them.
 
     Raises:
-      UserError: on a path that is no image, or a model without a classifier.
+      UserError: if a path is not an image, or the model has no classifier.
     """
     return self.prediction(self.prepare(images))
 
   def prediction(self, prepared: np.ndarray) -> np.ndarray:
-    """`predict` of images as `prepare` gives them."""
+    """Returns the same as `predict`, for images that `prepare` has returned."""
     if not self.num_classes:
-      raise UserError(f'{self.origin}: has no classifier to predict with; it gives features')
+      raise UserError(f'{self.origin}: the model has no classifier to predict with; use its features')
     return np.asarray(self.task.prediction(self._outputs(prepared)))
 
   def top(self, images, k: int = 5) -> list[list[tuple[str, float]]]:
-    """For each image its k likeliest labels with their probabilities, the likeliest first; args as in `predict`.
+    """Returns the k most likely labels of each image with their probabilities, most likely first; images as in `predict`.
 
     Raises:
-      UserError: as `predict`, and for a model of embeddings, which has no labels.
+      UserError: as in `predict`, and if the model predicts embeddings, which have no labels.
     """
     self.check_labels()
     return [top_labels(row, self.labels, k) for row in self.predict(images)]
 
   def check_labels(self) -> None:
-    """Raises UserError where what the model predicts is no label."""
+    """Raises UserError if the model does not predict labels."""
     if self.task.kind == 'vector':
-      raise UserError(f'{self.origin}: gives embeddings, not labels; TrainedModel.predict has them')
+      raise UserError(f'{self.origin}: the model predicts embeddings, not labels; use TrainedModel.predict')
 
   def features(self, images, name: str = 'pooled') -> np.ndarray:
-    """An intermediate output, float32: 'pooled' (n, c), or of a block (n, h, w, c), see the network's __call__.
+    """Returns an intermediate output, float32: 'pooled' (n, c), or that of a block (n, h, w, c), see the network's __call__.
 
     Raises:
-      UserError: as `predict`, and naming the outputs there are where `name` is none of them.
+      UserError: as in `predict`, and if no output has that name; the error lists the names.
     """
     features = self._features(self.prepare(images))
     if name not in features:
@@ -100,7 +100,7 @@ class TrainedModel:
     return np.asarray(features[name])
 
   def prepare(self, images) -> np.ndarray:
-    """Reads and crops images as the model's evaluation does: uint8 (n, *stream_size, 3); args as in `predict`."""
+    """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
     if isinstance(images, (str, Path)) or not isinstance(images, Sequence) and np.ndim(images) in (0, 3):
       images = [images]
     return np.stack([crop_centrally(read_image(image), self.config.data) for image in images])
@@ -110,7 +110,7 @@ class TrainedModel:
     return models.fold(self.module, self.variables)
 
   def outputs(self, prepared: np.ndarray) -> np.ndarray:
-    """What the last layer gives for images as `prepare` gives them: logits, or embeddings of any length."""
+    """Returns the last layer's outputs for images that `prepare` has returned: logits, or embeddings of any length."""
     return np.asarray(self._outputs(prepared))
 
   @functools.cached_property
@@ -129,36 +129,36 @@ class TrainedModel:
     return functools.partial(jax.jit(features), self.variables)
 
   def outputs_of(self, source: Source) -> np.ndarray:
-    """Which output stands for each label of `source`: int32 (source.num_classes,).
+    """Returns the output that belongs to each label of `source`: int32 (source.num_classes,).
 
-    Classes are matched by name where both have names; a synset's is its number, 'n01440764'. Else the labels of
-    `source` count the model's classes, the background apart.
+    Classes are matched by name if model and source both have names; the name of a synset is its number, 'n01440764'.
+    Otherwise the labels of `source` are the numbers of the model's classes, not counting the background.
 
     Raises:
-      UserError: naming the classes that the model does not have.
+      UserError: if the model lacks some of the classes; the error names them.
     """
     ours, theirs = class_keys(self.labels or ()), class_keys(source.class_names or ())
     if ours and theirs:
       if missing := [name for name in theirs if name not in ours]:
-        raise UserError(f'{self.origin}: knows {len(ours)} classes ({some(ours)}), the data {len(theirs)}, of which it '
-                        f'lacks {some(missing)}; expected data of the same classes')
+        raise UserError(f'{self.origin}: has {len(ours)} classes ({some(ours)}), the data has {len(theirs)}; the model '
+                        f'lacks {some(missing)}; expected data with the same classes')
       return np.array([ours.index(name) for name in theirs], np.int32)
     first = int(bool(ours) and ours[0] == BACKGROUND)
     if source.num_classes > self.num_classes - first:
-      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data {source.num_classes}; expected '
-                      'data of the same classes')
+      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data has {source.num_classes}; expected '
+                      'data with the same classes')
     return np.arange(first, first + source.num_classes, dtype=np.int32)
 
   def variables_for(self, source: Source, like: dict, keep_head: bool) -> dict:
-    """{'params', 'batch_stats'} to start the training of another model from.
+    """Returns {'params', 'batch_stats'} from which the training of another model starts.
 
     Args:
-      source: what it is trained on.
-      like: the other model's variables, before training.
-      keep_head: whether its classifier starts as the rows of this one for the classes of `source`, else as in `like`.
+      source: the data that the other model is trained on.
+      like: the variables of the other model before training.
+      keep_head: whether its classifier starts from this model's rows for the classes of `source`, instead of as in `like`.
 
     Raises:
-      UserError: naming what does not fit, together.
+      UserError: if the variables do not fit; the error lists all mismatches.
     """
     params, head = dict(self.variables['params']), like['params'][models.CLASSIFIER]
     classifier = params.pop(models.CLASSIFIER, None)
@@ -175,24 +175,24 @@ class TrainedModel:
     wrong = [f'{name} is {ours.get(name, "missing")}, expected {theirs.get(name, "nothing")}'
              for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if wrong:
-      raise UserError(f'init.model={self.origin}: not of the architecture that config.model describes: {some(wrong)} '
+      raise UserError(f'init.model={self.origin}: expected the architecture that config.model describes: {some(wrong)} '
                       f'({len(wrong)} in all)')
     return jax.tree.map(jnp.asarray, variables)
 
   def save(self, folder: Path) -> None:
-    """Writes the model in the form of a run's checkpoint; `load` reads it."""
+    """Writes the model in the form of a run's checkpoint, which `load` reads."""
     checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))
     write_whole(folder / CONFIG_FILE, config_lib.to_json(self.config))
 
 
 def load_folder(folder: Path, origin: str) -> TrainedModel:
-  """Loads the newest checkpoint of a run or of an imported model, and from it the averaged weights if they are kept.
+  """Loads the newest checkpoint of a run or of an imported model, with the averaged weights if it has them.
 
   Raises:
     UserError: if there is no checkpoint, it is damaged, or an earlier version of this code wrote it.
   """
   variables, kept = checkpoints.read_model(folder)
-  variables['params'].pop(models.PROJECTION, None)  # part of a distillation; the model does without it
+  variables['params'].pop(models.PROJECTION, None)  # used only in distillation; not part of the model
   config = config_lib.from_dict(kept['config'])
   try:
     config.model = models.complete(config.model)
@@ -203,5 +203,5 @@ def load_folder(folder: Path, origin: str) -> TrainedModel:
 
 
 def notes(config: ml_collections.ConfigDict, labels: Sequence[str] | None) -> dict:
-  """Returns what is kept beside the weights of a model."""
+  """Returns the information that is saved with the weights of a model."""
   return {'config': config.to_dict(), 'preprocessing': description(config.data), 'labels': list(labels) if labels else None}

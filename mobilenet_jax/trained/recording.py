@@ -1,4 +1,4 @@
-"""The outputs of a trained model for a whole data set. Each image is cropped centrally, as in evaluation."""
+"""Records the outputs of a trained model for a whole dataset. Each image is cropped centrally, as in evaluation."""
 
 import hashlib
 import itertools
@@ -13,14 +13,16 @@ from mobilenet_jax.storage.files import whole_file, write_whole
 from mobilenet_jax.trained.model import TrainedModel
 
 BATCH = 100
-PART = 20 * BATCH  # examples that are written at a time
+PART = 20 * BATCH  # the number of examples that are written at a time
 
 
 def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str], np.ndarray]:
-  """Names and raw outputs (n, d) of all examples: logits, or embeddings; parts that `folder` has are not run again.
+  """Returns the names and the raw outputs (n, d) of all examples: logits or embeddings.
+
+  The outputs are written to `folder` in parts. Parts that are already there are not computed again.
 
   Raises:
-    UserError: where outputs are not finite, naming the example.
+    UserError: if outputs are not finite; the error names an example.
   """
   folder.mkdir(parents=True, exist_ok=True)
   _claim(folder / 'of.sha256', model, source)
@@ -31,7 +33,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
   for first, path in list(zip(firsts, paths))[done:]:
     rows = np.concatenate(list(itertools.islice(found, PART // BATCH)))
     if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
-      raise UserError(f'{model.origin}: gives outputs that are not finite for {len(bad)} of {len(rows)} images, such as '
+      raise UserError(f'{model.origin}: the outputs for {len(bad)} of {len(rows)} images are not finite, such as for '
                       f'{source.ids[first + bad[0]]}; expected a trained model')
     with whole_file(path) as file:
       np.save(file, rows)
@@ -40,7 +42,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
 
 
 def outputs_for(model: TrainedModel, source: Source) -> np.ndarray:
-  """Raw outputs (n, d) of all examples, cropped as in evaluation."""
+  """Returns the raw outputs (n, d) of all examples, cropped as in evaluation."""
   return np.concatenate(list(_outputs(model, source, start=0)))
 
 
@@ -50,16 +52,16 @@ def _outputs(model, source, start):
 
 
 def _claim(path, model, source):
-  """Notes whose parts these are, or checks that they are of the same weights and examples."""
+  """Records the weights and examples that the parts belong to, or checks that these are the same as before."""
   digest = hashlib.sha256('\n'.join(source.ids).encode())
   for leaf in jax.tree.leaves(model.variables):
     digest.update(np.ascontiguousarray(leaf).tobytes())
   if not path.exists():
     write_whole(path, digest.hexdigest())
   elif path.read_text() != digest.hexdigest():
-    raise UserError(f'{path.parent}: holds the outputs of another teacher, or for other examples; remove it, or give another '
-                    '--out')
+    raise UserError(f'{path.parent}: holds the outputs of another teacher or for other examples; remove the folder, or give '
+                    'another --out')
 
 
 def _no_skipping(name):
-  raise UserError(f'{name}: cannot be decoded; mend or remove it')
+  raise UserError(f'{name}: cannot be decoded; repair or remove it')

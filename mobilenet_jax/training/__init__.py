@@ -1,12 +1,12 @@
-"""One run: the training loop, the step, the optimiser, distillation, evaluation, what a run writes.
+"""Training: the training loop, the step, the optimiser, distillation, evaluation and the files of a run.
 
-    loop.py          train: the only training loop, over a group of models
-    run.py           one model in it: its compiled steps, and when it logs, evaluates, goes back and ends
-    run_folder.py    what a run writes, and finds when it is started again
-    state.py         what a step changes, and what a checkpoint keeps
-    step.py          one step; optimizer.py and distillation.py are its parts
+    loop.py          the only training loop; it trains a group of models
+    run.py           one model in the loop: its compiled steps, and when it logs, evaluates, goes back and ends
+    run_folder.py    reads and writes the folder of a run
+    state.py         what a step changes, and what a checkpoint stores
+    step.py          one step; it uses optimizer.py and distillation.py
 
-This module is the door of the room: other rooms import from here.
+This module is the interface of the package: other packages import from here.
 """
 
 from mobilenet_jax.training.checks import checked

@@ -1,4 +1,4 @@
-"""Checks a whole config before anything is built from it."""
+"""Checks a config before anything is built from it."""
 
 import ml_collections
 
@@ -7,10 +7,10 @@ from mobilenet_jax import models, tasks
 
 
 def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns a copy of a whole config whose model has every field of its network.
+  """Checks a complete config and returns a copy in which `model` has every field of its network.
 
   Raises:
-    UserError: naming the field, what was given and what is expected.
+    UserError: if a field has a wrong value. It names the field, what was given and what is expected.
   """
   config_lib.validate(config)
   tasks.create(config)

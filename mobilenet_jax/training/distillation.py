@@ -1,8 +1,8 @@
-"""Distillation: a teacher's outputs as targets of the student's training (sections 4.6 and 4.7).
+"""Distillation: training a student on the outputs of a teacher (sections 4.6 and 4.7).
 
-Distillation is a loss: the terms of config.distill are added to the task's own, each with its weight. A teacher is a
-trained model that runs beside the student in the same step, outputs recorded beforehand (data/recorded.py), or any
-function of JAX.
+Distillation is a loss: the terms of config.distill are added to the task's own loss, each with its weight. A teacher is a
+trained model that runs beside the student in the same step, outputs that were recorded beforehand (data/recorded.py), or
+any JAX function.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class Teacher:
   """What a student learns from.
 
   Attributes:
-    function: (variables, uint8 images (b, h, w, 3)) -> (outputs (b, d), intermediate features by name); outputs are logits,
-      or embeddings.
-    variables: given to every step, as they are.
-    labels: the name of each output, where it has one.
+    function: maps (variables, uint8 images (b, h, w, 3)) to (outputs (b, d), intermediate features by name). The outputs are
+      logits or embeddings.
+    variables: passed to every step unchanged.
+    labels: the names of the outputs; None if they have no names.
   """
 
   function: Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -38,7 +38,7 @@ class Teacher:
 
 
 def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
-  """The teacher that config.distill.model names, or None where it names none."""
+  """Returns the teacher that config.distill.model names; None if it names none."""
   if not config.distill.model:
     return None
   model = trained.load(config.distill.model)
@@ -49,30 +49,32 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
     return model.module.apply(variables, images, train=False, features=features), features
 
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables)):
-    raise UserError(f'distill.model={config.distill.model}: has weights that are not finite; expected a trained model')
+    raise UserError(f'distill.model={config.distill.model}: some of its weights are not finite; expected a trained model')
   return Teacher(function, jax.tree.map(jnp.asarray, model.variables), model.labels)
 
 
 def named(source: Source, teacher: Teacher) -> Source:
-  """`source` with the names of the outputs that its examples will have of `teacher`, where it has names."""
+  """Returns `source` with the names of the teacher's outputs added, if the teacher has names."""
   return dataclasses.replace(source, extra_names={TEACHER: teacher.labels, **source.extra_names}) if teacher.labels else source
 
 
 def select(teacher: Teacher, num_outputs: int, names: tuple[str, ...] | None, image_shape: tuple[int, ...]) -> Teacher:
-  """A teacher whose outputs are those of the student, in its order: by name, where both have names.
+  """Returns a teacher whose outputs are those of the student, in the student's order.
+
+  Outputs are matched by name if both teacher and student have names.
 
   Args:
-    teacher: any.
-    num_outputs, names: of the student.
-    image_shape: of a batch of images.
+    teacher: the teacher to select from.
+    num_outputs, names: number and names of the student's outputs.
+    image_shape: shape of a batch of images.
 
   Raises:
-    UserError: where the two do not match in number or meaning.
+    UserError: if the outputs of the two do not match in number or meaning.
   """
   shape = jax.ShapeDtypeStruct(image_shape, jnp.uint8)
   given = jax.eval_shape(teacher.function, teacher.variables, shape)[0].shape
   if len(given) != 2 or given[0] != image_shape[0]:
-    raise UserError(f'the teacher gives {given} for {image_shape[0]} images; expected (images, outputs)')
+    raise UserError(f'the teacher returns outputs of shape {given} for {image_shape[0]} images; expected (images, outputs)')
   order = match(names, num_outputs, teacher.labels, given[1], 'the teacher')
 
   def function(variables, images):
@@ -83,7 +85,7 @@ def select(teacher: Teacher, num_outputs: int, names: tuple[str, ...] | None, im
 
 
 def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
-  """Which of the teacher's outputs stands for each of the student's."""
+  """Returns, for each output of the student, the index of the teacher's output that stands for it."""
   if names and teacher_names:
     ours, theirs = map(trained.class_keys, (names, teacher_names))
     if missing := [name for name in ours if name not in theirs]:
@@ -91,24 +93,24 @@ def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
                       f'{len(ours)} ({trained.some(missing)}); expected the same classes or attributes')
     return np.array([theirs.index(name) for name in ours])
   if count != teacher_count:
-    raise UserError(f'{who} has {teacher_count} outputs, the student {count}; expected as many (an embedding has '
-                    'config.embedding.size, a classifier model.num_classes)')
+    raise UserError(f'{who} has {teacher_count} outputs, the student {count}; expected equal numbers (embedding.size sets '
+                    'those of an embedding, model.num_classes those of a classifier)')
   return np.arange(count)
 
 
 def selected(source: Source, num_outputs: int, names: tuple[str, ...] | None) -> Source:
-  """A source whose recorded outputs are those of the student, in its order; as `select`."""
+  """Returns a source whose recorded outputs are those of the student, in the student's order; see `select`."""
   outputs, shapes = source.extra.get(TEACHER), target_shapes(source)
   if outputs is None:
     if TEACHER in shapes:  # a feature of the examples
-      match(None, num_outputs, None, shapes[TEACHER][0][0], 'what data.recorded names')
+      match(None, num_outputs, None, shapes[TEACHER][0][0], 'the feature in data.recorded')
     return source
-  order = match(names, num_outputs, source.extra_names.get(TEACHER), outputs.shape[1], 'what data.recorded has')
+  order = match(names, num_outputs, source.extra_names.get(TEACHER), outputs.shape[1], 'the file in data.recorded')
   return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[:, order]})
 
 
 def feature_names(config: ml_collections.ConfigDict) -> tuple[str, str] | None:
-  """The student's and the teacher's feature that are compared, of distill.features; None where there are none."""
+  """Returns the names of the student's and the teacher's feature in distill.features; None if no features are compared."""
   if not config.distill.features_weight:
     return None
   student, _, teacher = config.distill.features.partition(':')
@@ -117,10 +119,10 @@ def feature_names(config: ml_collections.ConfigDict) -> tuple[str, str] | None:
 
 def init_projection(rng: jax.Array, config: ml_collections.ConfigDict, model: nn.Module, teacher: Teacher,
                     image_shape: tuple[int, ...]) -> dict:
-  """{PROJECTION: {'kernel': (student's channels, teacher's channels)}}; {} where no features are compared.
+  """Returns {PROJECTION: {'kernel': (student's channels, teacher's channels)}}; {} if no features are compared.
 
   Raises:
-    UserError: where student or teacher has no such feature.
+    UserError: if the student or the teacher has no such feature.
   """
   names = feature_names(config)
   if names is None:
@@ -138,18 +140,21 @@ def init_projection(rng: jax.Array, config: ml_collections.ConfigDict, model: nn
   channels, ranks = [], []
   for name, found, who in zip(names, (jax.eval_shape(features), theirs), ('student', 'teacher')):
     if name not in found:
-      raise UserError(f'distill.features={config.distill.features}: the {who} has no {name}; expected one of '
-                      + (', '.join(found) or 'none: what is recorded has no features'))
+      raise UserError(f'distill.features={config.distill.features}: the {who} has no feature {name}; available: '
+                      + (', '.join(found) or 'none, because recorded outputs have no features'))
     channels.append(found[name].shape[-1])
     ranks.append(found[name].ndim)
   if ranks[0] != ranks[1]:
-    raise UserError(f'distill.features={config.distill.features}: one is pooled, the other is not; expected two maps, or '
-                    'pooled:pooled')
+    raise UserError(f'distill.features={config.distill.features}: one feature is pooled, the other is a map; expected two '
+                    'maps, or pooled:pooled')
   return {PROJECTION: {'kernel': nn.initializers.lecun_normal()(rng, tuple(channels))}}
 
 
 def add_outputs(batch: dict[str, jax.Array], teacher: Teacher | None, variables) -> tuple[dict, dict]:
-  """A batch with the outputs of the teacher that runs beside the student, where there is one, and its features."""
+  """Returns the batch with the outputs of a teacher that runs beside the student, and the teacher's features.
+
+  Without such a teacher the batch is unchanged and the features are {}.
+  """
   if teacher is None:
     return batch, {}
   outputs, features = jax.lax.stop_gradient(teacher.function(variables, batch['image']))
@@ -158,15 +163,17 @@ def add_outputs(batch: dict[str, jax.Array], teacher: Teacher | None, variables)
 
 def loss(config: ml_collections.ConfigDict, task, outputs: jax.Array, features: dict[str, jax.Array], params: dict,
          batch: dict[str, jax.Array], teacher_features: dict[str, jax.Array]) -> jax.Array:
-  """What training minimises, one value an example (b,): the task's own loss and the terms of config.distill.
+  """Returns the loss that training minimises, one value per example (b,).
+
+  It is the sum of the terms of config.distill. The task's own loss is one of them.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     task: see tasks.Task.
-    outputs, features: the student's.
-    params: the student's, with its projection.
-    batch: with the teacher's outputs in it, where there is a teacher.
-    teacher_features: of the teacher, by name.
+    outputs, features: the student's outputs and features.
+    params: the student's parameters, including its projection.
+    batch: a batch, which includes the teacher's outputs if there is a teacher.
+    teacher_features: the teacher's features, by name.
   """
   weights, terms = config.distill, []
   if weights.hard_weight:
@@ -190,17 +197,20 @@ def loss(config: ml_collections.ConfigDict, task, outputs: jax.Array, features: 
 
 
 def is_soft(config: ml_collections.ConfigDict) -> bool:
-  """Whether anything but the labels is learnt."""
+  """Returns whether the student learns from anything besides the labels."""
   return any(config.distill[name] for name in config.distill if name.endswith('_weight') and name != 'hard_weight')
 
 
 def check(config: ml_collections.ConfigDict, live: bool, is_recorded: bool) -> None:
-  """Raises UserError where terms want a teacher and there is none, or there are two of them, or no term.
+  """Checks that the terms of config.distill fit the teacher.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     live: whether a teacher runs beside the student.
-    is_recorded: whether the batches have a teacher's outputs.
+    is_recorded: whether the batches include a teacher's outputs.
+
+  Raises:
+    UserError: if a term needs a teacher and there is none, if there are two teachers, or if all weights are 0.
   """
   terms = [name for name in config.distill if name.endswith('_weight') and config.distill[name]]
   soft = [name for name in terms if name != 'hard_weight']
@@ -208,6 +218,6 @@ def check(config: ml_collections.ConfigDict, live: bool, is_recorded: bool) -> N
     raise UserError(f'distill.{soft[0]}={config.distill[soft[0]]}: there is no teacher; name one with distill.model, or '
                     'recorded outputs with data.recorded')
   if not terms:
-    raise UserError('distill: all weights are 0, so that there is nothing to learn; give one, such as hard_weight=1')
+    raise UserError('distill: all weights are 0, so there is nothing to learn; set one, such as distill.hard_weight=1')
   if live and is_recorded:
-    raise UserError(f'data.recorded={config.data.recorded}: there is a teacher beside it; expected one of the two')
+    raise UserError(f'data.recorded={config.data.recorded}: there is a second teacher; expected only one of the two')

@@ -1,4 +1,4 @@
-"""Evaluation: every example exactly once."""
+"""Evaluation. It counts every example exactly once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ class Evaluated:
 
   Attributes:
     task: see tasks.Task.
-    step: as from make_eval_step, compiled or mapped with pmap_evaluation.
+    step: a step from make_eval_step, compiled or mapped with pmap_evaluation.
     variables: {'params', 'batch_stats'}.
-    teacher_variables: of the teacher whose outputs are compared, {} without.
+    teacher_variables: the variables of the teacher whose outputs are compared; {} without a teacher.
   """
 
   task: object
@@ -35,9 +35,17 @@ class Evaluated:
 
 def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray | None = None,
                    teacher: distillation.Teacher | None = None) -> Callable:
-  """step({'params', 'batch_stats'}, batch, teacher's variables) -> (sums and count over all devices, what `task` keeps).
+  """Returns a step that evaluates one batch, for one device.
 
-  `outputs` says which output stands for each label, where it is another one.
+  The step maps ({'params', 'batch_stats'}, batch, teacher's variables) to (sums and count over all devices, the values
+  that `task` keeps).
+
+  Args:
+    model: the network.
+    task: see tasks.Task.
+    image_size: height and width of the network's input.
+    outputs: the output that stands for each label; by default the one of the same index.
+    teacher: a teacher whose outputs are added to the batch, or None.
   """
   def eval_step(variables, batch, teacher_variables):
     if outputs is not None:
@@ -54,18 +62,19 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
              on_bad_image: Callable[[str], None],
              on_stall: Callable[[float], None] = lambda seconds: None,
              stop: Callable[[], bool] = lambda: False) -> list[dict[str, float] | UserError]:
-  """The task's metrics of each model over all of `source`, which is read once.
+  """Returns the task's metrics of each model over all of `source`, which is read once.
 
   Args:
-    models: what to evaluate.
-    source: what to evaluate on.
-    config: a whole config, whose data and eval_batch_size hold for all.
+    models: the models to evaluate.
+    source: the examples to evaluate on.
+    config: a complete config; its `data` and eval_batch_size hold for all models.
     on_bad_image, on_stall: see data.train_batches.
-    stop: whether a stop is wanted; where it is, nothing is evaluated to its end.
+    stop: returns whether a stop is wanted. If it is, the evaluation is abandoned.
 
   Returns:
-    For each model the means, the task's summary, and 'examples': how many were counted: all, but for images that could
-    not be decoded where data.bad_images is 'skip'. Or the error that its outputs cannot be summed up. [] after a stop.
+    For each model a dict of the means, the task's summary, and 'examples', the number of examples counted. All examples
+    are counted, except images that cannot be decoded if data.bad_images is 'skip'. If a model's outputs cannot be
+    summarised, its dict is replaced by the error. After a stop, [].
   """
   means, kept = [tasks.metrics.Mean() for _ in models], [[] for _ in models]
   skipped = []
@@ -86,7 +95,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
       rows.append({name: part[counted] for name, part in devices.join(values).items()})
   if stop():
     return []
-  said = devices.over_hosts(len(skipped))  # a record that is damaged for several hosts is said by each
+  said = devices.over_hosts(len(skipped))  # each host that reads a damaged record reports it
   for mean in means:
     assert 0 <= source.num_examples - mean.count <= said, (mean.count, said, source.num_examples)
   evaluations = []
@@ -101,7 +110,13 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
                      on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
-  """As `evaluate`, for trained models of one preprocessing, whose classes are matched with those of `source`."""
+  """Evaluates trained models that have the same preprocessing. Their classes are matched with those of `source`.
+
+  See `evaluate` for the arguments and the metrics.
+
+  Raises:
+    UserError: if the models do not fit the data, or if a model's outputs cannot be summarised.
+  """
   evaluated, model = [], models[0]
   if model.config.data.recorded:
     source = distillation.selected(source, model.num_classes, model.labels)
@@ -109,8 +124,8 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
     task = tasks.create(model.config)
     outputs = model.outputs_of(source) if task.kind == 'classes' else None
     if task.kind == 'attributes' and (names := task.outputs(source)[1]) != model.labels:
-      raise UserError(f'{model.origin}: knows the attributes {some(model.labels)}, the data {some(names)}; '
-                      'expected data of the same ones')
+      raise UserError(f'{model.origin}: the model has the attributes {some(model.labels)}, the data has {some(names)}; '
+                      'expected data with the same attributes')
     step = make_eval_step(model.module, task, model.config.data.image_size, outputs)
     evaluated.append(Evaluated(task, devices.pmap_evaluation(step), model.variables))
   evaluations = evaluate(evaluated, source, config, on_bad_image)

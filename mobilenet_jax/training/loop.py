@@ -1,4 +1,4 @@
-"""The only training loop: a group of models, on one stream of batches."""
+"""The only training loop. It trains a group of models on one stream of batches."""
 
 import contextlib
 import dataclasses
@@ -24,20 +24,22 @@ _PRINT = itertools.repeat(functools.partial(print, flush=True))
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path,
           data: tuple[Source, Source] | None = None, teacher: distillation.Teacher | None = None) -> dict:
-  """Trains to the end, from the newest checkpoint in `workdir` where there is one.
+  """Trains one model to the end. Continues from the newest checkpoint in `workdir` if there is one.
 
   Args:
-    config: a whole config, see mobilenet_jax/config.py.
+    config: a complete config, see mobilenet_jax/config.py.
     workdir: the run's folder, see storage/run_files.py.
-    data: training and evaluation source; by default those that config.data names.
-    teacher: what to learn from; by default what config.distill names. Its terms and weights are those of config.distill.
+    data: the training and the evaluation source; by default those that config.data names.
+    teacher: what the model learns from; by default the teacher that config.distill names. In both cases config.distill
+      gives the terms of the loss and their weights.
 
   Returns:
     The run's row, see storage/run_files.py.
 
   Raises:
-    UserError: on bad input, a folder that belongs to another config, or a loss that is not finite.
-    Interrupted: after SIGTERM or SIGINT, once the step is finished and a checkpoint written. A second one ends the process.
+    UserError: on bad input, if the folder belongs to another config, or if a loss is not finite.
+    Interrupted: after SIGTERM or SIGINT, once the step is finished and a checkpoint is written. A second signal ends the
+      process.
   """
   outcome, = train_group([config], [workdir], data, teacher=teacher)
   if isinstance(outcome, UserError):
@@ -49,31 +51,31 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
                 data: tuple[Source, Source] | None = None,
                 says: list[Callable[[str], None]] | None = None,
                 teacher: distillation.Teacher | None = None) -> list[dict | UserError]:
-  """Trains each config in its folder as `train` does, all of them on one stream of batches.
+  """Trains several models, each in its own folder as `train` does, on one stream of batches.
 
-  Every batch is read, cropped and sent to the devices once, and every model takes its step on it. What a model
-  becomes and what its folder holds do not depend on the others, but for times: they are those of the group.
+  Every batch is read, cropped and sent to the devices once, and every model takes a step on it. The trained models and the
+  contents of their folders do not depend on each other, except for the times, which are those of the group.
 
   Args:
-    configs: a whole config each. All of one `stream`, so what may differ is the model, the optimiser, the
-      durations, and image_size where stream_size is the same.
-    workdirs: each run's folder, as in `train`.
+    configs: a complete config for each run. All must have the same `stream`. They may differ in the model, the optimiser,
+      the durations and, if stream_size is the same, in image_size.
+    workdirs: the folder of each run, as in `train`.
     data: as in `train`.
-    says: for each run, what takes the lines that a person should see; by default they are printed.
-    teacher: as in `train`; one for all.
+    says: for each run, a function that takes the lines a person should see; by default they are printed.
+    teacher: as in `train`; shared by all runs.
 
   Returns:
-    For each run its row, or the error that stopped it: the others went on.
+    For each run its row, or the error that stopped it. Such an error does not stop the other runs.
 
   Raises:
-    UserError: on bad input, before any is trained, or on an error of the data.
+    UserError: on bad input, before any model is trained, or on an error in the data.
     Interrupted: as in `train`.
   """
   shared = configs[0]
   for config, workdir in zip(configs, workdirs):
     if difference := config_lib.difference(stream(shared), stream(config)):
       raise UserError(f'{workdirs[0]} and {workdir} cannot share a stream of batches: {difference}')
-  with contextlib.ExitStack() as stack:  # whatever ends the loop, what is being written is finished
+  with contextlib.ExitStack() as stack:  # finishes pending writes, however the loop ends
     runs = []
     for config, workdir, say in zip(configs, workdirs, says or _PRINT):
       runs.append(Run(config, Path(workdir), say))
@@ -90,27 +92,33 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
         run.folder.note(f'error: {error}')
       if not active():
         raise failed[-1][1]
-      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; the same command '
-                        'continues')
+      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; start the same '
+                        'command again to continue')
     return [run.outcome for run in runs]
 
 
 class _Group:
-  """Runs in training together."""
+  """Several runs that train together."""
 
   def __init__(self, active: Callable[[], list[Run]], config: ml_collections.ConfigDict, stop: Callable[[], str]):
-    """What `active` gives are the runs that are not done; `config` holds for what they share; `stop` as in signals."""
+    """Stores the arguments; nothing is loaded yet.
+
+    Args:
+      active: returns the runs that are not done.
+      config: a complete config that holds for everything the runs share.
+      stop: a function from signals.stop_wanted.
+    """
     self._active, self._config, self._wanted = active, config, stop
     self._bad_images = set()
 
   def _stop(self, step: int = 0) -> bool:
-    """Whether a stop is wanted; on one of several hosts, every few steps, so that all stop after the same one."""
+    """Returns whether a stop is wanted. Several hosts agree on it every few steps, so that all stop after the same step."""
     if devices.host_count() == 1:
       return bool(self._wanted())
     return step % HOSTS_AGREE_EVERY == 0 and devices.over_hosts(bool(self._wanted())) > 0
 
   def train(self, data: tuple[Source, Source] | None, teacher: distillation.Teacher | None) -> None:
-    """Trains until no run is active, or a stop is wanted; arguments as in train_group."""
+    """Trains until no run is active or a stop is wanted. The arguments are those of train_group."""
     shared, active = self._config, self._active
     train_source, self._eval_source = data or map(keep_in_memory, load(shared.data))
     teacher = teacher or distillation.load_teacher(shared)
@@ -130,15 +138,19 @@ class _Group:
     self._train_source = train_source
     devices.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, teacher)), active())
 
-    # Of a group that was interrupted, some had ended but for their row, and some had stopped before an evaluation.
+    # After an interruption, some runs may have stopped before an evaluation, and others may lack only their row.
     self._evaluate([run for run in active() if run.progress.pending], Run.keep)
     self._evaluate([run for run in active() if run.step == run.total_steps], Run.finish)
     stopped = self._stop()
     while active() and not stopped:
-      stopped = self._train_from(min(run.step for run in active()))  # for some had got further than others
+      stopped = self._train_from(min(run.step for run in active()))  # some runs may be further than others
 
   def _train_from(self, step: int) -> bool:
-    """Trains on the batches from `step` on, until all is done, or a run has gone back, or a stop is wanted: True."""
+    """Trains on the batches from `step` on, until all runs are done, one has gone back, or a stop is wanted.
+
+    Returns:
+      Whether a stop is wanted.
+    """
     with contextlib.closing(self._batches(step)) as batches:
       for step, batch in enumerate(devices.split_ahead(batches), start=step + 1):
         stepping = [run for run in self._active() if run.step < step]
@@ -155,7 +167,7 @@ class _Group:
           return True
         if not self._active() or any(run.step < step for run in self._active()):
           return False
-    return True  # while the data stalled
+    return True  # a stop was wanted while the data stalled
 
   def _log(self, run: Run) -> None:
     try:
@@ -163,11 +175,11 @@ class _Group:
     except NonFinite as error:
       with contextlib.closing(self._batches(error.step - 1)) as batches:
         batch = next(batches, None)
-      if batch:  # else a stop came before it
+      if batch:  # None if a stop was wanted first
         _or_stop(run, lambda: run.go_back(error, batch))
 
   def _evaluate(self, runs: list[Run], then: Callable[[Run, dict | UserError], None]) -> None:
-    """Evaluates runs together and calls then(run, evaluation), unless a stop is wanted before."""
+    """Evaluates runs together and calls then(run, evaluation) for each, unless a stop is wanted first."""
     if not runs or self._stop():
       return
     evaluations = evaluation.evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
@@ -190,14 +202,14 @@ class _Group:
     self._bad_images.add(name)
     limit = self._config.data.max_bad_images
     if len(self._bad_images) > limit:
-      raise UserError(f'{name}: cannot be decoded, and {limit} others could not be either; mend them, or raise '
+      raise UserError(f'{name}: cannot be decoded, like {limit} other images before it; repair them, or raise '
                       f'--config.data.max_bad_images={limit}')
     for run in self._active():
       run.folder.note(f'skipping {name}: it cannot be decoded ({len(self._bad_images)} skipped so far)')
 
 
 def _or_stop(run: Run, action: Callable[[], None]) -> None:
-  """Does something with a run; where it fails, this run stops, and no other."""
+  """Calls `action`. If it fails, only this run stops."""
   try:
     action()
   except UserError as error:
@@ -206,7 +218,7 @@ def _or_stop(run: Run, action: Callable[[], None]) -> None:
 
 
 def stream(config: ml_collections.ConfigDict) -> str:
-  """What the batches of a run depend on, as JSON."""
+  """Returns everything that the batches of a run depend on, as JSON."""
   data = {**config.data, 'image_size': stream_size(config.data)}
   del data['stream_size']
   sizes = {name: config[name] for name in ('seed', 'batch_size', 'eval_batch_size')}

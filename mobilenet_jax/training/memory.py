@@ -1,4 +1,4 @@
-"""How much memory training takes on a device, from traced shapes: nothing is computed."""
+"""Estimates the memory that training takes on a device from traced shapes. Nothing is computed."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from mobilenet_jax.training.state import init_state
 
 
 def state_bytes(config: ml_collections.ConfigDict, num_outputs: int) -> int:
-  """Of what a run keeps from step to step: parameters, optimiser state, batch statistics, averages."""
+  """Returns the bytes that a run keeps from step to step: parameters, optimiser state, batch statistics, averages."""
   return _bytes(_shapes(config, num_outputs)[1])
 
 
 def step_bytes(config: ml_collections.ConfigDict, num_outputs: int) -> int:
-  """Of what one step needs besides: activations kept for the gradient, the gradient and the update."""
+  """Returns the bytes that one step needs in addition: activations kept for the gradient, the gradient and the update."""
   model, state = _shapes(config, num_outputs)
   images = config.batch_size // devices.device_count() // config.accumulate_steps
 
@@ -27,7 +27,7 @@ def step_bytes(config: ml_collections.ConfigDict, num_outputs: int) -> int:
     return jax.vjp(apply, state.params)[1]
 
   shape = jax.ShapeDtypeStruct((images, *config.data.image_size, 3), jnp.float32)
-  residuals = jax.eval_shape(kept, state, shape, jax.random.key(0))  # what is kept holds the parameters too
+  residuals = jax.eval_shape(kept, state, shape, jax.random.key(0))  # these include the parameters
   return _bytes(residuals) + _bytes(state.params)
 
 

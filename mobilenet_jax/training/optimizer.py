@@ -1,4 +1,4 @@
-"""The optimiser of section 3.2: RMSprop in TensorFlow's semantics, through optax."""
+"""The optimiser of section 3.2: RMSprop as TensorFlow computes it, built with optax."""
 
 import jax
 import ml_collections
@@ -8,9 +8,10 @@ from mobilenet_jax import models
 
 
 def learning_rate(config: ml_collections.ConfigDict, warmup_steps: int, decay_steps: int) -> optax.Schedule:
-  """Linear warm-up from 0, then config.learning_rate x config.decay_rate ^ floor(step / decay_steps).
+  """Returns a schedule with a linear warm-up from 0 and a staircase decay.
 
-  Steps are counted from the start of training, so the first decay does not move with the warm-up.
+  After the warm-up the learning rate is config.learning_rate x config.decay_rate ^ floor(step / decay_steps). Steps are
+  counted from the start of training, so the warm-up does not delay the first decay.
   """
   staircase = optax.exponential_decay(config.learning_rate, max(decay_steps, 1), config.decay_rate, staircase=True)
   if not warmup_steps:
@@ -20,13 +21,14 @@ def learning_rate(config: ml_collections.ConfigDict, warmup_steps: int, decay_st
 
 def create(config: ml_collections.ConfigDict, schedule: optax.Schedule,
            freeze_body: bool = False) -> optax.GradientTransformation:
-  """RMSprop as tf.compat.v1.train.RMSPropOptimizer has it, with L2 added to the gradient.
+  """Returns RMSprop as in tf.compat.v1.train.RMSPropOptimizer, with L2 added to the gradient.
 
     v <- decay v + (1 - decay) g^2, v starting at 1;  m <- momentum m + lr g / sqrt(v + epsilon);  w <- w - m
 
-  The learning rate is inside the momentum and epsilon inside the root, as in TensorFlow. The L2 term is the
-  gradient of weight_decay / 2 x |w|^2, on the kernels of convolutions and classifier; depthwise kernels have
-  their own factor, biases and batch norm none. With `freeze_body` all but the classifier stays as it is.
+  As in TensorFlow, the learning rate is inside the momentum, and epsilon is inside the square root. The L2 term is the
+  gradient of weight_decay / 2 x |w|^2. It applies to the kernels of the convolutions and the classifier. Depthwise kernels
+  have a factor of their own; biases and batch norm have no L2. With `freeze_body`, everything but the classifier stays as
+  it is.
   """
   rmsprop = optax.chain(
       optax.add_decayed_weights(config.weight_decay, mask=lambda params: _select(params, depthwise=False)),
@@ -38,12 +40,12 @@ def create(config: ml_collections.ConfigDict, schedule: optax.Schedule,
 
 
 def in_body(params):
-  """True for what is neither the classifier's nor a distillation's."""
+  """Returns True for each parameter that belongs neither to the classifier nor to the projection of a distillation."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key not in (models.CLASSIFIER, models.PROJECTION), params)
 
 
 def _select(params, depthwise: bool):
-  """True for the kernels that are, or are not, depthwise."""
+  """Returns True for each depthwise kernel; with depthwise=False, for each other kernel."""
   def is_selected(path, _):
     names = [key.key for key in path]
     return names[-1] == 'kernel' and any(name.startswith(models.DEPTHWISE) for name in names) == depthwise

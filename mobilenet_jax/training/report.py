@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress line, metrics.jsonl and TensorBoard event files."""
+"""Reports the progress of a run: as printed lines, in metrics.jsonl and in TensorBoard event files."""
 
 import json
 import time
@@ -15,10 +15,10 @@ from mobilenet_jax.training.state import Progress
 
 
 class Report:
-  """Writes one row per logging step and per evaluation, and says a line.
+  """Writes one row per logging step and per evaluation, and prints one line for each.
 
-  A run that continues forgets the rows after the step that it continues at, and, if that step's evaluation is pending,
-  the evaluation.
+  If a run continues, the rows after the step from which it continues are removed. If the evaluation of that step is pending,
+  the row of that evaluation is removed too.
   """
 
   def __init__(self, folder: Path, task: tasks.Task, progress: Progress, total_steps: int, batch_size: int,
@@ -34,7 +34,7 @@ class Report:
     self._last_step, self._last_time = progress.step, time.monotonic()
 
   def train(self, step: int, values: dict[str, float]) -> None:
-    """Reports means since the last call, with the speed since then."""
+    """Reports the means since the last call, with the speed since then."""
     now = time.monotonic()
     seconds_per_step = (now - self._last_time) / max(step - self._last_step, 1)
     self._last_step, self._last_time = step, now
@@ -59,23 +59,26 @@ class Report:
     return '  '.join(f'{name} {values[name]:.3f}' for name in names if name in values)
 
   def _write(self, step, split, values, times=None):
-    """A row, and the same for TensorBoard, which alone has `times`: of them no two runs agree."""
+    """Writes a row, and the same values to TensorBoard. `times` differ between runs, so they go to TensorBoard only."""
     with self._path.open('a') as file:
       file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
     self._tensorboard.write(step, {**{f'{split}/{name}': value for name, value in values.items()}, **(times or {})})
 
 
 class _TensorBoard:
-  """Its event file, written by who calls: tensorboardX's thread dies of a full disk, and the run would wait for it."""
+  """The TensorBoard event file of a run.
+
+  It is written in the calling thread. tensorboardX's own thread dies if the disk is full, and the run would wait for it.
+  """
 
   def __init__(self, folder: Path, purge_step: int):
     folder.mkdir(exist_ok=True)
     self._writer = EventsWriter(str(folder / 'events'))
-    # Of a run that continues, TensorBoard forgets what it had written of this step and later ones.
+    # If a run continues, TensorBoard drops what was written about this step and later ones.
     self._writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Writes all of a step at once, for each call waits for the disk."""
+    """Writes all values of a step at once, because each call waits for the disk."""
     for name, value in values.items():
       self._writer.write_event(Event(step=step, wall_time=time.time(), summary=summary.scalar(name, value)))
     self._writer.flush()
@@ -85,7 +88,7 @@ class _TensorBoard:
 
 
 def duration(seconds: float) -> str:
-  """Like 4:05, or 1:02:03."""
+  """Returns seconds as text, like 4:05 or 1:02:03."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

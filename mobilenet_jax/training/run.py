@@ -1,6 +1,6 @@
 """One model in training: its compiled steps, and when it logs, evaluates, goes back and ends.
 
-What it writes is in run_folder.py; what a step changes is in state.py; loop.py calls it.
+run_folder.py writes its files, state.py defines what a step changes, and loop.py calls it.
 """
 
 import math
@@ -24,8 +24,8 @@ from mobilenet_jax.training.run_folder import RunFolder
 from mobilenet_jax.training.state import Progress, TrainState, init_state
 from mobilenet_jax.training.step import FINITE, make_train_step
 
-MAX_SKIPPED = 10  # batches, under nonfinite_loss='skip': more are no accident
-STEPS_AHEAD = 4  # how far the host may be ahead of the device: more would only keep their batches in memory
+MAX_SKIPPED = 10  # batches that nonfinite_loss='skip' leaves out; more are no accident
+STEPS_AHEAD = 4  # how far the host may be ahead of the device; more steps would only keep more batches in memory
 
 
 class NonFinite(Exception):
@@ -42,22 +42,22 @@ class Run:
 
   Attributes:
     config: the run's config.
-    folder: its folder.
-    outcome: its row once it has finished, the error that stopped it, or None.
-    total_steps: steps to do.
-    progress: how far it is.
+    folder: the run's folder.
+    outcome: the run's row once it has finished, the error that stopped it, or None.
+    total_steps: the number of steps to train.
+    progress: how far the run is.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, workdir: Path, say: Callable[[str], None]):
-    """Checks the config and claims the folder; nothing is built yet.
+    """Checks the config and claims the folder. Nothing is built yet.
 
     Args:
-      config: a whole config.
+      config: a complete config.
       workdir: the run's folder, see loop.train.
       say: takes each line that a person should see.
 
     Raises:
-      UserError: on a bad config, or as RunFolder.
+      UserError: if the config is wrong, or as in RunFolder.
     """
     self.config = config = checked(config)
     devices.check_divisible('batch_size', config.batch_size, config.accumulate_steps)
@@ -68,18 +68,18 @@ class Run:
 
   @property
   def step(self) -> int:
-    """Steps done."""
+    """The number of steps done."""
     return self.progress.step
 
   def start(self, train_source: Source, teacher: distillation.Teacher | None = None) -> None:
-    """Builds the model and its state, from the newest checkpoint if there is one, and compiles its steps.
+    """Builds the model and its state, and compiles its steps. Restores the newest checkpoint if there is one.
 
     Args:
-      train_source: what it will be trained on.
-      teacher: what it learns from, unless that is recorded in the batches.
+      train_source: the examples to train on.
+      teacher: the teacher to learn from, unless its outputs are recorded in the batches.
 
     Raises:
-      UserError: if config and data do not fit.
+      UserError: if the config does not fit the data.
     """
     config = self.config
     task = self._task = tasks.create(config)
@@ -117,26 +117,26 @@ class Run:
     self._eval_step = eval_step.lower(*eval_args).compile()
 
     self.folder.open_report(task, self.progress, self.total_steps)
-    self._started = None  # when the first step was
+    self._started = None  # time of the first step
     if self.step:
       self.folder.note(f'continuing at step {self.step}')
 
   def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
-    """Returns the state before the first step with the weights of another model."""
+    """Returns the state before the first step, with the weights of another model."""
     variables = trained.load(init.model).variables_for(source, like=state.variables(), keep_head=init.keep_head)
-    head = 'its classifier too' if init.keep_head else 'with a new classifier'
+    head = 'with its classifier' if init.keep_head else 'with a new classifier'
     self.folder.note(f'starting from {init.model}, {head}{"; the body is frozen" if init.freeze_body else ""}')
     return state.start_with(variables)
 
   def _go_on_from(self, progress: Progress) -> None:
-    if self.progress:  # going back: the time lost counts, and what was left out stays so
+    if self.progress:  # when going back, the lost time counts, and batches that were left out stay left out
       progress.seconds = self.progress.seconds
       progress.skipped = sorted({*self.progress.skipped, *progress.skipped})
     progress.state = devices.replicate(progress.state)
     self.progress = progress
 
   def train(self, batch: dict[str, jax.Array]) -> None:
-    """Starts the next step on the devices; the batch is split over them."""
+    """Starts the next step on the devices. `batch` is already split over them."""
     self._started = self._started or time.monotonic()
     now = self.progress
     if now.step + 1 in now.skipped:
@@ -149,20 +149,20 @@ class Run:
       jax.block_until_ready(now.window[-STEPS_AHEAD])
 
   def due(self, what: str) -> bool:
-    """Returns whether 'log', 'eval' or 'checkpoint' follows the step just done."""
+    """Returns whether `what`, which is 'log', 'eval' or 'checkpoint', is due after the step just done."""
     return self.step == self.total_steps or bool(self._every[what] and self.step % self._every[what] == 0)
 
   def log(self) -> None:
     """Reports the means since the last log.
 
     Raises:
-      NonFinite: naming the first step.
+      NonFinite: if a loss or an update is not finite. It names the first such step.
     """
     mean = tasks.metrics.Mean()
     for sums in self._finite_window():
       mean.add({name: value for name, value in sums.items() if name != FINITE})
     self.progress.window = []
-    if mean.count:  # else every batch was left out
+    if mean.count:  # 0 if every batch was left out
       rate = float(self._schedule(self.progress.updates() - 1))
       self.folder.report_training(self.step, {**mean.compute(), 'learning_rate': rate})
 
@@ -175,25 +175,25 @@ class Run:
     return window
 
   def go_back(self, error: NonFinite, batch: dict[str, np.ndarray]) -> None:
-    """Handles a loss that is not finite as config.nonfinite_loss says; the batch is kept for inspection.
+    """Handles a loss that is not finite as config.nonfinite_loss says, and saves the batch for inspection.
 
     Raises:
-      UserError: if training stops, or too many such batches have come.
+      UserError: if training stops, or if too many batches have been left out.
     """
     path = self.folder.keep_batch(error.step, batch)
     advice = 'try a smaller optim.learning_rate or a longer optim.warmup in a new --workdir'
     if self.config.nonfinite_loss == 'stop':
-      raise UserError(f'{error}: training stopped, the last checkpoint is from before, the batch is in {path}; {advice}, '
-                      'or --config.nonfinite_loss=skip')
+      raise UserError(f'{error}: training stopped, the last checkpoint is from an earlier step, the batch is in {path}; '
+                      f'{advice}, or set --config.nonfinite_loss=skip')
     if len(self.progress.skipped) == MAX_SKIPPED:
-      raise UserError(f'{error}: training stopped, as {MAX_SKIPPED} batches had been left out before; {advice}')
+      raise UserError(f'{error}: training stopped, because {MAX_SKIPPED} batches have been left out before; {advice}')
     self.progress.skipped.append(error.step)
     self._go_on_from(self.folder.restored(self.progress.state) or Progress(0, self._first_progress.state))
     self.folder.open_report(self._task, self.progress, self.total_steps)
     self.folder.note(f'{error}: going back to step {self.step}, the batch is left out and kept in {path}')
 
   def evaluated(self) -> Evaluated:
-    """Returns what to evaluate."""
+    """Returns the model in its present state, for evaluation."""
     return Evaluated(self._task, self._eval_step, self._variables(), self._teacher_variables)
 
   def _variables(self):
@@ -202,7 +202,7 @@ class Run:
     return {**variables, 'params': params}
 
   def keep(self, evaluation: dict[str, float] | UserError) -> None:
-    """Reports an evaluation of the step just done, writes the checkpoint that is due, and at the end the row."""
+    """Reports the evaluation of the step just done. Writes a checkpoint if one is due, and the row after the last step."""
     if isinstance(evaluation, UserError):
       raise evaluation
     self.folder.report_evaluation(self.step, evaluation)
@@ -219,16 +219,16 @@ class Run:
     self.folder.save(now.step, now.state, evaluation, notes)
 
   def pause(self) -> None:
-    """Writes a checkpoint of the step just done, evaluated or not, and ends."""
+    """Writes a checkpoint of the step just done, evaluated or not, and closes the run."""
     try:
       window = [{name: float(value) for name, value in sums.items()} for sums in self._finite_window()]
       if self.step:
         self._save(None, window)
-    except NonFinite as error:  # it will come again, from the last checkpoint on
+    except NonFinite as error:  # it will occur again after the last checkpoint
       self.folder.note(f'{error}')
     step = self.step
     self.close()
-    self.folder.note(f'stopped at step {step}; started again, it continues from {self.folder.path / "checkpoints"}')
+    self.folder.note(f'stopped at step {step}; when started again, it continues from {self.folder.path / "checkpoints"}')
 
   def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""
@@ -251,7 +251,7 @@ class Run:
     self.outcome = row
 
   def close(self) -> None:
-    """Finishes what is being written, and releases the state and the folder. It may be called again."""
+    """Finishes pending writes, and releases the state and the folder. May be called more than once."""
     try:
       self.folder.close()
     finally:

@@ -1,6 +1,6 @@
-"""A run's folder as the run itself uses it: what it writes, and what it finds there when it is started again.
+"""The folder of a run, as the run itself reads and writes it.
 
-Among several hosts the first one writes, reads and speaks; the others get what it has read.
+If there are several hosts, only the first one reads, writes and prints. The others receive what it has read.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class RunFolder:
     """Takes the folder's lock, and writes config.json or checks it.
 
     Args:
-      path: the folder; it is made if it is missing.
+      path: the folder; it is created if it is missing.
       config: the run's config, see checks.checked.
       say: takes each line that a person should see.
 
@@ -59,25 +59,25 @@ class RunFolder:
     return run_files.read_row(self.path)
 
   def note(self, text: str) -> None:
-    """Tells a person something."""
+    """Passes a line to a person."""
     self._say(text)
 
   def open_checkpoints(self, metric: str) -> None:
-    """Opens the checkpoints; `metric` is the one whose highest value is best."""
+    """Opens the checkpoints. The best checkpoint is the one with the highest value of `metric`."""
     if self._is_first:
       self._checkpoints = Checkpoints(self.path / run_files.CHECKPOINTS, metric, self.note)
 
   def restored(self, like: TrainState) -> Progress | None:
-    """Returns what the newest whole checkpoint holds, on all hosts; None if there is none."""
+    """Returns the progress in the newest intact checkpoint, on all hosts; None if there is no checkpoint."""
     found = devices.on_first_host(lambda: self._checkpoints.restore(like))
     return found and Progress.restored(*found)
 
   def save(self, step: int, state: TrainState, evaluation: dict[str, float] | None, notes: dict) -> None:
-    """Writes a checkpoint in the background; `evaluation` is None if this step has not been evaluated."""
+    """Writes a checkpoint in the background. `evaluation` is None if this step has not been evaluated."""
     devices.on_first_host(lambda: self._checkpoints.save(step, state, evaluation, notes))
 
   def open_report(self, task: Task, progress: Progress, total_steps: int) -> None:
-    """Opens the metrics to go on behind `progress`; the clock of the training speed starts."""
+    """Opens the metrics, to continue after `progress`, and starts measuring the training speed."""
     if self._is_first:
       if self._report:
         self._report.close()
@@ -100,21 +100,21 @@ class RunFolder:
     return path
 
   def finish(self, row: dict) -> None:
-    """Writes the row of the run, once everything else is on disk."""
+    """Writes the run's row after everything else is on disk."""
     self.close_files()
     if self._is_first:
       run_files.write_row(self.path, row)
 
   def close_files(self) -> None:
-    """Finishes what is being written."""
-    with contextlib.ExitStack() as closing:  # all of it, even if an error is raised on the way
+    """Finishes pending writes."""
+    with contextlib.ExitStack() as closing:  # closes both, even if the first raises an error
       for part in (self._checkpoints, self._report):
         if part:
           closing.callback(part.close)
       self._checkpoints = self._report = None
 
   def close(self) -> None:
-    """Finishes what is being written and releases the folder. It may be called again."""
+    """Finishes pending writes and releases the folder. May be called more than once."""
     try:
       self.close_files()
     finally:

@@ -1,4 +1,4 @@
-"""One training step, for one device, with collectives over the axis devices.AXIS."""
+"""One training step for one device, with collectives over the axis devices.AXIS."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from mobilenet_jax.runtime import devices
 from mobilenet_jax.training import distillation, optimizer
 from mobilenet_jax.training.state import TrainState
 
-FINITE = 'finite'  # one of the sums of a step: whether its update is finite, about which its loss says nothing
+FINITE = 'finite'  # one of the sums of a step: whether its update is finite, which its loss does not show
 
 
 def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher: distillation.Teacher | None = None):
-  """step(state, batch, rng, teacher's variables) -> (state, sums), for one device, with collectives over devices.AXIS."""
+  """Returns step(state, batch, rng, teacher's variables) -> (state, sums) for one device; collectives use devices.AXIS."""
 
   def loss_and_gradient(params, batch_stats, batch, rng, teacher_variables):
     color_rng, dropout_rng = jax.random.split(rng)
@@ -25,7 +25,7 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
       images = distort_colors(images, color_rng, config.data.color_distortion)
 
     def loss(params):
-      if config.init.freeze_body:  # so that its gradient is not even computed
+      if config.init.freeze_body:  # so that the gradient of the body is not even computed
         params = jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, optimizer.in_body(params))
       features = {}
       outputs, updates = model.apply(
@@ -35,7 +35,7 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
       return losses.mean(), (updates.get('batch_stats', {}), outputs, losses)
 
     gradient, (batch_stats, outputs, losses) = jax.grad(loss, has_aux=True)(params)
-    # The task's own loss is that against the labels; what is minimised may be another.
+    # 'loss' is the task's own loss, against the labels. If training minimises another loss, that is the 'objective'.
     values = {'objective': losses} if distillation.is_soft(config) else {'loss': losses}
     return gradient, batch_stats, tasks.metrics.sums({**values, **task.metrics(outputs, batch)}, batch['mask'])
 
@@ -61,7 +61,7 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
     params = jax.tree.map(jnp.add, state.params, updates)
     step, ema = state.step + 1, state.ema
     if config.ema_decay:
-      # TF-slim's ramp, so that the first steps are soon forgotten.
+      # The decay ramps up as in TF-slim, so that the averages soon forget the first steps.
       decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
       new = {'params': params, 'batch_stats': batch_stats}
       ema = jax.tree.map(lambda average, value: average + (1 - decay) * (value - average), ema, new)

@@ -1,4 +1,4 @@
-"""The command line, as a user runs it."""
+"""The commands, as a user runs them."""
 
 import csv
 import json
@@ -33,10 +33,15 @@ def start(*args, **environment):
 
 
 def test_a_run_without_tensorflow(npz, tmp_path):
-  """Trains, evaluates and reports, in a Python where TensorFlow cannot be imported; prints nothing else."""
+  """A run trains, evaluates and reports without TensorFlow, and prints nothing else."""
   (tmp_path / 'tensorflow.py').write_text('raise ModuleNotFoundError("no TensorFlow here", name="tensorflow")')
-  workdir = tmp_path / 'run'
-  done = start('train', f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32', f'--workdir={workdir}',
+  workdir, recipe = tmp_path / 'run', tmp_path / 'recipe.py'
+  recipe.write_text('from mobilenet_jax import models\n'
+                    'class Small(models.MobileNet):\n'
+                    '  body = ((1, 64), (2, 128))\n'
+                    "models.MODELS['mobilenet'] = Small\n"  # compiled in two seconds
+                    'from configs.small_images import get_config\n')
+  done = start('train', f'--config={recipe}:data=npz:{npz},alpha=0.25,res=32', f'--workdir={workdir}',
                *SMALL, PYTHONPATH=str(tmp_path))
   assert done.returncode == 0, done.stderr
   assert done.stderr == ''
@@ -62,7 +67,7 @@ def test_complexity_json():
 
 @pytest.mark.parametrize('group', (pytest.param('alone', marks=pytest.mark.slow), 'all'))
 def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
-  """Two runs of which one fails: the other has its row; mended, only the failed one is run."""
+  """One of two runs fails, and the other gets its row. After the recipe is corrected, only the failed run is trained."""
   recipe = tmp_path / 'recipe.py'
   recipe.write_text(
       'from configs import small_images\n'
@@ -91,7 +96,7 @@ BAD_INPUT = (
     (['--config=configs/none.py'], 'configs/none.py'),
     ([], '--config is missing'),
     (['--config=configs/grid.py', '--wrkdir=x'], 'wrkdir'),
-    (['--config=configs/grid.py', 'x'], "'x' is no argument of this command"),
+    (['--config=configs/grid.py', 'x'], "'x' is not an argument of this command"),
     (['--config=configs/grid.py', '--config.model.activation=tanh'], "model.activation='tanh': expected one of relu"),
     (['--config=configs/grid.py', '--config.task=poetry'], "task='poetry': expected one of classification"),
     (['--config=configs/grid.py', '--config.data.image_size=48'], 'expected'),
@@ -138,11 +143,11 @@ def test_another_config_in_the_folder(npz, tmp_path):
 
 
 def test_full_disk(npz, tmp_path):
-  """A real one, of one page."""
+  """The disk is real and has one page."""
   mount = f'mount -t tmpfs -o size=4k tmpfs {tmp_path} && exec "$@"'
   small_disk = ['unshare', '--map-root-user', '--mount', 'sh', '-c', mount, 'sh']
   if not shutil.which('unshare') or subprocess.run([*small_disk, 'true'], capture_output=True).returncode:
-    pytest.skip('this system mounts nothing for a user')
+    pytest.skip('users of this system may not mount a disk')
   done = subprocess.run([*small_disk, sys.executable, '-m', 'mobilenet_jax', 'train', f'--workdir={tmp_path / "run"}',
                          f'--config=configs/small_images.py:data=npz:{npz},alpha=0.25,res=32'],
                         cwd=ROOT, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from mobilenet_jax.training.evaluation import Evaluated, evaluate
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Two splits, two classes, 13 + 7 images of several sizes and formats; the class is the brightness."""
+  """Returns a folder of two splits, two classes and 13 + 7 images of several sizes and formats; the class is the brightness."""
   pytest.importorskip('tensorflow')
   root = tmp_path_factory.mktemp('images')
   rng = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def test_fabrics_is_deterministic_and_its_classes_are_told_apart_by_texture_alon
   np.testing.assert_array_equal(first, again)
   assert first.shape == (64, 64, 3) and first.dtype == np.uint8
   assert len(set(fabrics.CLASSES)) == len(fabrics.WEAVES) * len(fabrics.MOTIFS)
-  # Independent of the drawing code: the strongest frequency of a striped weave lies on the axis it should.
+  # Independent of the drawing code: the strongest frequency of a striped weave lies on the expected axis.
   for weave, axis in (('horizontal', 0), ('vertical', 1)):
     label = fabrics.CLASSES.index(f'{weave}_disc')
     power = sum(np.abs(np.fft.fft2(fabrics.draw(label, np.random.default_rng(i)).mean(-1))) for i in range(20))
@@ -59,7 +59,7 @@ def test_training_batches_repeat_from_any_step():
     batch = next(stream)
     for key in expected:
       np.testing.assert_array_equal(batch[key], expected[key])
-  assert not np.array_equal(whole[0]['image'], whole[5]['image'])  # another order, other crops
+  assert not np.array_equal(whole[0]['image'], whole[5]['image'])  # a different order and different crops
 
 
 def test_an_epoch_sees_every_example_once():
@@ -92,7 +92,7 @@ def test_evaluation_counts_every_example_once(count):
   labels = []
 
   def step(variables, batch, teacher_variables):
-    batch = {name: np.concatenate(parts) for name, parts in batch.items()}  # of the devices
+    batch = {name: np.concatenate(parts) for name, parts in batch.items()}  # the parts are those of the devices
     assert batch['image'].shape == (8, 32, 32, 3)
     labels.extend(batch['label'][batch['mask'] > 0])
     wrong = (batch['label'] != 0).astype(np.float32)
@@ -136,7 +136,7 @@ def test_folder_without_splits_holds_out_a_tenth(folder, tmp_path):
 
 
 def test_small_folders_are_kept_decoded_and_large_ones_are_streamed(tmp_path, monkeypatch):
-  """The same examples in the same order either way; images of their own sizes."""
+  """Both give the same examples in the same order. The images have different sizes."""
   rng = np.random.default_rng(0)
   for name in ('train/dark', 'train/light', 'test/dark', 'test/light'):
     (tmp_path / name).mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_bad_images_are_named_and_fatal_or_skipped(folder, tmp_path):
   eval_bad.write_bytes(b'not an image')
 
   config, source, eval_source = load(tmp_path)
-  with pytest.raises(UserError, match=r'dark/4\.jpg: not an image that can be decoded'):
+  with pytest.raises(UserError, match=r'dark/4\.jpg: cannot be decoded as a JPEG'):
     stream = pipeline.train_batches(source, config, 4, 0, 0, NEVER)
     for _ in range(3):
       next(stream)
@@ -173,7 +173,7 @@ def test_bad_images_are_named_and_fatal_or_skipped(folder, tmp_path):
   config.bad_images = 'skip'
   skipped = []
   stream = pipeline.train_batches(source, config, 4, 0, 0, skipped.append)
-  for _ in range(6):  # two epochs of twelve out of thirteen
+  for _ in range(6):  # two epochs, each with twelve of the thirteen images
     batch = next(stream)
     assert batch['mask'].all() and (batch['image'].mean((1, 2, 3)) > 5).all()
   assert set(skipped) == {str(bad)}
@@ -186,7 +186,7 @@ def test_bad_images_are_named_and_fatal_or_skipped(folder, tmp_path):
 @pytest.mark.parametrize('height, width, size', ((64, 64, (32, 32)), (50, 41, (32, 48)), (20, 30, (40, 40))))
 @pytest.mark.parametrize('train', (True, False))
 def test_pillow_crops_as_tensorflow_does(height, width, size, train):
-  """The two implementations of one preprocessing, on the same draws."""
+  """Compares the two implementations of the preprocessing on the same draws."""
   pytest.importorskip('tensorflow')
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -224,7 +224,7 @@ def test_random_windows_are_inside_and_large_enough():
     assert 0 <= top and top + h <= height and 0 <= left and left + w <= width
   square = [preprocessing.random_window(100.0, 100.0, rng.random(5), config, np) for _ in range(500)]
   areas = [h * w / 1e4 for _, _, h, w in square]
-  assert min(areas) > 0.42 and max(areas) <= 1  # clipping an aspect of 4/3 takes at most a seventh of the area
+  assert min(areas) > 0.42 and max(areas) <= 1  # clipping an aspect of 4/3 removes at most a seventh of the area
   aspects = [w / h for _, _, h, w in square]
   assert 0.72 < min(aspects) < 0.8 and 1.25 < max(aspects) < 1.4
 
@@ -277,7 +277,7 @@ def test_data_that_stalls_is_said():
 
 @pytest.mark.parametrize('name, message', (
     ('folder:/nowhere', 'there is no such folder'),
-    ('npz:/nowhere.npz', 'no readable .npz file'),
+    ('npz:/nowhere.npz', 'not a readable .npz file'),
     ('no_such_dataset', 'TFDS has no such dataset'),
     ('mnist', 'not prepared in .*; prepare it once with: tfds build mnist')))
 def test_datasets_that_are_not_there(name, message, tmp_path):
@@ -291,10 +291,10 @@ def test_empty_class_folder_is_named(tmp_path):
   Image.new('RGB', (40, 40)).save(tmp_path / 'cat' / '1.png')
   with pytest.raises(UserError, match='dog: no images in this class folder'):
     sources.load(data_config(name=f'folder:{tmp_path}'))
-  with pytest.raises(UserError, match='0 sub-folders; expected one a class'):
+  with pytest.raises(UserError, match='0 sub-folders; expected one per class'):
     sources.load(data_config(name=f'folder:{tmp_path / "dog"}'))
   config = tiny_config(**{'data.name': f'folder:{tmp_path / "cat"}'})  # images alone
-  with pytest.raises(UserError, match='has no labels that are classes; expected at least two'):
+  with pytest.raises(UserError, match='the data has no class labels; expected at least two'):
     tasks.create(config).outputs(sources.load_whole(config.data))
 
 
@@ -315,7 +315,7 @@ def test_npz(tmp_path):
 
 @pytest.fixture(scope='module')
 def people(tmp_path_factory):
-  """Twelve people with one to three images each, and pairs of some of them in two folds."""
+  """Returns a folder of twelve people with one to three images each, and pairs of some of them in two folds."""
   pytest.importorskip('tensorflow')
   root = tmp_path_factory.mktemp('people')
   for i in range(12):
@@ -354,5 +354,5 @@ def test_batches_of_identities(people, in_memory):
     labels = next(stream)['label']
     assert labels[0] == labels[1] and labels[2] == labels[3]
   single = ArraySource(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32), 8)
-  with pytest.raises(UserError, match='data.per_identity=2: none of the 8 identities has as many images'):
+  with pytest.raises(UserError, match='data.per_identity=2: none of the 8 identities has that many images'):
     next(pipeline.train_batches(single, config, 4, 0, 0, NEVER))

@@ -9,20 +9,20 @@ from conftest import ROOT
 from mobilenet_jax.data.drawn import faces
 
 
-# The rows that a change of the attribute stays within, in a picture taken straight on.
+# The rows within which each attribute changes a picture taken from the front.
 WHERE = {
     'Bangs': (6, 32), 'Beard': (26, 53), 'Eyeglasses': (18, 36), 'Eyes_Closed': (20, 34), 'Freckles': (24, 42),
     'Gray_Hair': (4, 34), 'Long_Hair': (26, 58), 'Mouth_Slightly_Open': (32, 50), 'Mustache': (28, 44),
     'Rosy_Cheeks': (24, 42), 'Smiling': (28, 50), 'Wearing_Earrings': (27, 42), 'Wearing_Hat': (0, 28),
     'Wearing_Lipstick': (30, 50), 'Wearing_Necktie': (46, 64), 'Wearing_Scarf': (40, 60), 'Wrinkles': (10, 48),
 }
-PIXELS = {'Gray_Hair': 1100, 'Wearing_Hat': 750, 'Beard': 500, 'Long_Hair': 500}  # changed at most; else 300
+PIXELS = {'Gray_Hair': 1100, 'Wearing_Hat': 750, 'Beard': 500, 'Long_Hair': 500}  # the most that may change; 300 for the others
 FINE = ('Eyes_Closed', 'Freckles', 'Wearing_Earrings', 'Wrinkles')
 COARSE = ('Bangs', 'Beard', 'Gray_Hair', 'Long_Hair', 'Rosy_Cheeks', 'Wearing_Hat', 'Wearing_Necktie')
 
 
 def changes(name: str, bare: bool = False) -> np.ndarray:
-  """What turning the attribute on changes in images otherwise the same, of eight people; (n, h, w, 3)."""
+  """Returns what turning the attribute on changes in otherwise equal images of eight people, (n, h, w, 3)."""
   found = []
   for number in range(8):
     who = faces.person(number)
@@ -34,7 +34,7 @@ def changes(name: str, bare: bool = False) -> np.ndarray:
 
 
 def half_size_share(difference: np.ndarray) -> float:
-  """The share of a change's energy that is left at half the resolution."""
+  """Returns the fraction of a change's energy that is left at half the resolution."""
   n, h, w, _ = difference.shape
   half = difference.reshape(n, h // 2, 2, w // 2, 2, 3).mean((2, 4))
   return np.mean(half**2) / np.mean(difference**2)
@@ -42,7 +42,7 @@ def half_size_share(difference: np.ndarray) -> float:
 
 @pytest.fixture(scope='module')
 def labels():
-  """The attributes of every example, (n, attributes), and its person, (n,), by split; nothing is drawn."""
+  """Returns, by split, the attributes (n, attributes) and the person (n,) of every example, without drawing the images."""
   people, found = {}, {}
   for split in faces.NUM_PEOPLE:
     count = faces.NUM_PEOPLE[split] * faces.IMAGES_PER_PERSON[split]
@@ -92,7 +92,7 @@ def test_rates(labels):
   train, test = labels['train'][0], labels['test'][0]
   for values in (train, test):
     assert (0.08 < values.mean(0)).all() and (values.mean(0) < 0.5).all()
-  together = train.T.astype(float) @ train / train.sum(0)[:, None]  # of those with the one, the rate of the other
+  together = train.T.astype(float) @ train / train.sum(0)[:, None]  # the rate of one attribute among examples with another
   np.fill_diagonal(together, 0.5)
   assert together.min() > 0.005 and together.max() < 0.9
 
@@ -138,7 +138,7 @@ for split, count in (('train', 12), ('test', 6)):
 
 
 def test_prepared_and_read_without_tensorflow(tmp_path, monkeypatch):
-  pytest.importorskip('tensorflow')  # which TFDS writes with
+  pytest.importorskip('tensorflow')  # TFDS uses it to write
   monkeypatch.setattr(faces, 'NUM_PEOPLE', {'train': 4, 'test': 3})
   monkeypatch.setattr(faces, 'IMAGES_PER_PERSON', {'train': 3, 'test': 2})
   faces.Faces(data_dir=str(tmp_path / 'data'), file_format='array_record').download_and_prepare()

@@ -1,4 +1,4 @@
-"""Sets of TFDS: streams of records, what they are told by, what is left out, and who is in them."""
+"""Tests TFDS datasets: streams of records, their ids, damaged records, and people."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from mobilenet_jax.errors import UserError
 
 
 def tagged(tmp_path, count=23):
-  """A builder of TFDS whose examples have a teacher's embedding in them, (label, number, 1)."""
+  """Returns a TFDS builder whose examples contain a teacher's embedding, (label, number, 1)."""
   tfds = pytest.importorskip('tensorflow_datasets')
 
   class Tagged(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -37,7 +37,7 @@ def tagged(tmp_path, count=23):
 
 
 def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
-  """What ImageNet takes: encoded records with a name each, shuffled by epoch, repeated from any step."""
+  """Tests what ImageNet needs: encoded records, each with a name, shuffled by epoch and repeatable from any step."""
   pytest.importorskip('tensorflow')
   monkeypatch.setattr(fabrics, 'NUM_EXAMPLES', {'train': 23, 'test': 9})
   builder = fabrics.Fabrics(data_dir=str(tmp_path), file_format='tfrecord')
@@ -48,7 +48,7 @@ def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
 
   batches = list(pipeline.eval_batches(source, config, 5, NEVER))
   images, labels, mask = (np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask'))
-  np.testing.assert_array_equal(images[mask > 0], in_memory.images)  # no crop, no resize: the pixels as drawn
+  np.testing.assert_array_equal(images[mask > 0], in_memory.images)  # without crop and resize, the pixels are as drawn
   np.testing.assert_array_equal(labels[mask > 0], in_memory.labels)
   names = [example['id'] for example in source.examples(None, 1).as_numpy_iterator()]
   assert len(set(names)) == 23
@@ -58,11 +58,11 @@ def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
   stream = pipeline.train_batches(source, config, 5, seed=1, start_step=6, on_bad_image=NEVER)
   for expected in whole[6:]:
     np.testing.assert_array_equal(next(stream)['image'], expected)
-  assert not np.array_equal(np.concatenate(whole[:4]), np.concatenate(whole[4:8]))  # another order
+  assert not np.array_equal(np.concatenate(whole[:4]), np.concatenate(whole[4:8]))  # a different order
 
 
 def test_a_stream_is_told_by_what_tfds_calls_its_examples(tmp_path):
-  """Their names follow from the files; outputs are found by them in any order; parts of a split keep them."""
+  """The ids follow from the files. Recorded outputs are found by them in any order, and parts of a split keep them."""
   stream = tfds_sets.stream(tagged(tmp_path), 'train')
   read = [example['id'].decode() for example in stream.examples(None, 0).as_numpy_iterator()]
   assert list(stream.ids) == read and len(set(read)) == 23
@@ -98,12 +98,12 @@ def test_a_feature_of_tfds_is_what_a_teacher_gave(tmp_path):
   np.testing.assert_array_equal(10 * batch['teacher'][:, 1], batch['image'][:, 0, 0, 0])
   np.testing.assert_array_equal(batch['teacher'][:, 0], batch['label'])
   np.testing.assert_array_equal(sources.keep_in_memory(source).extra['teacher'][:, 0], source.labels)
-  with pytest.raises(UserError, match='data.recorded=feature:label: tagged has the features .*expected one of numbers'):
+  with pytest.raises(UserError, match='data.recorded=feature:label: tagged has the features .*expected a feature of shape'):
     tfds_sets.stream(source.builder, 'train', 'label')
 
 
 def test_a_damaged_record_is_named_and_by_config_left_out(tmp_path):
-  """With what follows in its file, once; each other example is seen, and as often in training as before."""
+  """What follows in its file is left out too, once. All other examples are seen, in training as often as before."""
   builder = tagged(tmp_path, count=25)
   source = tfds_sets.stream(builder, 'train')
   path, = tmp_path.rglob('*train*tfrecord*')
@@ -111,7 +111,7 @@ def test_a_damaged_record_is_named_and_by_config_left_out(tmp_path):
   content[len(content) * 3 // 4] ^= 1
   path.write_bytes(content)
   config = data_config(image_size=(32, 32))
-  with pytest.raises(UserError, match=r'the record tagged-train.tfrecord-00000-of-00001__\d+ is damaged, and \d+ behind it'):
+  with pytest.raises(UserError, match=r'the record tagged-train.tfrecord-00000-of-00001__\d+ is damaged, and \d+ after it'):
     list(pipeline.eval_batches(source, config, 6, NEVER))
   config.bad_images = 'skip'
   lost, again = [], []
@@ -126,7 +126,7 @@ def test_a_damaged_record_is_named_and_by_config_left_out(tmp_path):
 
 
 def test_celeb_a_is_read_as_tfds_has_it():
-  """Its attributes by name and its identity one level down; the same in a stream and in memory."""
+  """The attributes are read by name, and the identity one level deeper; a stream and memory give the same."""
   tfds = pytest.importorskip('tensorflow_datasets')
   pytest.importorskip('tensorflow')
   with tfds.testing.mock_data(num_examples=6):

@@ -1,4 +1,4 @@
-"""The experiments of Tables 12 and 14 end to end: a recorded teacher of a few people, for a few steps."""
+"""The experiments of Tables 12 and 14 end to end, with a recorded teacher, a few people and a few steps."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope='module')
 def people(tmp_path_factory):
-  """Thirty people with four images each, their recorded probabilities and embeddings, and pairs in two folds."""
+  """A folder of thirty people with four images each, recorded probabilities and embeddings, and pairs in two folds."""
   pytest.importorskip('tensorflow')
   root, rng = tmp_path_factory.mktemp('people'), np.random.default_rng(0)
   names, lines = [], ['2\t5']
@@ -56,7 +56,7 @@ def test_table_12(people, tmp_path):
 
 
 def test_table_14(people, tmp_path):
-  """The teacher knows its people, and is right about all pairs; each fold is held out in turn."""
+  """The teacher's embeddings are those of the people, so it is right about all pairs. Each fold is held out in turn."""
   done = run('table14', people, '--sizes', '32', f'--recorded={people}/embeddings.npz', f'--pairs={people}/pairs.txt',
              f'--out={tmp_path}')
   assert done.returncode == 0, done.stderr

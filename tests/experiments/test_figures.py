@@ -1,4 +1,4 @@
-"""The figures come out of a CSV alone, without JAX."""
+"""The figures are drawn from a CSV file alone, without JAX."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def table(tmp_path):
     for size in (56, 48, 40, 32):
       mult_adds = int(36e6 * alpha**2 * (size / 56) ** 2)
       lines.append(f'x,mobilenet,{alpha},{size},{size},{mult_adds},{int(4e6 * alpha**2)},{0.5 + 0.05 * np.log(mult_adds / 1e6)}')
-  lines.append('x,conv_mobilenet,1.0,56,56,300000000,29000000,0.9')  # not of this figure
+  lines.append('x,conv_mobilenet,1.0,56,56,300000000,29000000,0.9')  # not part of this figure
   path.write_text('\n'.join(lines) + '\n')
   return path
 

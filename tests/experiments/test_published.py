@@ -1,4 +1,4 @@
-"""Figures 4 and 5 from published weights, as a user runs it."""
+"""Figures 4 and 5 from published weights, drawn as a user does."""
 
 import csv
 import shutil
@@ -10,7 +10,7 @@ from conftest import SHARED, experiment
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f'the published graphs and images are not here: {SHARED}')
 def test_top1_is_that_of_tensorflow(tmp_path, monkeypatch):
-  """748 and 852 of the 1,300 images, as TensorFlow running the same graphs has them, within 2."""
+  """748 and 852 of the 1,300 images are right, within 2, as when TensorFlow runs the same graphs."""
   shutil.copytree(SHARED / 'mobilenet_v1_slim', tmp_path / 'cache')
   with tarfile.open(SHARED / 'imagenet_val1300.tar') as archive:
     archive.extractall(tmp_path, filter='data')

@@ -1,4 +1,4 @@
-"""What every network must be, see mobilenet_jax/models/__init__.py; and that one without batch norm is enough."""
+"""Tests the contract of networks, see mobilenet_jax/models/__init__.py, also with a network without batch norm."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from mobilenet_jax.training import train
 
 
 def part(name, **fields):
-  """The part `model` of a config."""
+  """Returns the `model` section of a config."""
   return config_lib.changed(config_lib.base(), {'model.name': name, **{f'model.{k}': v for k, v in fields.items()}}).model
 
 
@@ -25,12 +25,12 @@ def paths(tree):
 
 @pytest.mark.parametrize('name', models.MODELS)
 def test_every_network_keeps_the_contract(name):
-  """Traced, not run: arguments, outputs, features, names, collections, and the fields a recipe may give."""
+  """Checks arguments, outputs, features, names, collections and the fields a recipe may set, by tracing only."""
   images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))
 
   def trace(network, train=False):
-    """Shapes of variables, outputs, features and updates."""
+    """Returns the shapes of variables, outputs, features and updates."""
     collections = jax.eval_shape(lambda key, x: network.init(key, x, train=False), key, images)
 
     def apply(collections, key, x):
@@ -103,7 +103,7 @@ class Plain(nn.Module):
 
 
 class Counting(Plain):
-  """Keeps something that nobody would keep for it."""
+  """A network with a collection that nothing would save."""
 
   @nn.compact
   def __call__(self, images, *, train, features=None):

@@ -1,4 +1,4 @@
-"""NN2 against the FaceNet paper's Table 2, row by row, and its L2 pooling against NumPy."""
+"""Tests NN2 against the FaceNet paper's Table 2, row by row, and its L2 pooling against NumPy."""
 
 import collections
 import functools
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.models import measure
+from mobilenet_jax.models import nn2
 from mobilenet_jax.models.nn2 import NN2, l2_pool
 
 TABLE_2 = {  # output size, params, FLOPS, as printed
@@ -33,7 +34,7 @@ UNITS = {'K': 1e3, 'M': 1e6, 'B': 1e9}
 
 
 def as_printed(count: int, printed: str) -> str:
-  """`count` in the unit and to the decimals of `printed`."""
+  """Returns `count` in the unit and with the decimals of `printed`."""
   unit = printed[-1]
   return f'{count / UNITS[unit]:.{len(printed[:-1].partition(".")[2])}f}{unit}'
 
@@ -44,9 +45,9 @@ def measured():
 
 
 def test_params_and_flops_of_table_2(measured):
-  """The table counts a bias a channel, and adds it at every position; measure does not.
+  """The table counts one bias per channel, and adds it at every position; `measure` does not.
 
-  Without them 3b, for one, would come to 227K and 178M (227,328 and 178,225,152), and the total to 7.4M.
+  Without the biases, 3b for example would have 227K and 178M (227,328 and 178,225,152), and the total would be 7.4M.
   """
   params, flops = collections.Counter(), collections.Counter()
   for layer in measured.layers:
@@ -59,7 +60,7 @@ def test_params_and_flops_of_table_2(measured):
 
 
 def test_exact_counts(measured):
-  """From the formulas of the rows, summed apart from the model; batch norm trains and keeps two numbers a channel."""
+  """The counts are summed from the formulas of the rows. Batch norm trains two numbers per channel and keeps two more."""
   channels = 64 + 256 + 368 + 448 + 480 + 768 + 784 + 800 + 816 + 608 + 1264 + 1264
   assert (measured.params, measured.mult_adds) == (7_448_256, 1_596_530_688)
   assert (measured.trainable, measured.batch_stats) == (7_448_256 + 2 * channels + 128, 2 * channels)
@@ -101,8 +102,12 @@ def test_l2_pool_has_a_gradient_at_zero():
 
 
 @pytest.mark.parametrize('freeze_batch_stats', (pytest.param(False, marks=pytest.mark.slow), True))
-def test_a_black_image_has_finite_outputs_and_gradients(freeze_batch_stats):
-  """Frozen, an l2_pool without epsilon gives NaN here; otherwise the gradient of batch norm cuts that off."""
+def test_a_black_image_has_finite_outputs_and_gradients(freeze_batch_stats, monkeypatch):
+  """Tests the first rows, which have every kind of pool and stride.
+
+  With frozen statistics, an l2_pool without epsilon gives NaN here; otherwise the gradient of batch norm cuts that off.
+  """
+  monkeypatch.setattr(nn2, 'INCEPTIONS', {name: nn2.INCEPTIONS[name] for name in ('2', '3a', '3b', '3c')})
   model, black = NN2(8, freeze_batch_stats=freeze_batch_stats), jnp.full((1, 64, 64, 3), -1.0)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), black, train=False))
   rng = np.random.default_rng(0)

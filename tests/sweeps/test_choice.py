@@ -1,4 +1,4 @@
-"""The choice of a model: against its definition, by hand on the published models, and as a user runs it."""
+"""The choice of a model: compared with its definition, worked out by hand on the published models, and run as a command."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ SMALL = HEADER + 'small,mobilenet,0.25,32,32,1000000,200000,0.5\nlarge,mobilenet
 
 
 def random_rows(seed):
-  """Forty models with many ties, in costs and in accuracy."""
+  """Returns forty models with many ties in cost and in accuracy."""
   rng = random.Random(seed)
   return [{'name': str(i), 'mult_adds': rng.randint(1, 12), 'params': rng.randint(1, 12),
            'top1': rng.randint(0, 12) / 12} for i in range(40)]
@@ -49,7 +49,7 @@ def test_no_row_within_the_limits_is_better_than_the_chosen_one(seed):
   fitting = [row for row in rows if row['mult_adds'] <= limits['mult_adds'] and row['params'] <= limits['params']
              and row['top1'] >= limits['top1']]
   if not fitting:
-    with pytest.raises(UserError, match='there is none'):
+    with pytest.raises(UserError, match='there is no model'):
       choice.choose(rows, limits)
     return
   picked = choice.choose(rows, limits)
@@ -60,11 +60,11 @@ def test_no_row_within_the_limits_is_better_than_the_chosen_one(seed):
 @pytest.mark.parametrize('limits, expected', (
     # 0.5_160 (76.5 M, 59.1 %) is followed by 0.75_128 (106.8 M) and 0.5_192 (110.0 M), both over 100 M.
     ({'mult_adds': 100e6}, 'mobilenet_0.5_160'),
-    ({'mult_adds': 106_770_432}, 'mobilenet_0.75_128'),  # its Mult-Adds exactly: a budget includes its limit
+    ({'mult_adds': 106_770_432}, 'mobilenet_0.75_128'),  # exactly its Mult-Adds: a budget includes its limit
     ({'mult_adds': 106_770_431}, 'mobilenet_0.5_160'),
-    # Of the widths 0.25 and 0.5 (1.33 M parameters; 0.75 has 2.59 M) at the largest resolution.
+    # Only the widths 0.25 and 0.5 fit (0.5 has 1.33 M parameters, 0.75 has 2.59 M).
     ({'params': 2e6}, 'mobilenet_0.5_224'),
-    # 0.75_160 (166.4 M, 65.3 %) would fit, but for its 2.59 M parameters.
+    # 0.75_160 (166.4 M, 65.3 %) would fit, but it has 2.59 M parameters.
     ({'params': 2e6, 'mult_adds': 180e6}, 'mobilenet_0.5_224'),
     ({'mult_adds': 180e6}, 'mobilenet_0.75_160'),
     ({}, 'mobilenet_1.0_224')))
@@ -83,9 +83,9 @@ def test_what_is_missed_and_by_how_much():
   rows = choice.read('published')
   with pytest.raises(UserError) as error:
     choice.choose(rows, {'mult_adds': 100e6, 'top1': 0.61})
-  # 0.5_160 is 0.019 short; 0.75_128, which is accurate enough, is 0.068 of the budget over.
-  assert str(error.value) == ('of 16 models there is none within 100 M Mult-Adds with at least 61% top-1; the nearest, '
-                              'mobilenet_0.5_160, reaches 59.1% top-1 (1.9 points short); relax what it misses')
+  # 0.5_160 is 0.019 short. 0.75_128 is accurate enough, but over the budget by 0.068 of it.
+  assert str(error.value) == ('there is no model within 100 M Mult-Adds with at least 61% top-1 among 16 models; the nearest, '
+                              'mobilenet_0.5_160, reaches 59.1% top-1 (1.9 points short); relax the limits that it misses')
 
 
 @pytest.mark.parametrize('text, expected', (('100e6', 100e6), ('100M', 100e6), ('1.5G', 1.5e9), ('470k', 470e3)))
@@ -94,13 +94,13 @@ def test_amounts(text, expected):
 
 
 def test_a_percentage_is_the_number_of_the_table():
-  """0.709 is not 70.9 / 100 in every rounding: a model must meet its own accuracy."""
+  """0.709 and 70.9 / 100 may round differently, but a model must meet its own accuracy."""
   for tenths in range(1001):
     assert choose_command.parse_fraction(f'{tenths / 10}%') == float(f'{tenths / 1000:.3f}')
 
 
 def test_latency_is_measured(tiny_model):
-  """For real, of two models that are two blocks deep."""
+  """It is really measured, for two models that are two blocks deep."""
   network = models.complete(ml_collections.ConfigDict({'name': 'mobilenet', 'num_classes': 0, 'width_multiplier': 0.25}))
   latencies = measure_latency([(network, (32, 32)), (network, (32, 48))])
   assert len(latencies) == 2 and all(0 < latency < math.inf for latency in latencies)
@@ -119,7 +119,7 @@ def test_the_command():
 
 
 def test_the_command_with_latency_and_figure(tiny_model, tmp_path):
-  """Of two models, of which one is over the budget of Mult-Adds and is not measured."""
+  """One of two models is over the budget of Mult-Adds, so its latency is not measured."""
   (tmp_path / 'results.csv').write_text(SMALL)
   out = tmp_path / 'new' / 'out'
   done = command('choose', f'--table={tmp_path / "results.csv"}', '--max-mult-adds=2M', '--max-latency-ms=1e6',
@@ -156,7 +156,7 @@ def test_the_figure_has_every_model_once_and_labels_apart():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-@pytest.mark.skipif(not os.access('/dev/full', os.W_OK), reason='/dev/full stands in for a full disk, and is not here')
+@pytest.mark.skipif(not os.access('/dev/full', os.W_OK), reason='needs /dev/full, which stands in for a full disk')
 def test_nothing_is_written_on_a_full_disk(tmp_path):
   (tmp_path / 'candidates.csv.tmp').symlink_to('/dev/full')
   assert_one_line(command('choose', f'--out={tmp_path}'), 'No space left on device; free some space')

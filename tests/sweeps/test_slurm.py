@@ -1,4 +1,4 @@
-"""A sweep on a real Slurm of one node, started here: make test-slurm, which installs it; as root, on Linux."""
+"""Sweeps on a real Slurm of one node, which is started here. `make test-slurm` installs it; needs root, on Linux."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @pytest.fixture(scope='module', autouse=True)
 def slurm(tmp_path_factory):
-  """A controller and a node, until the end of the tests."""
+  """Runs a controller and a node until the end of the tests."""
   folder = tmp_path_factory.mktemp('slurm')
   for part in ('state', 'spool'):
     (folder / part).mkdir()
@@ -89,7 +89,7 @@ ON_SLURM = ['--launcher=slurm', '--slurm=cpus_per_task=1,time=60']
 
 
 def test_a_sweep_of_four_models_of_which_one_is_killed_and_one_told_to_stop(tmp_path):
-  """Both are requeued and continue; in the end all is as if the sweep had run here, undisturbed, bit for bit."""
+  """Both are requeued and continue. In the end everything equals an undisturbed sweep of local jobs, bit for bit."""
   command = sweep_command(tmp_path, (0.25, 0.375), (32, 48), 600)
   workdir = tmp_path / 'runs'
   first = start([*command, *ON_SLURM])
@@ -100,7 +100,7 @@ def test_a_sweep_of_four_models_of_which_one_is_killed_and_one_told_to_stop(tmp_
   wait_for(lambda: sum(reached(folder, 64) for folder in folders.values()) == 2)
   killed, told = [name for name, folder in folders.items() if reached(folder, 64)]
   os.kill(files.lock_owner(folders[killed]).pid, signal.SIGKILL)
-  subprocess.run(['scancel', '--signal=USR2', ids[told]], check=True)  # as Slurm does shortly before the time limit
+  subprocess.run(['scancel', '--signal=USR2', ids[told]], check=True)  # Slurm sends it shortly before the time limit
   wait_for(lambda: restarts(ids[killed]) == 1 and restarts(ids[told]) == 1)
   states = ask('status', workdir)
   assert 'pending' in states and 'running' in states and f'slurm {ids[killed]}' in states
@@ -111,7 +111,7 @@ def test_a_sweep_of_four_models_of_which_one_is_killed_and_one_told_to_stop(tmp_
   second = start([*command, *ON_SLURM])
   output = second.communicate(timeout=300)[0]
   assert second.returncode == 0 and output.splitlines()[-1].startswith('4 runs finished'), output
-  assert {name: launched.id for name, launched in jobs().items()} == ids  # none was launched again
+  assert {name: launched.id for name, launched in jobs().items()} == ids  # no job was launched again
   for name in (killed, told):
     assert 'continuing at step' in (folders[name] / job.LOG_FILE).read_text()
   assert 'SIGUSR2: training stopped' in (folders[told] / job.LOG_FILE).read_text()
@@ -137,9 +137,9 @@ def test_cancelled_jobs_write_a_checkpoint_and_stay_cancelled(tmp_path):
   workdir = tmp_path / 'runs'
   running = start([*sweep_command(tmp_path, (0.25, 0.375, 0.5), (32,), 10**6), *ON_SLURM])
   folders = [workdir / f'mobilenet_{width}_32' for width in (0.25, 0.375, 0.5)]
-  wait_for(lambda: sum(reached(folder, 24) for folder in folders) == 2)  # one waits for a core
+  wait_for(lambda: sum(reached(folder, 24) for folder in folders) == 2)  # the third waits for a core
   assert '3 jobs' in ask('cancel', workdir)
-  assert running.wait(120) == 1  # a minute more, in which their rows might have come up
+  assert running.wait(120) == 1  # up to a minute longer, in which rows might still appear
   assert ' runs failed' in running.stdout.read()
   for folder in folders:
     assert not reached(folder, 24) or run_files.newest_checkpoint(folder) >= run_files.read_metrics(folder)[0][-1]['step']
@@ -149,7 +149,7 @@ def test_cancelled_jobs_write_a_checkpoint_and_stay_cancelled(tmp_path):
 
 
 def test_a_run_on_two_hosts(tmp_path):
-  """Here two tasks of a node, which find each other by what srun tells them."""
+  """The hosts are two tasks on one node, which find each other through srun's environment."""
   command = sweep_command(tmp_path, (0.25,), (32,), 40)
   done = start([*command, '--launcher=slurm', '--slurm=ntasks_per_node=2,cpus_per_task=1'])
   output = done.communicate(timeout=200)[0]

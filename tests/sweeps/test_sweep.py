@@ -1,4 +1,4 @@
-"""A sweep's jobs on this machine: those that die, are left behind, cancelled or hopeless. test_slurm.py has Slurm's."""
+"""Jobs of a sweep on this machine: jobs that die, are orphaned, cancelled or given up. test_slurm.py tests Slurm jobs."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ ROW = {name: name for name in (*run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS)
 
 
 def sweep_command(tmp_path, widths, sizes, steps):
-  """Of a sweep in tmp_path/runs."""
+  """Returns the command line of a sweep in tmp_path/runs."""
   train, test = random_images(40, size=36), random_images(21, size=36, seed=1)
   np.savez(tmp_path / 'set.npz', train_images=train.images, train_labels=train.labels, test_images=test.images,
            test_labels=test.labels)
@@ -39,7 +39,7 @@ def sweep_command(tmp_path, widths, sizes, steps):
 
 @pytest.fixture
 def endless(tmp_path):
-  """Two runs that come to no end, a job each."""
+  """Two runs that never end, one job each."""
   yield sweep_command(tmp_path, (0.25, 0.375), (32,), 10**6)
   subprocess.run([sys.executable, '-m', 'mobilenet_jax', 'sweep', 'cancel', f'--workdir={tmp_path / "runs"}'], cwd=ROOT)
 
@@ -81,7 +81,7 @@ def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   second = start(endless)
   wait_for(lambda: (owner := files.lock_owner(workdir)) and owner.pid == second.pid)
   os.kill(files.lock_owner(folders[0]).pid, signal.SIGKILL)
-  wait_for(lambda: launch.read(folders[0]).id != jobs[0])  # started again, on the core that it had
+  wait_for(lambda: launch.read(folders[0]).id != jobs[0])  # started again, on the same core
   assert launch.read(folders[0]).cores != launch.read(folders[1]).cores
   assert launch.read(folders[1]).id == jobs[1]
   wait_for(lambda: 'continuing at step' in (folders[0] / job.LOG_FILE).read_text())
@@ -91,12 +91,12 @@ def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   for folder in folders:
     steps = [row['step'] for row in run_files.read_metrics(folder)[0] if row['split'] == 'train']
     assert steps == list(range(4, len(steps) * 4 + 1, 4))  # none twice, none missing
-    assert run_files.newest_checkpoint(folder) >= steps[-1]  # one more than it was told to write
+    assert run_files.newest_checkpoint(folder) >= steps[-1]  # besides those of the schedule, it wrote one when it stopped
   assert 'SIGTERM: training stopped between two steps' in ask('logs', workdir, '--run=mobilenet_0.25_32')
 
 
 def test_a_job_that_gets_no_further_is_given_up(tmp_path):
-  """After as many starts as asked for; with a checkpoint in between they are counted anew."""
+  """It is given up after the given number of starts. A checkpoint in between resets the count."""
   for _ in range(3):
     job._count_start([tmp_path], retries=2)
   with pytest.raises(SystemExit):
@@ -111,13 +111,13 @@ def test_a_job_that_gets_no_further_is_given_up(tmp_path):
 
 @pytest.mark.slow
 def test_jobs_that_always_die_are_given_up_and_reported(tmp_path):
-  """Here the system kills them once they have used some seconds of a processor; none of a group, and nothing else."""
+  """The system kills them once they have used some seconds of processor time. Each run is alone in its job."""
   command = sweep_command(tmp_path, (0.25, 0.375), (32,), 10**6)
   rarely = '--config.checkpoint_every=0 steps', '--config.eval_every=0 steps'
   limited = ['sh', '-c', 'ulimit -t 15; exec "$@"', 'sh', *command, *rarely, '--retries=1', '--jobs=2']
   done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1 and done.stderr.count('\n') == 1
-  assert done.stdout.count('ended early: starting it again') == 2 * 2  # the last start finds that it was the last
+  assert done.stdout.count('ended early: starting it again') == 2 * 2  # the last start only finds that there were too many
   assert 'mobilenet_0.25_32 (ended 2 times at step 0 without getting further' in done.stderr
   assert ask('status', tmp_path / 'runs').splitlines()[-1].startswith('2 failed of 2 runs')
 

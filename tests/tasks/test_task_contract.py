@@ -1,4 +1,4 @@
-"""What every task must be, see mobilenet_jax/tasks/__init__.py; and that a new one fits in without touching anything else."""
+"""Tests the contract of tasks, see mobilenet_jax/tasks/__init__.py, and that a new task needs no change anywhere else."""
 
 import inspect
 import io
@@ -21,7 +21,7 @@ COUNT = 40
 
 
 def everything():
-  """A source with every target that a task of today asks for."""
+  """Returns a source with every target that a current task asks for."""
   rng = np.random.default_rng(0)
   labels = (np.arange(COUNT) % 8).astype(np.int32)
   extra = {'attributes': rng.integers(0, 2, (COUNT, 3)).astype(np.int32),
@@ -64,7 +64,7 @@ def test_every_task_keeps_the_contract(name):
   assert prediction.shape == outputs.shape
   evaluation = {**{key: float(value.mean()) for key, value in values.items()}, **task.summary(kept, source)}
   assert task.main_metric in evaluation and all(np.isfinite(value) for value in evaluation.values())
-  assert set(task.headlines) <= {*evaluation, 'emulation', 'distance'}  # these two where there is a teacher
+  assert set(task.headlines) <= {*evaluation, 'emulation', 'distance'}  # these two if there is a teacher
   assert '\n' not in task.remark(evaluation) and isinstance(task.details(evaluation), str)
   assert tasks.headline(evaluation).startswith(task.headlines[task.main_metric][0])
 
@@ -75,7 +75,7 @@ def test_an_unknown_task_is_one_line(tmp_path):
 
 
 class Brightness:
-  """Regression: the mean of the image, which is in the data as a target of its own."""
+  """A regression of the mean of the image, which the data has as a separate target."""
 
   kind = 'vector'
   main_metric = 'closeness'
@@ -118,7 +118,7 @@ class Brightness:
 
 
 def test_a_new_task_is_trained_swept_and_told_of(tiny_model, monkeypatch, tmp_path, capsys):
-  """One class, one line in TASKS: its metric is in the progress line, the summary, the row and the table of a sweep."""
+  """One class and one line in TASKS put its metric into the progress line, the summary, the row and the table of a sweep."""
   monkeypatch.setitem(tasks.TASKS, 'brightness', Brightness)
   source = random_images(40)
   source.extra['brightness'] = (source.images.mean((1, 2, 3)) / 255).astype(np.float32)
@@ -140,7 +140,7 @@ def test_a_new_task_is_trained_swept_and_told_of(tiny_model, monkeypatch, tmp_pa
 
 
 def boxes_of(images):
-  """Top, left, bottom, right of what is bright, in parts of each image."""
+  """Returns the top, left, bottom and right of the bright part, in fractions of each image."""
   found = []
   for image in images:
     rows, columns = np.nonzero(image[..., 0] > 127)
@@ -150,7 +150,7 @@ def boxes_of(images):
 
 
 def crop_box(targets, window, flip):
-  """As a detector would have it: a box in parts of what is left of the image, cut off at its border."""
+  """Crops a box as a detector would: to fractions of the cropped image, cut off at its border."""
   top, left, height, width = window
   y0, x0, y1, x1 = targets['box']
   y0, y1 = np.clip((np.array([y0, y1]) - top) / height, 0, 1)
@@ -160,7 +160,7 @@ def crop_box(targets, window, flip):
 
 
 def with_boxes():
-  """A bright rectangle on black, and where it is."""
+  """Returns images of a bright rectangle on black, and its boxes."""
   rng = np.random.default_rng(5)
   images = np.zeros((24, 96, 128, 3), np.uint8)
   for image in images:
@@ -171,7 +171,7 @@ def with_boxes():
 
 @pytest.mark.parametrize('road', ('arrays', 'files'))
 def test_boxes_follow_crops_and_flips(road, tmp_path):
-  """On the images as they come out of either road, in training and in evaluation."""
+  """Compares boxes and images from either kind of source, in training and in evaluation."""
   images, boxes = with_boxes()
   config = tiny_config(**{'data.image_size': (96, 128), 'data.crop_min_area': 0.6, 'data.eval_crop': 0.9}).data
   if road == 'arrays':

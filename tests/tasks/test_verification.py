@@ -1,4 +1,4 @@
-"""Face verification against brute force, closed forms, scikit-learn, and LFW with a recorded model."""
+"""Tests face verification against brute force, closed forms, scikit-learn, and LFW with a recorded model."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ RNG = np.random.default_rng
 
 
 def scores(seed, count=60, levels=None):
-  """Distances in [0, 4], nearer for same pairs; of few levels, so that many tie, or all different."""
+  """Returns distances in [0, 4], smaller for same pairs, and which are same. Few levels give many ties; None gives none."""
   rng = RNG(seed)
   same = np.arange(count) % 3 == 0
   distances = np.clip(rng.normal(np.where(same, 1.2, 2.2), 0.7), 0, 4)
@@ -35,7 +35,7 @@ every_case = pytest.mark.parametrize('distances, same', CASES)
 
 
 def rates(distances, same, threshold):
-  """(FAR, VAL) by their definition."""
+  """Returns (FAR, VAL) by their definition."""
   accepted = [d < threshold for d in distances]
   return tuple(np.mean([a for a, s in zip(accepted, same) if s == kind]) for kind in (False, True))
 
@@ -45,7 +45,7 @@ def test_roc_has_every_threshold(distances, same):
   curve = verification.roc(distances, same)
   for far, val, threshold in zip(curve.far, curve.val, curve.threshold):
     assert (far, val) == pytest.approx(rates(distances, same, threshold))
-  # Each point left out is within a level or upright line of the points kept.
+  # Each point that is left out is on a horizontal or vertical line between points that are kept.
   for threshold in (*distances, math.inf):
     far, val = rates(distances, same, threshold)
     assert any(a[0] <= far <= b[0] and a[1] <= val <= b[1] and (a[0] == b[0] or a[1] == b[1] or (far, val) in (a, b))
@@ -76,7 +76,7 @@ def test_equal_error_rate_is_where_the_curve_crosses(distances, same):
   points = [rates(distances, same, threshold) for threshold in (*np.unique(distances), math.inf)]
   crossings = []
   for (far0, val0), (far1, val1) in itertools.pairwise(points):
-    at = (1 - far0 - val0) / (far1 - far0 + val1 - val0)  # share of the way on which far + val is 1
+    at = (1 - far0 - val0) / (far1 - far0 + val1 - val0)  # the fraction of the way at which far + val is 1
     if 0 <= at <= 1:
       crossings.append(far0 + at * (far1 - far0))
   assert crossings and verification.equal_error_rate(verification.roc(distances, same)) == pytest.approx(crossings[0])
@@ -116,7 +116,7 @@ def test_a_rate_below_one_pair_is_not_resolved():
 
 
 def random_set(seed=0, folds=5, per_fold=20, noise=1.0):
-  """Embeddings of 60 people around a direction each, of any length, and pairs of them."""
+  """Returns embeddings of 60 people, each around its own direction and of any length, with their names and pairs."""
   rng = RNG(seed)
   people = np.repeat(np.arange(60), 3)
   names = [f'p{person}/p{person}_{i % 3 + 1:04d}' for i, person in enumerate(people)]
@@ -181,7 +181,7 @@ def test_drawn_pairs():
 
 
 def test_every_pair_there_is_can_be_drawn():
-  """Two folds of two people with three images: six pairs of one person and nine of two."""
+  """Two people with three images each, as in both folds, give six pairs of one person and nine of two people."""
   names = [f'{person}/{i}' for person in 'abcd' for i in range(3)]
   draw = functools.partial(pairs_lib.draw_pairs, names, [name[0] for name in names], 2, seed=0)
   pairs = draw(12)
@@ -201,10 +201,10 @@ def test_too_few_to_draw_from(identities, folds, per_fold, message):
 
 
 def test_images_of_one_name():
-  with pytest.raises(UserError, match='2 of 4 images have the name of another'):
+  with pytest.raises(UserError, match='2 of 4 images have the same name as another'):
     pairs_lib.draw_pairs('xxxy', 'aabb', 2, 2, seed=0)
   names, embeddings, pairs = random_set()
-  with pytest.raises(UserError, match='1 of 181 embeddings have the name of another'):
+  with pytest.raises(UserError, match='1 of 181 embeddings have the same name as another'):
     verification.evaluate([*names, names[0]], np.append(embeddings, embeddings[:1], axis=0), pairs)
 
 
@@ -229,12 +229,12 @@ def test_images_without_an_embedding_are_counted_and_named():
 def test_one_kind_of_pair_or_one_fold_only():
   names, embeddings, pairs = random_set()
   only = dataclasses.replace(pairs, same=np.full(100, True))
-  with pytest.raises(UserError, match='no pair of different people among the 80 of the folds other than fold 0'):
+  with pytest.raises(UserError, match='no pair of different people among the 80 pairs of the folds other than fold 0'):
     verification.evaluate(names, embeddings, only)
   only = dataclasses.replace(pairs, same=np.where(pairs.fold == 1, False, pairs.same))
-  with pytest.raises(UserError, match='no pair of the same person among the 20 of the set'):
+  with pytest.raises(UserError, match='no pair of the same person among the 20 pairs of the set'):
     verification.evaluate(names, embeddings, only, (1,))
-  with pytest.raises(UserError, match='among the 0 of the folds other than fold 0'):
+  with pytest.raises(UserError, match='among the 0 pairs of the folds other than fold 0'):
     verification.evaluate(names, embeddings, dataclasses.replace(pairs, fold=np.zeros(100, int)))
   for folds in ((5,), ()):
     with pytest.raises(UserError, match=r'expected some of \[0, 1, 2, 3, 4\]'):
@@ -254,10 +254,10 @@ def test_pairs_file(tmp_path):
 
 @pytest.mark.parametrize('line, text, message', (
     (1, '300', "line 1: '300': expected the number of folds"), (1, '2\tx', "line 1: '2"), (1, '0\t1', "line 1: '0"),
-    (1, '3\t1', '5 lines; expected 7, one and 3 folds of twice 1'), (3, 'Ann\t1\t2', 'line 3: .*those of two people'),
-    (3, 'Ann\t1\tAnn\t2', 'line 3: .*those of two people'), (4, 'Cy\t2\tDi\t1', 'line 4: .*two images of one person'),
-    (4, '', "line 4: '': expected two images"), (2, 'Ann\t1\tx', 'line 2: .*numbers of two images'),
-    (2, 'Ann\t3\t03', 'line 2: .*numbers of two images')))
+    (1, '3\t1', '5 lines; expected 7, .* 3 folds of twice 1 pairs'), (3, 'Ann\t1\t2', 'line 3: .*images of two people'),
+    (3, 'Ann\t1\tAnn\t2', 'line 3: .*images of two people'), (4, 'Cy\t2\tDi\t1', 'line 4: .*two images of one person'),
+    (4, '', "line 4: '': expected two images"), (2, 'Ann\t1\tx', 'line 2: .*two different images'),
+    (2, 'Ann\t3\t03', 'line 2: .*two different images')))
 def test_a_bad_line_is_named(tmp_path, line, text, message):
   path = tmp_path / 'pairs.txt'
   path.write_text('\n'.join([*GOOD[:line - 1], text, *GOOD[line:]]) + '\n')
@@ -295,7 +295,7 @@ def test_lfws_own_pairs(lfw):
 @needs_lfw
 @pytest.mark.skipif(not (SHARED / 'lfw_mobilefacenet_embeddings.npz').exists(), reason=f'no embeddings in {SHARED}')
 def test_the_recorded_models_accuracy(lfw):
-  """Recorded beside the embeddings, of MobileFaceNet: 97.68 %."""
+  """The accuracy recorded with the embeddings, which are MobileFaceNet's, is 97.68 %."""
   recorded = np.load(SHARED / 'lfw_mobilefacenet_embeddings.npz')
   names = [str(name).removesuffix('.jpg') for name in recorded['names']]
   result = verification.evaluate(names, recorded['embeddings'], lfw[0])
@@ -356,7 +356,7 @@ def test_the_figure_shows_each_curve_from_its_first_false_accept(curve_file, tmp
 @pytest.mark.parametrize('text, message', (
     (None, 'No such file'), ('far\n0\n', "columns far and val ('val')"), ('far,val\n0,x\n', "to float: 'x'"),
     ('far,val\n', 'in ascending order'), ('far,val\n0,0\n1,nan\n', 'in ascending order'),
-    ('far,val\n0,0.5\n1,0.4\n', 'in ascending order'), ('far,val\n0,0\n', 'far above 0 at the last')))
+    ('far,val\n0,0.5\n1,0.4\n', 'in ascending order'), ('far,val\n0,0\n', 'far to end above 0')))
 def test_a_bad_curve_is_one_line(tmp_path, text, message):
   if text:
     (tmp_path / 'c.csv').write_text(text)

@@ -1,4 +1,4 @@
-"""Exported files against keras.applications.MobileNet, which the exported model is a copy of."""
+"""Tests exported files against keras.applications.MobileNet, of which the exported model is a copy."""
 
 import collections
 import json
@@ -22,7 +22,7 @@ SIZE = 64
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
-  """Keras's model, giving logits, and ours from its file."""
+  """Returns Keras's model, which outputs logits, and our model loaded from its file."""
   theirs = keras_model(SIZE, 0.25, classes=7, classifier_activation=None)
   path = tmp_path_factory.mktemp('keras') / 'model.h5'
   theirs.save(path)
@@ -64,12 +64,12 @@ def test_tflite_is_built_in_operations_of_the_network(models, tmp_path):
       op['op_name'] for op in interpreter._get_ops_details() if op['op_name'] != 'DELEGATE')
   assert operations['DEPTHWISE_CONV_2D'] == 13 and operations['CONV_2D'] == 14
   assert not any(name.startswith(('Flex', 'CUSTOM')) for name in operations)
-  assert sum(operations.values()) <= 31  # those 27, a mean, a classifier, softmax, and one to reshape
+  assert sum(operations.values()) <= 31  # those 27, a mean, a classifier, a softmax, and a reshape
 
 
 @pytest.mark.parametrize('name', ('tflite-float16', 'tflite-dynamic', 'tflite-int8'))
 def test_quantised_files(name, models, images, tmp_path):
-  """Smaller, and within their tolerance of Keras's probabilities."""
+  """The files are smaller, and within their tolerance of Keras's probabilities."""
   theirs, ours = models
   path, check = export(Network(ours), name, tmp_path, images, calibration=images)
   whole, _ = export(Network(ours), 'tflite', tmp_path)
@@ -110,7 +110,7 @@ def test_other_tasks_end_in_their_own_prediction(task, prediction, models, image
   for name in ('tflite', 'saved_model'):
     path, _ = export(network, name, tmp_path)
     np.testing.assert_allclose(FORMATS[name].run(path, inputs), expected, atol=1e-4)
-  with pytest.raises(UserError, match=f'its MobileNet is a classifier, this is a model of {task}'):
+  with pytest.raises(UserError, match=f'its MobileNet is a classifier, but this model has task={task}'):
     export(network, 'keras', tmp_path)
 
 
@@ -136,10 +136,10 @@ def test_what_a_format_cannot_hold_is_one_line(models, images, tmp_path):
   ours = models[1]
   with pytest.raises(UserError, match='--calibration=FOLDER'):
     export(Network(ours), 'tflite-int8', tmp_path)
-  with pytest.raises(UserError, match='leave --preprocessing out'):
+  with pytest.raises(UserError, match='leave out --preprocessing'):
     export(Network(ours, preprocessing=True), 'tflite-int8', tmp_path, images, images)
   for change, message in (({'model.activation': 'relu'}, 'not mobilenet with relu'),
-                          ({'model.padding': 'same', 'data.image_size': (75, 75)}, 'pads otherwise')):
+                          ({'model.padding': 'same', 'data.image_size': (75, 75)}, 'pads odd sizes differently')):
     other = trained.TrainedModel(config_lib.changed(ours.config, change), *(
         getattr(ours, field) for field in ('variables', 'labels', 'origin')))
     with pytest.raises(UserError, match=message):

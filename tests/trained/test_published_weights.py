@@ -1,4 +1,4 @@
-"""Published weights: against Keras, against TF-slim's graphs run by TensorFlow, and back."""
+"""Tests published weights against Keras and against TF-slim's graphs run by TensorFlow, in both directions."""
 
 import functools
 import http.server
@@ -32,13 +32,13 @@ def keras_or_skip():
 
 
 def keras_model(size, alpha, seed=0, **options):
-  """keras.applications.MobileNet with random weights and random batch statistics."""
+  """Returns keras.applications.MobileNet with random weights and random batch statistics."""
   model = keras_or_skip().applications.MobileNet((size, size, 3), alpha=alpha, weights=None, **options)
   rng = np.random.default_rng(seed)
   for variable in model.weights:
     if 'variance' in variable.path or 'gamma' in variable.path:
       values = rng.uniform(0.5, 1.5, variable.shape)
-    else:  # spread such that activations neither vanish nor all reach 6
+    else:  # scaled so that activations neither vanish nor all reach 6
       fan_in = np.prod(variable.shape[:2 if 'depthwise' in variable.path or '_dw_' in variable.path else -1])
       values = rng.normal(0, 1.5 / np.sqrt(max(fan_in, 1)), variable.shape)
     variable.assign(values.astype(np.float32))
@@ -46,7 +46,7 @@ def keras_model(size, alpha, seed=0, **options):
 
 
 def random_variables(num_classes, alpha):
-  """Of our own model, with random batch statistics."""
+  """Returns random variables of our own model, including batch statistics."""
   model = MobileNet(num_classes, alpha)
   rng = RNG()
   def draw(path, shape):
@@ -67,7 +67,7 @@ def slim_arrays(variables, suffix=''):
 
 
 def write_checkpoint(prefix, arrays):
-  """As tf.compat.v1.train.Saver writes it."""
+  """Writes a checkpoint with tf.compat.v1.train.Saver."""
   with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     variables = {name: tf.compat.v1.Variable(value, name=name) for name, value in arrays.items()}
     session.run(tf.compat.v1.global_variables_initializer())
@@ -75,7 +75,7 @@ def write_checkpoint(prefix, arrays):
 
 
 def slim_logits(arrays, images):
-  """MobileNet V1 in TensorFlow's own operations, from TF-slim's names."""
+  """Computes MobileNet V1 in TensorFlow's own operations, from arrays with TF-slim's names."""
   def norm(x, scope):
     gamma, beta, mean, var = (arrays[f'{scope}/BatchNorm/{name}']
                               for name in ('gamma', 'beta', 'moving_mean', 'moving_variance'))
@@ -95,7 +95,7 @@ def slim_logits(arrays, images):
 
 @pytest.mark.parametrize('alpha', (1.0, 0.75, 0.5, 0.25))
 def test_keras_files_give_keras_logits(alpha, tmp_path):
-  """At 224, 128 and, as Keras pads differently there, an odd size; legacy .h5, from its own name and size."""
+  """Tests sizes 224, 128 and an odd size, which Keras pads differently, with legacy .h5 files, which contain their size."""
   for size in (224, 128, 75):
     theirs = keras_model(size, alpha, classifier_activation=None)
     path = tmp_path / f'{size}.h5'
@@ -120,7 +120,7 @@ def test_same_padding_is_not_keras_padding_at_odd_sizes(tmp_path):
 
 
 def test_both_layouts_of_keras_and_no_top(tmp_path):
-  """The layout of Keras 3's save_weights, and a file of weights only, as the published ones are."""
+  """Tests the layout of Keras 3's save_weights, and a file of only weights, like the published ones."""
   import h5py
   theirs = keras_model(64, 0.25, classes=7)
   theirs.save(tmp_path / 'whole.h5')
@@ -147,10 +147,10 @@ def test_both_layouts_of_keras_and_no_top(tmp_path):
 
 
 def test_a_training_step_equals_keras(tmp_path):
-  """Loss, every gradient and the updated batch statistics, from the same weights and images.
+  """Compares loss, every gradient and the updated batch statistics, from the same weights and images.
 
-  Keras computes in float64: in float32 it misses its own float64 by some percent here, as 27 batch norms in training
-  mode amplify rounding and an activation that rounds to the other side of 0 or 6 switches its gradient.
+  Keras computes in float64. In float32, it differs from its own float64 results by some percent here, because 27 batch
+  norms in training mode amplify rounding, and an activation that rounds to the other side of 0 or 6 switches its gradient.
   """
   keras = keras_or_skip()
   policy = keras.config.dtype_policy()
@@ -192,12 +192,12 @@ def test_a_training_step_equals_keras(tmp_path):
 
 
 def test_slim_checkpoints_raw_and_averaged(tmp_path):
-  """Against the network in TensorFlow's operations; the averages, where it has them, or the raw variables."""
+  """Compares the averages, if the checkpoint has them, or the raw variables with the network in TensorFlow's operations."""
   raw, averaged = random_variables(1001, 0.5), random_variables(1001, 0.5)
   averaged = jax.tree.map(lambda x: x * 1.1, averaged)
   arrays = {**slim_arrays(raw), **slim_arrays(averaged, '/ExponentialMovingAverage'),
             **slim_arrays(raw, '/RMSProp'), **slim_arrays(raw, '/RMSProp_1'), 'global_step': np.int64(7)}
-  for name in list(arrays):  # a training need not average the statistics
+  for name in list(arrays):  # training need not average the statistics
     if '/moving_' in name and name.endswith('Average'):
       del arrays[name]
   prefix = tmp_path / 'mobilenet_v1_0.5_160.ckpt'
@@ -213,7 +213,7 @@ def test_slim_checkpoints_raw_and_averaged(tmp_path):
 
 
 def test_frozen_graphs(tmp_path):
-  """With fused batch norm, as in the release of 2018, whose epsilon the graph says."""
+  """Tests a graph with fused batch norm, as in the release of 2018; the graph contains its epsilon."""
   arrays = slim_arrays(random_variables(1001, 0.25))
   with tf.Graph().as_default() as graph:
     tf.compat.v1.placeholder(tf.float32, (None, 192, 192, 3), 'input')
@@ -266,7 +266,7 @@ def test_all_that_does_not_fit_is_told_together(tmp_path):
   with pytest.raises(UserError) as error:
     trained.load(tmp_path / 'model.ckpt')
   for part in ('Conv2d_3_pointwise/weights is missing', r'Conv2d_0/BatchNorm/gamma is (9,), expected (8,)',
-               'Conv2d_14_depthwise/depthwise_weights (3, 3, 4, 1) has no place'):
+               'Conv2d_14_depthwise/depthwise_weights (3, 3, 4, 1) is unexpected'):
     assert part in str(error.value)
 
 
@@ -299,7 +299,7 @@ def test_damaged_files_are_one_line(name, damage, tmp_path):
 
 
 def test_fetching(tmp_path, monkeypatch):
-  """From a server of one's own: kept, its checksum noted and compared; whole or not there."""
+  """A file from a local server is cached, and its checksum is recorded and compared; a partial file is never left."""
   files = tmp_path / 'server'
   files.mkdir()
   write_checkpoint(tmp_path / 'mobilenet_v1_0.25_128.ckpt', slim_arrays(random_variables(1001, 0.25)))
@@ -321,10 +321,10 @@ def test_fetching(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='mobilenet_0.5_128: cannot be fetched from http.*not found.*give the path'):
     trained.load('mobilenet_0.5_128')
   server.shutdown()
-  again = trained.load('mobilenet_0.25_128')  # off-line, and from what was imported before
+  again = trained.load('mobilenet_0.25_128')  # offline, from what was imported before
   jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
   assert (again.labels, again.config.to_dict()) == (model.labels, model.config.to_dict())
-  assert release.fetch('mobilenet_0.25_128') == cached  # off-line
+  assert release.fetch('mobilenet_0.25_128') == cached  # offline
   assert [path.name for path in (tmp_path / 'cache').iterdir() if path.suffix == '.tmp'] == []
   cached.write_bytes(cached.read_bytes()[:1000])
   with pytest.raises(UserError, match='not the file that was fetched'):

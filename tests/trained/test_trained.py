@@ -1,4 +1,4 @@
-"""Trained models: kept with what their use depends on, started from, evaluated, asked."""
+"""Tests trained models: saving and loading, starting from them, evaluation and prediction."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ LABELS = ('background', 'n01440764 tench, Tinca tinca', 'n01443537 goldfish, Car
 
 
 def random_model(labels=LABELS, num_classes=5, size=(32, 32), **changes):
-  """The whole network, of random weights."""
+  """Returns the whole network with random weights."""
   rng = np.random.default_rng(0)
   draw = lambda path, shape: (rng.uniform(0.5, 1.5, shape) if path[2] in ('scale', 'var')
                               else rng.normal(0, 1.5 / np.sqrt(max(np.prod(shape[:-1]), 1)), shape)).astype(np.float32)
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_run_is_loaded_as_it_was_evaluated(tiny_model, tmp_path):
-  """Weights averaged, labels, preprocessing: top-1 by `predict` on the evaluation's images is the row's."""
+  """Averaged weights, labels and preprocessing are loaded: top-1 on the images of the evaluation equals that of the row."""
   sources = random_images(64), random_images(20, seed=1)
   named = [ArraySource(source.images, source.labels, 4, ('a', 'b', 'c', 'd')) for source in sources]
   config = tiny_config(**{'ema_decay': 0.9, 'data.eval_crop': 0.8, 'train_for': '30 steps', 'eval_every': '30 steps'})
@@ -51,14 +51,14 @@ def test_a_run_is_loaded_as_it_was_evaluated(tiny_model, tmp_path):
   model = trained.load(tmp_path / 'run')
   assert model.labels == ('a', 'b', 'c', 'd') and model.config.data.eval_crop == 0.8
   assert model.num_classes == 4 and row['top1'] > 0.3
-  # The tiny body is no MobileNet that could be folded: its module is asked.
+  # The tiny body is not a MobileNet that could be folded, so the module itself is applied.
   images = model.prepare(list(named[1].images)).astype(np.float32) / 127.5 - 1
   logits = model.module.apply(model.variables, images, train=False)
   assert (logits.argmax(-1) == named[1].labels).mean() == pytest.approx(row['top1'])
 
 
 def test_prediction_is_that_of_the_network(folder):
-  """In each form that an image comes in, against the Flax module and the crop by hand."""
+  """Compares predictions for every form of image with the Flax module and a crop by hand."""
   model = mobilenet_jax.load(folder)
   image = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
   whole = trained.TrainedModel(config_lib.changed(model.config, {'data.eval_crop': 1.0}), model.variables, LABELS, '')
@@ -86,12 +86,12 @@ def test_folding_with_keras_padding_changes_nothing():
 
 
 @pytest.mark.parametrize('names, count, expected', (
-    (('n01443537', 'spoon', 'n01440764'), 3, [2, 4, 1]),  # a folder's: by synset number or name, in any order
+    (('n01443537', 'spoon', 'n01440764'), 3, [2, 4, 1]),  # from a folder: by synset number or name, in any order
     (('spoon',), 1, [4]),
-    (None, 4, [1, 2, 3, 4]),  # counted, behind the background
+    (None, 4, [1, 2, 3, 4]),  # by number, after the background
     (None, 3, [1, 2, 3]),
     (('fork', 'spoon'), 2, 'lacks fork'),
-    (None, 5, 'has 4 classes, the data 5')))
+    (None, 5, 'has 4 classes, the data has 5')))
 def test_classes_are_matched(names, count, expected):
   source = ArraySource(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), count, names)
   if isinstance(expected, str):
@@ -105,7 +105,7 @@ def test_classes_are_matched(names, count, expected):
     (False, False), (True, True), pytest.param(False, True, marks=pytest.mark.slow),
     pytest.param(True, False, marks=pytest.mark.slow)))
 def test_fine_tuning(freeze_body, freeze_batch_stats, tiny_model, tmp_path):
-  """What is frozen stays to the bit, the rest moves; the classifier is new, or the rows of the classes there are."""
+  """Frozen variables stay the same to the bit, and the others change. The classifier is new, or has the rows of the classes."""
   first = random_images(32)
   first = ArraySource(first.images, first.labels, 4, ('a', 'b', 'c', 'd'))
   train(tiny_config(), tmp_path / 'first', (first, first))
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_told_before_training(tiny_model, tmp_path):
   source = random_images(32)
   train(tiny_config(), tmp_path / 'first', (source, source))
   wide = tiny_config(**{'init.model': str(tmp_path / 'first'), 'model.width_multiplier': 0.5})
-  with pytest.raises(UserError, match=r'not of the architecture that config.model describes: .*\(\d+ in all\)'):
+  with pytest.raises(UserError, match=r'expected the architecture that config.model describes: .*\(\d+ in all\)'):
     train(wide, tmp_path / 'second', (source, source))
   with pytest.raises(UserError, match='nowhere: neither a file, a folder nor a published model'):
     train(tiny_config(**{'init.model': 'nowhere'}), tmp_path / 'third', (source, source))
@@ -146,7 +146,7 @@ def write_images(folder, count=3):
 
 
 def test_predict_command(folder, tmp_path):
-  """Images, folders and a list on standard input, in every format, and annotated."""
+  """Tests images, folders and a list on standard input, in every format, and annotation."""
   paths = write_images(tmp_path / 'a') + write_images(tmp_path / 'b' / 'c', 1)
   model = mobilenet_jax.load(folder)
   expected = model.top(paths, k=2)
@@ -166,7 +166,7 @@ def test_predict_command(folder, tmp_path):
 
 
 def bad_images(folder):
-  """A file of each kind that is refused, by what the error says of it."""
+  """Writes one file of each kind that is refused, named by what the error says about it."""
   folder.mkdir()
   noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
   noise.convert('CMYK').save(folder / 'CMYK.jpg')
@@ -206,7 +206,7 @@ def test_bad_images_are_one_line_each(folder, tmp_path):
     (['predict', 'tests', 'Makefile'], 'tests: no checkpoint in this folder'),
     (['evaluate', 'FOLDER', '--data=folder:/nowhere'], 'folder:/nowhere: there is no such folder'),
     (['export', 'FOLDER', 'coreml', '--out=x'], "invalid choice: 'coreml'"),
-    (['import', 'FOLDER', '--out=tests'], 'there is something in it')))
+    (['import', 'FOLDER', '--out=tests'], 'is a file or a folder that is not empty')))
 def test_bad_arguments_are_one_line(args, message, folder):
   done = command(*[folder if arg == 'FOLDER' else arg for arg in args], stdin='')
   assert done.returncode == 1 and message in done.stderr, done.stderr
@@ -214,7 +214,7 @@ def test_bad_arguments_are_one_line(args, message, folder):
 
 
 def test_evaluate_command(folder, tmp_path):
-  """On folders of classes, by their names, and on a labels.csv; top-1 counted by hand from `predict`."""
+  """Evaluates on folders of classes, by name, and on a labels.csv; top-1 is counted by hand from `predict`."""
   pytest.importorskip('tensorflow')
   model = mobilenet_jax.load(folder)
   truth = {}
@@ -237,4 +237,4 @@ def test_evaluate_command(folder, tmp_path):
   (tmp_path / 'val' / 'labels.csv').unlink()
   (tmp_path / 'val' / 'lamp').rename(tmp_path / 'val' / 'table')
   done = command('evaluate', folder, f'--data=folder:{tmp_path}/val')
-  assert done.returncode == 1 and 'it lacks table; expected data of the same classes' in done.stderr
+  assert done.returncode == 1 and 'the model lacks table; expected data with the same classes' in done.stderr

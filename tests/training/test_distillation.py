@@ -1,4 +1,4 @@
-"""Distillation: its losses against closed forms, its step against one by hand, its teachers against each other."""
+"""Distillation: its losses against closed forms, its step against one written by hand, its teachers against each other."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import random_images, tiny_config
+from conftest import TinyMobileNet, random_images, tiny_config
 from mobilenet_jax import models, tasks, trained
 from mobilenet_jax.data import recorded
 from mobilenet_jax.errors import UserError
@@ -20,7 +20,7 @@ NAMES = ('glasses', 'hat', 'beard')
 
 
 def faces(count, seed=0, names=NAMES):
-  """Random images with attributes that follow from their colour; four people."""
+  """Returns random images of four people, with attributes that follow from the images' colours."""
   source = random_images(count, seed=seed)
   means = np.stack([image.mean((0, 1)) for image in source.images])
   attributes = (means > np.median(means, 0)).astype(np.int32)
@@ -53,7 +53,7 @@ def test_sigmoid_cross_entropy_is_the_mean_over_known_attributes():
 
 @pytest.mark.parametrize('temperature', (1.0, 4.0))
 def test_softened_cross_entropy(temperature):
-  """Its gradient is T (softmax(z / T) - softmax(v / T)): Hinton et al., equation 2, times T^2."""
+  """The gradient is T (softmax(z / T) - softmax(v / T)): equation 2 of Hinton et al., times T^2."""
   rng = np.random.default_rng(0)
   z, v = rng.normal(0, 3, (2, 5, 7))
   softmax = lambda x: np.exp(x / temperature) / np.exp(x / temperature).sum(-1, keepdims=True)
@@ -88,7 +88,7 @@ def test_semi_hard_triplets_by_brute_force():
   assert np.count_nonzero(expected) > 3
   np.testing.assert_allclose(losses.semi_hard_triplet(x, identities, margin), expected, atol=1e-5)
   gradient = jax.grad(lambda x: losses.semi_hard_triplet(x, jnp.zeros(12, int), margin).sum())(x)
-  np.testing.assert_array_equal(gradient, np.zeros_like(x))  # one person: nothing to tell apart
+  np.testing.assert_array_equal(gradient, np.zeros_like(x))  # there is only one person, so no negative
 
 
 @pytest.mark.parametrize('levels', (3, 1000))
@@ -97,7 +97,7 @@ def test_average_precision_equals_scikit_learn(levels):
   for _ in range(20):
     scores, positive = rng.integers(0, levels, 60) / levels, rng.random(60) < 0.2
     if positive.any():
-      # By its definition: at each threshold the precision, times the share of positives that it adds.
+      # By definition: the sum over thresholds of the precision, times the fraction of positives that the threshold adds.
       steps = sorted(set(scores), reverse=True)
       recall = [(positive & (scores >= t)).sum() / positive.sum() for t in steps]
       precision = [positive[scores >= t].mean() for t in steps]
@@ -112,7 +112,7 @@ def test_average_precision_equals_scikit_learn(levels):
 
 
 def test_attributes_are_learnt_and_measured_over_the_whole_set(tiny_model, tmp_path, capsys):
-  """Mean AP and the per-attribute ones from `predict` on the evaluation's images; unknown labels are left out."""
+  """Mean AP equals the mean of the attributes' APs of the trained model on the same images. Unknown labels are left out."""
   train_source, test_source = faces(64), faces(27, seed=1)
   test_source.extra['attributes'][::5, 1] = -1
   test_source.extra['attributes'][:, 2] = 0
@@ -130,7 +130,7 @@ def test_attributes_are_learnt_and_measured_over_the_whole_set(tiny_model, tmp_p
 
 
 def test_a_distilled_step_is_the_one_by_hand(tiny_model, tmp_path):
-  """Every term at once: the loss that is minimised, from a teacher that is a function."""
+  """The loss that is minimised, with every term at once and a teacher that is a function."""
   config = tiny_config(**{
       'distill.hard_weight': 0.5, 'distill.softmax_weight': 2.0, 'distill.temperature': 3.0, 'distill.sigmoid_weight': 0.3,
       'distill.embedding_weight': 0.7, 'distill.unit_embedding_weight': 0.9, 'distill.features_weight': 1.1,
@@ -163,22 +163,29 @@ def test_a_distilled_step_is_the_one_by_hand(tiny_model, tmp_path):
   np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
+@pytest.fixture(scope='module')
+def trained_teacher(tmp_path_factory):
+  folder, source = tmp_path_factory.mktemp('teacher'), faces(64)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
+    train(attribute_config(**{'train_for': '30 steps', 'eval_every': '30 steps'}), folder, (source, source))
+  return folder
+
+
 @pytest.fixture
-def teacher_folder(tiny_model, tmp_path):
-  source = faces(64)
-  train(attribute_config(**{'train_for': '30 steps', 'eval_every': '30 steps'}), tmp_path / 'teacher', (source, source))
-  return tmp_path / 'teacher'
+def teacher_folder(trained_teacher, tiny_model):
+  return trained_teacher
 
 
 def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp_path, monkeypatch):
-  """Without crops, where all three see the same image; and none of the labels."""
+  """Without crops all three teachers see the same image. No labels are known."""
   teacher = trained.load(teacher_folder)
   source = faces(32, seed=3)
   source.extra['attributes'][:] = -1
   monkeypatch.setattr(recording, 'BATCH', 5)
   monkeypatch.setattr(recording, 'PART', 10)
   parts = tmp_path / 'parts'
-  # The tiny network is no MobileNet that could be folded.
+  # The tiny network cannot be folded, because it is not a MobileNet.
   monkeypatch.setattr(trained.TrainedModel, 'outputs', lambda self, images: np.asarray(self.module.apply(
       self.variables, images.astype(np.float32) / 127.5 - 1, train=False)))
   names, outputs = recording.record(teacher, source, parts)
@@ -202,11 +209,11 @@ def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp
     assert rows[name]['emulation'] == pytest.approx(rows['recorded']['emulation'], rel=1e-4)
     assert rows[name]['mean_ap'] == pytest.approx(rows['recorded']['mean_ap'], rel=1e-3)
   own_entropy = losses.sigmoid_cross_entropy(outputs, jax.nn.sigmoid(outputs)).mean()
-  assert rows['model']['emulation'] > own_entropy  # which it cannot beat
+  assert rows['model']['emulation'] > own_entropy  # the lowest possible value
 
 
 def test_images_of_which_nothing_is_known_are_enough(teacher_folder, tmp_path):
-  """A folder of images without classes or attributes, and a teacher: what it calls its outputs, the student does."""
+  """A folder of images without classes or attributes, and a teacher. The student takes the names of the teacher's outputs."""
   (tmp_path / 'images').mkdir()
   for i, image in enumerate(faces(40, seed=3).images):
     Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
@@ -218,7 +225,7 @@ def test_images_of_which_nothing_is_known_are_enough(teacher_folder, tmp_path):
 
 
 def test_embeddings_are_distilled_and_verified(tiny_model, tmp_path):
-  """A recorded embedding of the person is emulated until verification by it is right."""
+  """A student emulates recorded embeddings of people, until it verifies people correctly."""
   source, held_out = faces(64), faces(40, seed=1)
   people = np.eye(8, dtype=np.float32)[:4]
   config = tiny_config(**{
@@ -226,14 +233,14 @@ def test_embeddings_are_distilled_and_verified(tiny_model, tmp_path):
       'distill.hard_weight': 0.0, 'distill.unit_embedding_weight': 1.0, 'train_for': '60 steps', 'eval_every': '60 steps'})
   for part in (source, held_out):
     part.extra.update(teacher=people[part.labels])
-  # Pairs need people who are not in both folds; four are enough for two.
+  # No person may be in two folds; four people are enough for two folds.
   row = train(config, tmp_path, (source, held_out))
   assert row['distance'] < 0.3 and row['accuracy'] > 0.9 and row['auc'] > 0.9
   assert trained.load(tmp_path).num_classes == 8
 
 
 def test_identity_batches(tiny_model, tmp_path):
-  """The triplet loss falls on batches of two images each of four people."""
+  """The triplet loss falls on batches with two images of each of four people."""
   source = faces(64)
   config = tiny_config(**{
       'task': 'embedding', 'embedding.size': 8, 'embedding.folds': 2, 'embedding.pairs_per_fold': 20, 'log_every': '20 steps',
@@ -242,16 +249,16 @@ def test_identity_batches(tiny_model, tmp_path):
   assert row['auc'] > 0.8
 
 
-# What does not fit.
+# Teachers and students that do not fit each other.
 
 
 @pytest.mark.parametrize('changes, message', (
     ({'distill.sigmoid_weight': 1.0}, 'distill.sigmoid_weight=1.0: there is no teacher'),
     ({'distill.hard_weight': 0.0}, 'all weights are 0'),
     ({'distill.model': 'TEACHER', 'model.num_classes': 0, 'task': 'classification'},
-     "the teacher has 3 outputs, the student 4; expected as many"),
+     "the teacher has 3 outputs, the student 4; expected equal numbers"),
     ({'distill.model': 'TEACHER', 'distill.features_weight': 1.0, 'distill.features': 'block_1:block_9'},
-     'distill.features=block_1:block_9: the teacher has no block_9; expected one of block_1, block_2'),
+     'distill.features=block_1:block_9: the teacher has no feature block_9; available: block_1, block_2'),
     ({'distill.model': 'nowhere'}, 'nowhere: neither a file')))
 def test_what_does_not_fit_is_one_line(changes, message, teacher_folder, tmp_path):
   changes = {name: str(teacher_folder) if value == 'TEACHER' else value for name, value in changes.items()}
@@ -278,7 +285,7 @@ def test_recorded_outputs_that_do_not_fit_are_one_line(arrays, message, tmp_path
 
 
 def test_outputs_are_matched_by_name():
-  """An attribute each, in another order and with one that the student does not have."""
+  """The teacher has the student's attributes in another order, and one that the student does not have."""
   source = faces(4)
   values = np.arange(16, dtype=np.float32).reshape(4, 4)
   source.extra['teacher'] = values
@@ -291,7 +298,7 @@ def test_outputs_are_matched_by_name():
 
 def test_recorded_probabilities_become_logits_and_missing_examples_can_be_left_out(tmp_path):
   probs = np.array([[0.5, 0.9, 0.0], [1.0, 0.1, 0.25]])
-  np.savez(tmp_path / 'teacher.npz', names=['0.jpg', '5.jpg'], probs=probs, attributes=NAMES)  # by the file's name alone
+  np.savez(tmp_path / 'teacher.npz', names=['0.jpg', '5.jpg'], probs=probs, attributes=NAMES)  # matched by file name alone
   config = attribute_config(**{'data.recorded': str(tmp_path / 'teacher.npz'), 'data.recorded_missing': 'skip'})
   joined = recorded.join(faces(32), config.data)
   assert joined.ids == ('0/0.jpg', '1/5.jpg') and joined.extra_names['teacher'] == NAMES

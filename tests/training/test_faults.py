@@ -1,4 +1,4 @@
-"""What happens to runs on unreliable machines; `make faults` injects many more faults."""
+"""Faults in runs, such as kills, signals and damaged files. `make faults` injects many more faults."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from mobilenet_jax.training import train, train_group
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """What a run without faults becomes."""
+  """The outcome of a run without faults."""
   folder = tmp_path_factory.mktemp('whole')
   assert not faults.start(folder), (folder / faults.LOG_FILE).read_text()
   return faults.outcome(folder)
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     pytest.param('killed at a checkpoint', 0, -9, marks=pytest.mark.slow),
     pytest.param('killed, a bit of the newest checkpoint flipped', 0, -9, marks=pytest.mark.slow)))
 def test_a_run_ends_as_if_there_had_been_no_fault(fault, number, status, whole, tmp_path):
-  """Parameters, metrics and row, bit for bit."""
+  """Parameters, metrics and row are equal, bit for bit."""
   injected = faults.inject(fault, number, tmp_path)
   assert injected['statuses'] == [status, 0], (tmp_path / faults.LOG_FILE).read_text()
   leaves, metrics, row = faults.outcome(tmp_path)
@@ -45,7 +45,7 @@ import os, signal, time
 from mobilenet_jax.runtime.signals import stop_wanted
 with stop_wanted() as stop:
   os.kill(os.getpid(), signal.SIGTERM)
-  os.kill(os.getpid(), signal.SIGTERM)  # of another who stops it
+  os.kill(os.getpid(), signal.SIGTERM)  # from another sender
   os.kill(os.getpid(), signal.SIGUSR2)
   print(stop(), flush=True)
   time.sleep(1.1)
@@ -59,12 +59,12 @@ with stop_wanted() as stop:
 
 
 def test_two_processes_in_a_folder(tiny_model, tmp_path):
-  """The second is told who has it; both run folders of a group are let go of at the end."""
+  """The second process is told which process holds the folder. A group releases both of its run folders at the end."""
   config, data = tiny_config(), (random_images(40), random_images(20))
   with files.lock(tmp_path), pytest.raises(UserError, match=r'another process works in it \(process \d+ on '):
     train(config, tmp_path, data)
   train_group([config, tiny_config(**{'model.width_multiplier': 0.5})], [tmp_path, tmp_path / 'other'], data)
-  with pytest.raises(UserError, match='belongs to another config') as refused:  # whoever keeps the error keeps no lock
+  with pytest.raises(UserError, match='belongs to another config') as refused:  # keeping the error must not keep the lock
     train(tiny_config(batch_size=16), tmp_path, data)
   for folder in (tmp_path, tmp_path / 'other'):
     files.lock(folder).close()
@@ -87,7 +87,7 @@ def test_a_damaged_row_or_line_costs_nothing_else(tiny_model, tmp_path, capsys):
 
 
 def with_teacher(count, bad=()):
-  """Images with a teacher, whose outputs for the `bad` ones are not numbers."""
+  """Returns images with a teacher whose outputs for the `bad` ones are NaN."""
   source = random_images(count)
   teacher = np.zeros((count, 4), np.float32)
   teacher[list(bad), 2] = np.nan
@@ -95,7 +95,7 @@ def with_teacher(count, bad=()):
 
 
 def test_a_batch_of_a_loss_that_is_not_finite_is_kept_and_by_config_left_out(tiny_model, tmp_path, capsys):
-  """Of two runs of a group one meets it: that goes back and does without, the other is what it would be alone."""
+  """One of two runs in a group meets it. This run goes back and leaves out the batch; the other ends as it would alone."""
   changes = {'data.flip': False, 'train_for': '14 steps'}
   soft = tiny_config(**changes, **{'distill.softmax_weight': 1.0, 'nonfinite_loss': 'skip'})
   hard = tiny_config(**changes, **{'nonfinite_loss': 'skip'})
@@ -104,7 +104,7 @@ def test_a_batch_of_a_loss_that_is_not_finite_is_kept_and_by_config_left_out(tin
   assert np.isfinite(row['loss']) and row['examples_seen'] == 14 * 8
   assert {**train(hard, tmp_path / 'alone', data), 'seconds': 0} == {**other, 'seconds': 0}
   kept = sorted((tmp_path / 'soft').glob('nonfinite_loss_step_*.npz'))
-  assert len(kept) in (2, 3)  # it comes once an epoch of five steps
+  assert len(kept) in (2, 3)  # it comes once per epoch, which has five steps
   for path in kept:
     assert np.isnan(np.load(path)['teacher']).any() and np.load(path)['image'].shape == (8, 32, 32, 3)
   assert capsys.readouterr().out.count('going back to step') == len(kept)

@@ -1,4 +1,4 @@
-"""Several hosts, as processes of this machine: the same run as on one, and an end of all where one dies."""
+"""Several hosts, as processes on this machine: they train the same run as one host, and all end if one dies."""
 
 import json
 import os
@@ -11,10 +11,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, random_images
+from conftest import ROOT, random_images, tiny_config
 
 from mobilenet_jax.storage import checkpoints, run_files
 from mobilenet_jax.sweeps import results
+from mobilenet_jax.training import train
 
 SCRIPT = '''
 import sys
@@ -46,7 +47,7 @@ command_line.run(lambda: main(None))
 
 
 def start(folder, hosts, devices, steps=8, dies_at=None, npz=''):
-  """A process a host, each with as many virtual devices."""
+  """Starts one process per host, each with `devices` virtual devices."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}' if hosts > 1 else ''
@@ -66,15 +67,16 @@ def arrays(folder):
   return jax.tree.leaves(checkpoints.read_newest(folder)[0])
 
 
-def test_hosts_and_devices_make_no_difference(tmp_path):
-  """Two hosts of two devices, one of four, one of one: parameters to 1e-5, and every example evaluated once."""
-  layouts = {'two': (2, 2), 'four': (1, 4), 'one': (1, 1)}
-  rows = {}
-  for name, (hosts, devices) in layouts.items():
+def test_hosts_and_devices_make_no_difference(tiny_model, tmp_path):
+  """Two hosts of two devices, one of four and one of one: equal parameters to 1e-5, and every example is evaluated once."""
+  for name, hosts, devices in (('two', 2, 2), ('four', 1, 4)):
     codes, outputs = ends(start(tmp_path / name, hosts, devices))
     assert codes == [0] * hosts, outputs
-    assert sum('evaluated on 21' in output for output in outputs) == 1  # one host speaks
-    rows[name], _ = run_files.read_metrics(tmp_path / name)
+    assert sum('evaluated on 21' in output for output in outputs) == 1  # one host prints
+  assert jax.device_count() == 1
+  config = tiny_config(**{'train_for': '8 steps', 'model.sync_batch_norm': True, 'checkpoint_every': '4 steps'})
+  train(config, tmp_path / 'one', (random_images(40), random_images(21, seed=1)))
+  rows = {name: run_files.read_metrics(tmp_path / name)[0] for name in ('two', 'four', 'one')}
   for name in ('four', 'one'):
     for a, b in zip(arrays(tmp_path / name), arrays(tmp_path / 'two'), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -85,24 +87,24 @@ def test_hosts_and_devices_make_no_difference(tmp_path):
 
 
 def test_where_a_host_dies_the_others_end_and_all_continue(tmp_path):
-  """With another number of devices, too."""
+  """The run continues with another number of devices."""
   processes = start(tmp_path, 2, 2, steps=12, dies_at={0: 6})
   started = time.monotonic()
   codes, outputs = ends(processes)
-  # Whichever is first: our line, or JAX's own check of its peers.
+  # Either our own check or JAX's check of its peers comes first.
   assert codes[0] == -9 and codes[1] in (75, -6), codes
   assert 'another host has ended' in outputs[1] or 'another task died' in outputs[1], outputs[1]
-  assert time.monotonic() - started < 60 + 30  # a minute, and what it takes to start
+  assert time.monotonic() - started < 60 + 30  # a minute, and the time to start
   codes, outputs = ends(start(tmp_path, 1, 4, steps=12))
   assert codes == [0] and 'continuing at step 4' in outputs[0], outputs
 
 
 @pytest.mark.slow
 def test_a_sweep_of_a_group_on_two_hosts(tmp_path):
-  """As on a TPU slice; the rows are those of one host with as many devices."""
-  train, test = random_images(40), random_images(21, seed=1)
-  np.savez(tmp_path / 'set.npz', train_images=train.images, train_labels=train.labels, test_images=test.images,
-           test_labels=test.labels)
+  """Works as on a TPU slice; the rows are those of one host with the same number of devices."""
+  first, second = random_images(40), random_images(21, seed=1)
+  np.savez(tmp_path / 'set.npz', train_images=first.images, train_labels=first.labels, test_images=second.images,
+           test_labels=second.labels)
   rows = []
   for hosts in (2, 1):
     folder = tmp_path / f'of_{hosts}'

@@ -1,4 +1,4 @@
-"""The optimiser step by step against TensorFlow's own, which the paper used."""
+"""The optimiser, compared step by step with TensorFlow's own, which the paper used."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_staircase():
 
 
 def test_l2_leaves_depthwise_filters_biases_and_batch_norm_alone():
-  """With no gradient and no adaptation, one step moves just what has L2: by lr x decay x w / sqrt(v + epsilon)."""
+  """With zero gradients, one step changes only the parameters with L2, by lr x decay x w / sqrt(v + epsilon)."""
   model = OneBlock(3, width_multiplier=0.25)
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
   params = jax.tree.map(lambda x: jnp.ones(x.shape), variables['params'])

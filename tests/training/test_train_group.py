@@ -1,4 +1,4 @@
-"""Several models on one stream of batches: each becomes what it would have become alone."""
+"""Several models on one stream of batches: each ends as it would have ended alone."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ def folders(root):
 
 
 def content(folder):
-  """What a run leaves behind, but for times: file names, arrays of checkpoints, metrics, config and row."""
+  """Returns what a run leaves behind, without times: row, file names, steps of the checkpoints, metrics and config."""
   row = json.loads((folder / 'result.json').read_text())
   del row['seconds']
   names = sorted(str(path.relative_to(folder)) for path in folder.glob('*'))
@@ -92,7 +92,7 @@ group.train_group(group.configs(), folders, group.DATA)
 
 
 def test_an_interrupted_group_continues_bit_for_bit(tmp_path):
-  """Killed behind the checkpoints of step 4, and again when one member has finished at step 6."""
+  """It is killed after the checkpoints of step 4, and again after one member has finished at step 6."""
   def run(folder, *args):
     return subprocess.run([sys.executable, '-c', KILLED_SCRIPT, str(tmp_path / folder), *args],
                           cwd=ROOT, capture_output=True, text=True)
@@ -116,7 +116,10 @@ def test_runs_of_different_streams_do_not_share_one(tmp_path):
 
 
 def grid(memory_bytes, jobs, name='auto', gpus=()):
-  """How many groups of how many of the 16 are chosen, where a model takes 10 bytes and a step 100; their need; what fits."""
+  """Returns how the 16 runs are grouped if a model takes 10 bytes and a step 100.
+
+  The values are the number of groups, the size of the first, the estimated memory, and the number of jobs that fit.
+  """
   from configs import grid
   config = tiny_config(**{'data.image_size': (56, 56)})
   runs = {}
@@ -133,21 +136,21 @@ def grid(memory_bytes, jobs, name='auto', gpus=()):
 
 
 @pytest.mark.parametrize('given, expected', (
-    ((1000, 1), (1, 16, 260, 1)),  # all 16: 16 models and one step
-    ((300, 1), (4, 4, 140, 1)),  # 260 is more than the share of 300 that is taken
+    ((1000, 1), (1, 16, 260, 1)),  # all in one group: 16 models and one step
+    ((300, 1), (4, 4, 140, 1)),  # 260 is more than the share of 300 that may be used
     ((1000, 2), (4, 4, 280, 2)),  # one group would leave a job idle
     ((150, 1), (16, 1, 110, 1)),
     ((300, 4), (16, 1, 440, 2)),  # of four jobs, two fit
-    ((1, 1), (16, 1, 110, 1)),  # nothing fits: the least
+    ((1, 1), (16, 1, 110, 1)),  # nothing fits: the smallest groups
     ((1000, 1, 'alpha'), (4, 4, 140, 1)),
-    ((200, 2, 'auto', ['0', '1']), (4, 4, 140, 2)),  # each has its own memory
-    ((1, 1, 'all'), (1, 16, 260, 1))))  # as told
+    ((200, 2, 'auto', ['0', '1']), (4, 4, 140, 2)),  # each GPU has its own memory
+    ((1, 1, 'all'), (1, 16, 260, 1))))  # as requested
 def test_grouping_fits_the_memory_and_the_jobs(given, expected):
   assert grid(*given) == expected
 
 
 def test_estimated_memory_is_that_of_the_compiled_step():
-  """The state to the byte; of a step, XLA's own plan of temporary buffers to a quarter."""
+  """The state is equal to the byte; a step is within a quarter of XLA's own plan of temporary buffers."""
   config = tiny_config(batch_size=64)
   task = tasks.create(config)
   model, tx = models.create(config.model, 4, devices.AXIS), optimizer.create(config.optim, lambda step: 0.1)

@@ -1,1 +1,1 @@
-"""The embedded data sets, TFDS builders that draw their images: fabrics to classify, faces to distil."""
+"""The embedded datasets, TFDS builders that draw their images: fabrics for classification, faces for distillation."""

@@ -1,9 +1,9 @@
-"""Fabrics, the embedded dataset: printed cloth drawn by code, so that a sweep needs no download.
+"""Fabrics, the embedded dataset for classification: printed cloth drawn by code, so that a sweep needs no download.
 
-A class is a pair (weave, motif): cloth of one of four weaves, printed with one of several motifs. A weave has a
-period of about five pixels and a motif a radius of six or seven, so that a low-resolution input cannot resolve
-them and resolution matters; the classes are combinations of the two, while colour, contrast, place, size,
-number, rotation and noise tell nothing, so that width matters.
+A class is a pair (weave, motif): cloth with one of four weaves, printed with one of several motifs. A weave has a period
+of about five pixels, and a motif has a radius of six or seven. A low-resolution input cannot resolve them, so resolution
+matters. The classes are combinations of the two, while colour, contrast, position, size, number, rotation and noise carry
+no information, so width matters.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ CLASSES = tuple(f'{weave}_{motif}' for motif in MOTIFS for weave in WEAVES)
 NUM_EXAMPLES = {'train': 4000, 'test': 1000}
 
 SEED = 0
-PERIOD = (4.2, 5.8)  # of a weave, pixels
-RADIUS = (5.5, 7.5)  # of a motif, pixels
+PERIOD = (4.2, 5.8)  # of a weave, in pixels
+RADIUS = (5.5, 7.5)  # of a motif, in pixels
 _ROWS, _COLUMNS = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
 
 
 def _distance(motif: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """A signed distance-like field, negative inside a motif of unit radius."""
+  """Returns a field similar to a signed distance, negative inside a motif of unit radius."""
   radius = np.hypot(x, y)
   if motif == 'disc':
     return radius - 0.85
@@ -38,7 +38,7 @@ def _distance(motif: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _weave(weave: str, period: float, phase: np.ndarray) -> np.ndarray:
-  """A wave in [-1, 1] of the given period in pixels over the image."""
+  """Returns a wave in [-1, 1] over the image, with the given period in pixels."""
   wave = 2 * np.pi / period
   vertical = np.sin(_COLUMNS * wave + phase[0])
   horizontal = np.sin(_ROWS * wave + phase[1])
@@ -53,7 +53,7 @@ def _weave(weave: str, period: float, phase: np.ndarray) -> np.ndarray:
 
 
 def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-  """Noise in [-1, 1] that varies over SIZE / cells pixels, by bilinear interpolation of a coarse grid."""
+  """Returns noise in [-1, 1] that varies over SIZE / cells pixels, by bilinear interpolation of a coarse grid."""
   grid = rng.uniform(-1, 1, (cells + 1, cells + 1, 3)).astype(np.float32)
   at = np.arange(SIZE, dtype=np.float32) * cells / SIZE
   low, part = at.astype(int), (at % 1)[:, None, None]
@@ -81,7 +81,7 @@ def draw(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class Fabrics(tfds.core.GeneratorBasedBuilder):
-  """Fabrics as a TFDS builder; NUM_EXAMPLES, the classes in turn."""
+  """The TFDS builder of fabrics, with NUM_EXAMPLES examples per split and the classes in turn."""
 
   VERSION = tfds.core.Version('1.0.0')
 

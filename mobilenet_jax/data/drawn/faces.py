@@ -1,10 +1,10 @@
-"""Faces, the embedded set for distillation: faces drawn by code, of people who return, with attributes to tell.
+"""Faces, the embedded dataset for distillation: faces drawn by code, with several images per person and attributes.
 
-A person is a point in PERSON, the shape and the colours of a face, and has habits: a beard or long hair are in most
-of its images or in few. An image draws ATTRIBUTES from these habits, from the person's age and from the occasion, so
-that they are correlated but none follows from another, and then the way the picture was taken from PICTURE. Hair,
+A person is a point in PERSON, which gives the shape and the colours of a face, and has habits: a beard or long hair is in
+most images of the person or in few. An image draws its ATTRIBUTES from these habits, the person's age and the occasion, so
+that they are correlated but none follows from another. It then draws the way the picture was taken from PICTURE. Hair,
 hats and scarves cover a part of the image; freckles, earrings and closed eyes cover a few pixels, so that resolution
-matters. All is symmetric, so that a horizontal flip changes no attribute. The people of the splits are disjoint.
+matters. Everything is symmetric, so that a horizontal flip changes no attribute. The splits have different people.
 """
 
 import types
@@ -17,8 +17,9 @@ NUM_PEOPLE = {'train': 250, 'test': 100}
 IMAGES_PER_PERSON = {'train': 16, 'test': 10}
 SEED = 0
 
-# Names as in CelebA where it has one: the rate, what it gains from 0 to 1 of the person's gender and age and of the
-# occasion's cold and mood, and how far it is a habit: 0 is by chance in every image, 1 in all of a person's or in none.
+# Attributes, with CelebA's names if it has them. Each has its rate; what the rate gains as the person's gender and age and
+# the occasion's cold and mood go from 0 to 1; and how far it is a habit: 0 means drawn by chance for every image, 1 means in
+# all images of a person or in none.
 _RATES = {
     'Bangs': (0.26, -0.2, -0.15, 0, 0, 0.6),
     'Beard': (0.23, 0.42, 0.1, 0, 0, 0.9),
@@ -40,7 +41,7 @@ _RATES = {
 }
 ATTRIBUTES = tuple(_RATES)
 
-PERSON = {  # lengths in pixels from the middle of a face seen straight on, downwards; colours as a place in a palette
+PERSON = {  # lengths in pixels from the middle of a face seen from the front, downwards; colours as positions in a palette
     'width': (13.5, 17), 'chin': (15.5, 19), 'jaw': (1.9, 3),  # half the width; from pointed to square
     'skin': (0, 1), 'hair': (0, 1), 'iris': (0, 1),
     'volume': (2.2, 4), 'hairline': (-13.5, -11), 'temples': (2, 8),  # of the hair
@@ -52,10 +53,10 @@ PERSON = {  # lengths in pixels from the middle of a face seen straight on, down
     'lens': (0.3, 0.95),  # of the glasses, from square to round
 }
 PICTURE = {
-    'roll': (-15, 15), 'turn': (-1, 1),  # in the image plane, degrees; to one side
+    'roll': (-15, 15), 'turn': (-1, 1),  # rotation in the image plane, in degrees; turn to one side
     'right': (-2.5, 2.5), 'down': (-1.5, 1.5), 'scale': (0.92, 1.06),
     'light': (0, 2 * np.pi), 'shade': (0.05, 0.35), 'exposure': (0.85, 1.08),
-    'clothes': (0, 1), 'contrast': (0.3, 0.7), 'hat': (0, 1), 'metal': (0, 1),  # hues, but for the metal
+    'clothes': (0, 1), 'contrast': (0.3, 0.7), 'hat': (0, 1), 'metal': (0, 1),  # hues, except for the metal
     'brim': (1, 7), 'smile': (2.2, 3.4), 'gape': (1.5, 2.5), 'gaze': (-0.5, 0.5), 'collar': (0, 3),
 }
 _SKIN = ((250, 220, 200), (234, 188, 155), (190, 140, 105), (120, 78, 55))
@@ -64,7 +65,7 @@ _IRIS = ((60, 36, 22), (110, 75, 35), (70, 120, 60), (50, 110, 175), (110, 140, 
 _HUES = ((200, 45, 50), (215, 150, 40), (60, 140, 70), (40, 130, 160), (55, 70, 165), (135, 60, 145), (200, 45, 50))
 _METAL = ((250, 205, 60), (225, 230, 240))
 _GRAY, _BLUSH, _LIPSTICK = (176, 178, 184), (225, 70, 85), (214, 16, 64)
-_FRECKLES = 9, 2  # columns, rows; each somewhere in its cell
+_FRECKLES = 9, 2  # columns, rows; each freckle is somewhere in its cell
 _ROWS, _COLUMNS = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
 
 
@@ -77,16 +78,16 @@ def _two_peaked(rng: np.random.Generator) -> float:
 
 
 def identity(split: str, i: int) -> int:
-  """Whose face example `i` of `split` shows: the people of the split in turn, numbered on from split to split."""
+  """Returns the person in example `i` of `split`: its people take turns; numbers continue from split to split."""
   before = list(NUM_PEOPLE)[:list(NUM_PEOPLE).index(split)]
   return sum(NUM_PEOPLE[other] for other in before) + i % NUM_PEOPLE[split]
 
 
 def person(number: int) -> types.SimpleNamespace:
-  """The values of PERSON, the places of the freckles and the rate of each attribute; they follow from the number."""
-  rng = np.random.default_rng([SEED, len(NUM_PEOPLE), number])  # a stream apart from those of the examples
+  """Returns the values of PERSON, the positions of the freckles and the rate of each attribute, given by the number."""
+  rng = np.random.default_rng([SEED, len(NUM_PEOPLE), number])  # a random stream separate from those of the examples
   who = _uniform(rng, PERSON)
-  who.hair *= 1 - 0.95 * who.skin  # else brown on brown
+  who.hair *= 1 - 0.95 * who.skin  # otherwise brown hair on brown skin
   cells = np.stack(np.meshgrid(*map(np.arange, _FRECKLES)), -1).reshape(-1, 2)
   who.freckles = 2 * (cells + rng.uniform(0.1, 0.9, cells.shape)) / _FRECKLES - 1
   gender, age = _two_peaked(rng), rng.random()
@@ -98,7 +99,7 @@ def person(number: int) -> types.SimpleNamespace:
 
 
 def sample_attributes(who: types.SimpleNamespace, rng: np.random.Generator) -> dict[str, bool]:
-  """The attributes of one image of a person."""
+  """Draws the attributes of one image of a person."""
   cold, mood, draws = _two_peaked(rng), rng.random(), rng.random(len(_RATES))
   rates = [who.rates[name] + by_cold * (cold - 0.5) + by_mood * (mood - 0.5)
            for name, (_, _, _, by_cold, by_mood, _) in _RATES.items()]
@@ -106,7 +107,7 @@ def sample_attributes(who: types.SimpleNamespace, rng: np.random.Generator) -> d
 
 
 def _mix(palette: tuple, place: float) -> np.ndarray:
-  """The colour at `place` in [0, 1] along a palette, (3, 1, 1)."""
+  """Returns the colour at `place` in [0, 1] along a palette, (3, 1, 1)."""
   at = place * (len(palette) - 1)
   colour = [np.interp(at, range(len(palette)), channel) for channel in zip(*palette)]
   return _rgb(*colour)
@@ -117,7 +118,7 @@ def _rgb(*colour: float) -> np.ndarray:
 
 
 def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-  """Noise in [-1, 1] that varies over SIZE / cells pixels, by bilinear interpolation of a coarse grid; (3, h, w)."""
+  """Returns noise in [-1, 1] that varies over SIZE / cells pixels, by bilinear interpolation of a coarse grid; (3, h, w)."""
   grid = rng.uniform(-1, 1, (3, cells + 1, cells + 1)).astype(np.float32)
   at = np.arange(SIZE, dtype=np.float32) * cells / SIZE
   low, part = at.astype(int), at % 1
@@ -125,7 +126,7 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
   return rows[..., low] * (1 - part) + rows[..., low + 1] * part
 
 
-# Signed distances in pixels, negative inside; exact enough near the edge, which is all that anti-aliasing sees.
+# Signed distances in pixels, negative inside. They are accurate enough near the edge, which is all that anti-aliasing needs.
 def _ellipse(x, y, width, height):
   radius = np.hypot(x / width, y / height)
   return radius * (radius - 1) / (np.hypot(x / width**2, y / height**2) + 1e-6)
@@ -137,14 +138,14 @@ def _box(x, y, width, height, rounding=0.0):
 
 
 def _arc(x, y, width, rise, thickness):
-  """A line through the origin whose ends, `width` to each side, lie `rise` higher."""
+  """Returns the distance to a line through the origin whose ends, `width` to each side, lie `rise` higher."""
   slope = -2 * rise / width**2 * x
   across = np.abs(y - slope * x / 2) / np.sqrt(1 + slope * slope)
   return np.maximum(across - thickness, np.abs(x) - width)
 
 
 class _Canvas:
-  """An image in progress, (3, h, w), and where each of its pixels lies on the head."""
+  """An image in progress, (3, h, w), and the position of each of its pixels on the head."""
 
   def __init__(self, who: types.SimpleNamespace, pose: types.SimpleNamespace, background: np.ndarray):
     self.image, self.scale = background, pose.scale
@@ -152,7 +153,7 @@ class _Canvas:
     cos, sin = float(np.cos(roll)) / pose.scale, float(np.sin(roll)) / pose.scale
     right, down = _COLUMNS - (32 + pose.right), _ROWS - (29.5 + pose.down)
     self.x, self.y = right * cos + down * sin, down * cos - right * sin
-    # Of what lies on the face: a turn moves the middle, and the sides not at all.
+    # Position on the face: a turn of the head moves the middle, but not the sides.
     self.across = self.x - 2.8 * pose.turn * np.maximum(1 - (self.x / who.width) ** 2, 0)
     self.side = np.abs(self.across)
     self.eye_x, self.eye_y = self.side - who.spacing, self.y - who.eyes
@@ -165,19 +166,19 @@ class _Canvas:
     self.dome = np.hypot((self.x - 4 * light_x) / who.width, (self.y - 4 * light_y) / 18)  # of the face, from 0
 
   def paint(self, distance, colour, opacity=1.0, outline=0.0):
-    """Lays a colour over where the distance is negative."""
+    """Paints a colour where the distance is negative."""
     if outline:
       self.paint(distance - outline, 0.5 * colour)
     cover = np.clip(0.5 - distance * self.scale, 0, 1) * opacity
     rows = np.flatnonzero(cover.any(1))
-    if rows.size:  # only these, which saves a third of the time
+    if rows.size:  # painting only these rows saves a third of the time
       band = slice(rows[0], rows[-1] + 1)
       part = self.image[:, band]
       part += (np.broadcast_to(colour, self.image.shape)[:, band] - part) * cover[band]
 
 
 def _draw_behind(at: _Canvas, who, pose, has, skin, strands):
-  """Hair, neck, clothes and ears."""
+  """Draws hair, neck, clothes and ears."""
   out, below = np.abs(at.x), at.y - who.chin
   width = who.width + who.volume
   hull = np.where(at.y < 0, _ellipse(at.x, at.y, width, 17 + who.volume), out - width)
@@ -200,7 +201,7 @@ def _draw_behind(at: _Canvas, who, pose, has, skin, strands):
 
 
 def _draw_skin(at: _Canvas, who, has, skin, line):
-  """The face, lighter towards the light, and what is on its skin."""
+  """Draws the face, lighter towards the light, and what is on its skin."""
   at.paint(at.face, skin * (1.06 - 0.22 * np.minimum(at.dome**2, 1)), outline=0.7)
   if has.Rosy_Cheeks:
     blush = np.hypot(at.eye_x - 1.5, at.eye_y - 6.3) / 3.6
@@ -218,7 +219,7 @@ def _draw_skin(at: _Canvas, who, has, skin, line):
 
 
 def _draw_lower_half(at: _Canvas, who, pose, has, skin, line, strands):
-  """Nose, beard, mouth and mustache."""
+  """Draws nose, beard, mouth and mustache."""
   nose_x, nose_y = at.across - 0.9 * pose.turn, at.eye_y - who.nose
   at.paint(_arc(nose_x, nose_y, who.nose_width, 1.1, 0.45), line)
   bridge = np.abs(nose_x) - 0.35 * who.nose_width
@@ -245,7 +246,7 @@ def _draw_lower_half(at: _Canvas, who, pose, has, skin, line, strands):
 
 
 def _draw_upper_half(at: _Canvas, who, pose, has, skin, hair, strands):
-  """Eyes, forehead, glasses and hat."""
+  """Draws eyes, forehead, glasses and hat."""
   eye = _ellipse(at.eye_x, at.eye_y, who.eye_width, who.eye_height)
   if has.Eyes_Closed:
     at.paint(eye, 0.9 * skin)
@@ -260,7 +261,7 @@ def _draw_upper_half(at: _Canvas, who, pose, has, skin, hair, strands):
   edge = who.hairline + who.temples * (at.across / who.width) ** 2
   if has.Bangs:
     edge = np.maximum(edge, at.brow + 0.5 + 0.7 * np.sin(1.9 * at.across))
-  for rim, shade in ((0.6, 0.5), (0, 1)):  # an outline, but only where it meets the skin
+  for rim, shade in ((0.6, 0.5), (0, 1)):  # an outline, but only where the hair meets the skin
     at.paint(np.maximum(np.maximum(at.face - 0.8, at.y - edge - rim), at.eye_y - 1), shade * strands)
   tilted = at.y - at.brow - who.brow_tilt * at.eye_x
   at.paint(_arc(at.eye_x, tilted, who.brow_width, -who.brow_arch, who.brow_thickness), 0.5 * hair)
@@ -281,7 +282,7 @@ def _draw_upper_half(at: _Canvas, who, pose, has, skin, hair, strands):
 
 
 def draw(who: types.SimpleNamespace, attributes: dict[str, bool], rng: np.random.Generator) -> np.ndarray:
-  """Draws one image of a person: uint8 RGB, (SIZE, SIZE, 3). What it takes from `rng` does not depend on the rest."""
+  """Draws one image of a person: uint8 RGB, (SIZE, SIZE, 3). The draws from `rng` do not depend on the other arguments."""
   pose, has = _uniform(rng, PICTURE), types.SimpleNamespace(**attributes)
   background = rng.uniform(80, 200) + _rgb(*rng.uniform(-45, 45, 3)) + 20 * _smooth_noise(rng, 4)
   noise = 4 * rng.standard_normal((3, SIZE, SIZE), np.float32)
@@ -298,7 +299,7 @@ def draw(who: types.SimpleNamespace, attributes: dict[str, bool], rng: np.random
 
 
 def example(split: str, i: int) -> dict:
-  """Example `i` of `split`: its image, attributes and identity."""
+  """Returns example `i` of `split`: its image, attributes and identity."""
   number, rng = identity(split, i), np.random.default_rng([SEED, list(NUM_PEOPLE).index(split), i])
   who = person(number)
   attributes = sample_attributes(who, rng)
@@ -306,7 +307,7 @@ def example(split: str, i: int) -> dict:
 
 
 class Faces(tfds.core.GeneratorBasedBuilder):
-  """Faces as a TFDS builder, with attributes as TFDS's celeb_a has them."""
+  """The TFDS builder of faces, with attributes in the same form as in TFDS's celeb_a."""
 
   VERSION = tfds.core.Version('1.0.0')
 

@@ -1,4 +1,4 @@
-"""Trained models as files that run elsewhere, each run there and compared before it is kept."""
+"""Exports trained models to files that run elsewhere. Each file is run there and compared before it is kept."""
 
 import contextlib
 import dataclasses
@@ -22,21 +22,21 @@ from mobilenet_jax.trained.export import keras, onnx, stablehlo, tensorflow
 from mobilenet_jax.trained.export.network import Network
 
 REQUIREMENTS = 'requirements-export.txt'
-CHECK_IMAGES = 32  # generated, where none are given
-MAX_DIFFERENCE = 1e-4  # of a float32 file, in parts of the largest output where that is above 1
-# Of the others: how far the outputs are apart, from 0 where they agree to 1. Of classes the total variation distance of
-# their probabilities, of attributes the difference of a probability, of unit vectors half their distance; the mean.
+CHECK_IMAGES = 32  # the number of generated images, if none are given
+MAX_DIFFERENCE = 1e-4  # of a float32 file, relative to the largest output if that is above 1
+# For the other precisions: the mean distance between the outputs, from 0, if they agree, to 1. It is the total variation
+# distance of class probabilities, the difference of attribute probabilities, or half the distance of unit vectors.
 MAX_DISTANCE = {'float16': 0.05, 'dynamic': 0.35, 'int8': 0.35}
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """One kind of file.
+  """A kind of file.
 
   Attributes:
-    suffix: of its name.
-    write: (network, path, calibration images or None) writes it.
-    run: (path, images) -> outputs, in its own runtime.
+    suffix: suffix of the file name.
+    write: a function (network, path, calibration images or None) that writes the file.
+    run: a function (path, images) -> outputs that runs the file in its own runtime.
     precision: 'float32', or a key of MAX_DISTANCE.
   """
 
@@ -65,7 +65,7 @@ FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """How a file's outputs compare with the Flax model's."""
+  """The comparison of a file's outputs with those of the Flax model."""
 
   images: int
   max_difference: float
@@ -75,20 +75,20 @@ class Check:
 
 def export(network: Network, name: str, folder: Path, images: np.ndarray | None = None,
            calibration: np.ndarray | None = None) -> tuple[Path, Check]:
-  """Writes one file, and beside it a JSON file with labels and preprocessing, once its check has passed.
+  """Writes a file, and next to it a JSON file with labels and preprocessing, if the file passes its check.
 
   Args:
-    network: what to export.
-    name: of FORMATS.
-    folder: where to; what is there of the same name is replaced.
-    images: to check on, as TrainedModel.prepare gives them; by default generated ones.
+    network: the network to export.
+    name: a key of FORMATS.
+    folder: the folder to write to; files with the same name are replaced.
+    images: images for the check, as TrainedModel.prepare returns them; generated ones by default.
     calibration: images for 'tflite-int8', in the same form.
 
   Returns:
-    The path, and the check.
+    The path of the file, and its check.
 
   Raises:
-    UserError: where the converter is not installed or does not know the network, or the check fails; nothing is left.
+    UserError: if the converter is not installed or does not know the network, or the check fails; no file is left.
   """
   kind = FORMATS[name]
   images = generated_images(network) if images is None else images
@@ -110,7 +110,7 @@ def export(network: Network, name: str, folder: Path, images: np.ndarray | None 
 
 
 def compare(expected: np.ndarray, actual: np.ndarray, network: Network) -> Check:
-  """Both (n, outputs)."""
+  """Compares the expected with the actual outputs, both (n, outputs)."""
   def probabilities(outputs):
     if network.output != 'logits' or network.model.task.kind != 'classes':
       return outputs
@@ -129,7 +129,7 @@ def compare(expected: np.ndarray, actual: np.ndarray, network: Network) -> Check
 
 
 def generated_images(network: Network, count: int = CHECK_IMAGES) -> np.ndarray:
-  """Smooth fields of colour with some noise, uint8 (count, *stream_size, 3): no two alike, none like another's."""
+  """Returns images of smooth colour fields with some noise, no two alike: uint8 (count, *stream_size, 3)."""
   rng = np.random.default_rng(0)
   size = stream_size(network.model.config.data)
   images = []
@@ -142,7 +142,7 @@ def generated_images(network: Network, count: int = CHECK_IMAGES) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet():
-  """What the converters say of themselves, some of it past Python, is no news to a person; what fails is raised."""
+  """Silences the messages of the converters, some of which bypass Python. Failures are still raised."""
   sys.stdout.flush()
   kept = [os.dup(1), os.dup(2)]
   with warnings.catch_warnings(), open(os.devnull, 'w') as nowhere:
@@ -169,17 +169,17 @@ def _converter_errors(name):
 
 def _raise_if_off(check, precision, name, images):
   if precision == 'float32':
-    if not check.max_difference <= MAX_DIFFERENCE:  # so that NaN is off, too
+    if not check.max_difference <= MAX_DIFFERENCE:  # `not <=`, so that NaN fails too
       raise UserError(f'{name}: the file differs from the model by up to {check.max_difference:.2g} on {len(images)} '
                       f'images, more than {MAX_DIFFERENCE:.0e}; it is not kept')
   elif not check.distance <= MAX_DISTANCE[precision]:
-    raise UserError(f'{name}: what the file gives is {check.distance:.2f} away from what the model gives on {len(images)} '
-                    f'images, more than {MAX_DISTANCE[precision]} of 1 (the largest output agrees on '
-                    f'{check.top1_agreement:.0%}); it is not kept: try another precision, or other calibration images')
+    raise UserError(f'{name}: the outputs of the file are {check.distance:.2f} away from those of the model on {len(images)} '
+                    f'images, more than {MAX_DISTANCE[precision]} on a scale from 0 to 1 (the largest output agrees on '
+                    f'{check.top1_agreement:.0%}); it is not kept; try another precision or other calibration images')
 
 
 def _card(network, name, kind, path, check):
-  """What a user of the file must know."""
+  """Returns what a user of the file must know."""
   model = network.model
   numbers = tensorflow.quantization(path) if kind.suffix == '.tflite' else {}
   input_range = [0, 255] if network.preprocessing else [-1.0, 1.0]

@@ -1,4 +1,4 @@
-"""Keras .h5: keras.applications.MobileNet with our weights; batch norm stays, as Keras has it."""
+"""Export to Keras .h5: keras.applications.MobileNet with our weights. Batch norm is not folded, as in Keras."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from mobilenet_jax.trained.published import weights
 
 
 def write(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-  """A legacy .h5 file, which any Keras loads.
+  """Writes a legacy .h5 file, which any version of Keras loads.
 
   Raises:
-    UserError: where keras.applications.MobileNet is another network.
+    UserError: if keras.applications.MobileNet is another network.
   """
   del calibration
   import keras
@@ -49,7 +49,7 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
 def _check_same_network(model):
   config = model.config
   if model.task.kind != 'classes':
-    raise UserError(f'keras: its MobileNet is a classifier, this is a model of {config.task}; export to another format')
+    raise UserError(f'keras: its MobileNet is a classifier, but this model has task={config.task}; export to another format')
   if (config.model.name, config.model.get('activation')) != ('mobilenet', 'relu6'):
     raise UserError(f'keras: its MobileNet is the model mobilenet with relu6, not {config.model.name} with '
                     f'{config.model.get("activation")}; export to another format')
@@ -57,6 +57,6 @@ def _check_same_network(model):
     size = -(-size // 2)
     for stride, _ in BODY:
       if padding_of(size, stride, config.model.padding) != padding_of(size, stride, 'keras'):
-        raise UserError(f'keras: its MobileNet pads otherwise where a size is odd, as with {config.data.image_size}; '
-                        'export a size that is a multiple of 32, or to another format')
+        raise UserError(f'keras: its MobileNet pads odd sizes differently, as with {config.data.image_size}; export a size '
+                        'that is a multiple of 32, or export to another format')
       size = -(-size // stride)

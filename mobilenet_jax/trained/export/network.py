@@ -1,4 +1,4 @@
-"""What every exporter is given: a function of images with the weights inside, batch norm folded."""
+"""The input of every exporter: a function of images that contains the weights, with batch norm folded."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,10 +17,11 @@ class Network:
   """A network to export.
 
   Attributes:
-    model: where it is from.
-    softmax: what the task predicts comes out, probabilities or embeddings of unit length, not what the last layer gives;
-      features of a model without a classifier are neither.
-    preprocessing: images come in as uint8 (b, *stream_size, 3), else as float32 (b, *image_size, 3) in [-1, 1].
+    model: the trained model.
+    softmax: whether the outputs are what the task predicts, i.e. probabilities or embeddings of unit length, instead of
+      the outputs of the last layer. A model without a classifier outputs features in either case.
+    preprocessing: whether the inputs are images uint8 (b, *stream_size, 3), instead of float32 (b, *image_size, 3) in
+      [-1, 1].
   """
 
   model: TrainedModel
@@ -29,7 +30,7 @@ class Network:
 
   @property
   def module(self):
-    """The Flax module, in float32 whatever it was trained in, and of plain convolutions."""
+    """Returns the Flax module, in float32 whatever it was trained in, and with plain convolutions."""
     plain = {'lowering': 'grouped', 'dtype': jnp.float32}
     module = self.model.module
     return module.clone(**{name: value for name, value in plain.items() if hasattr(module, name)})
@@ -45,7 +46,7 @@ class Network:
 
   @property
   def output(self) -> str:
-    """What comes out: 'probabilities', 'embeddings', 'logits' or 'features'."""
+    """Returns what the outputs are: 'probabilities', 'embeddings', 'logits' or 'features'."""
     if not self.model.num_classes:
       return 'features'
     if not self.softmax:
@@ -54,11 +55,11 @@ class Network:
 
   @property
   def predicts(self) -> bool:
-    """Whether it ends in the task's prediction."""
+    """Returns whether the network ends with the task's prediction."""
     return self.output in ('probabilities', 'embeddings')
 
   def function(self) -> Callable[[jax.Array], jax.Array]:
-    """images -> float32 (b, outputs), of convolutions that every converter knows."""
+    """Returns a function images -> float32 (b, outputs), made of convolutions that every converter knows."""
     model, size = self.model, self.model.config.data.image_size
     predict, weights = models.fold(self.module, model.variables, as_convolutions=True)
 
@@ -69,13 +70,13 @@ class Network:
     return function
 
   def inputs(self, prepared: np.ndarray) -> np.ndarray:
-    """What to feed: of images as TrainedModel.prepare gives them."""
+    """Returns the network's inputs for images that TrainedModel.prepare has returned."""
     if self.preprocessing:
       return prepared
     return np.asarray(jax.jit(normalize, static_argnums=1)(prepared, self.model.config.data.image_size))
 
   def reference(self, prepared: np.ndarray) -> np.ndarray:
-    """The outputs of the Flax model itself, neither folded nor converted."""
+    """Returns the outputs of the Flax model itself, neither folded nor converted."""
     model = self.model
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""ONNX, through tf2onnx from the TFLite file."""
+"""Export to ONNX, with tf2onnx from the TFLite file."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ OPSET = 18
 
 
 def write(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-  """A file for any batch size, input `images`, output by its kind; labels are among its metadata."""
+  """Writes a file for any batch size. Its input is `images`, its output is named by its kind, and its metadata has labels."""
   import onnx
   import tf2onnx
   with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +26,7 @@ def write(network: Network, path: Path, calibration: np.ndarray | None = None) -
     node.output[:] = [names.get(name, name) for name in node.output]
   for value in (*graph.input, *graph.output):
     value.name = names[value.name]
-    value.type.tensor_type.shape.dim[0].dim_param = 'batch'  # no operation of it depends on the size
+    value.type.tensor_type.shape.dim[0].dim_param = 'batch'  # no operation depends on the batch size
   del graph.value_info[:]
   if network.model.labels:
     onnx.helper.set_model_props(model, {'labels': '\n'.join(network.model.labels)})

@@ -1,4 +1,4 @@
-"""StableHLO through jax.export: a function that JAX calls without the code that it came from."""
+"""Export to StableHLO with jax.export: a function that JAX calls without the code that it came from."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ numpy.save(sys.argv[3], exported.call(numpy.load(sys.argv[2])))'''
 
 
 def write(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-  """A file for any batch size and all of PLATFORMS."""
+  """Writes a file for any batch size and all PLATFORMS."""
   del calibration
   shape = jax.export.symbolic_shape(f'b, {", ".join(map(str, network.input_shape))}')
   exported = jax.export.export(jax.jit(network.function()), platforms=PLATFORMS)(
@@ -27,7 +27,7 @@ def write(network: Network, path: Path, calibration: np.ndarray | None = None) -
 
 
 def run(path: Path, images: np.ndarray) -> np.ndarray:
-  """In a fresh process, which has nothing of this package."""
+  """Runs the file in a fresh process, which has nothing of this package."""
   with tempfile.TemporaryDirectory() as folder:
     source, target = Path(folder) / 'images.npy', Path(folder) / 'outputs.npy'
     np.save(source, images)

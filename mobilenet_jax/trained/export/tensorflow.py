@@ -1,4 +1,4 @@
-"""SavedModel, in TensorFlow's operations, and TFLite (LiteRT), through jax2tf and TensorFlow's converter."""
+"""Export to SavedModel, in TensorFlow's operations, and to TFLite (LiteRT), with jax2tf and TensorFlow's converter."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from mobilenet_jax.trained.export.network import Network
 
 
 def write_saved_model(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-  """A folder, for any batch size; its signature 'serving_default' takes `images`.
+  """Writes a folder, for any batch size. Its signature 'serving_default' takes `images`.
 
-  A MobileNet becomes operations of TensorFlow's own, any other network a call of XLA per image: what jax2tf writes for
-  any batch size needs a StableHLO that TensorFlow 2.21 does not read from JAX 0.11.
+  A MobileNet becomes TensorFlow's own operations. Any other network becomes one XLA call per image, because what jax2tf
+  writes for any batch size needs a version of StableHLO that TensorFlow 2.21 cannot read from JAX 0.11.
   """
   del calibration
   import tensorflow as tf
@@ -25,20 +25,20 @@ def write_saved_model(network: Network, path: Path, calibration: np.ndarray | No
 
 def run_saved_model(path: Path, images: np.ndarray) -> np.ndarray:
   import tensorflow as tf
-  loaded = tf.saved_model.load(str(path))  # a signature does not keep it alive
+  loaded = tf.saved_model.load(str(path))  # a signature does not keep the model alive
   output, = loaded.signatures['serving_default'](images=tf.constant(images)).values()
   return output.numpy()
 
 
 def write_tflite(network: Network, path: Path, calibration: np.ndarray | None, precision: str) -> None:
-  """A file of built-in operations, for one image.
+  """Writes a file of built-in operations, for one image.
 
   Args:
-    network: what to write.
+    network: the network to write.
     path: the file.
-    calibration: for 'int8', images as the network is fed them, whose activations give the ranges.
-    precision: 'float32'; 'float16' (weights); 'dynamic' (int8 weights, activations quantised as they come); 'int8'
-      (everything, input and output uint8).
+    calibration: for 'int8', inputs of the network, whose activations give the ranges.
+    precision: 'float32'; 'float16' (weights); 'dynamic' (int8 weights, activations quantised at run time); 'int8'
+      (everything, with uint8 input and output).
   """
   import tensorflow as tf
   from jax.experimental import jax2tf
@@ -51,9 +51,9 @@ def write_tflite(network: Network, path: Path, calibration: np.ndarray | None, p
     converter.target_spec.supported_types = [tf.float16]
   if precision == 'int8':
     if calibration is None:
-      raise UserError('tflite-int8 takes the ranges of its activations from images; give some with --calibration=FOLDER')
+      raise UserError('tflite-int8: the ranges of activations are measured on images; give some with --calibration=FOLDER')
     if network.preprocessing:
-      raise UserError('tflite-int8 has pixels for input as it is, by the scale in the file; leave --preprocessing out')
+      raise UserError('tflite-int8: the inputs are pixels already, with the scale in the file; leave out --preprocessing')
     converter.representative_dataset = lambda: ([image[None]] for image in calibration)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.uint8
@@ -61,7 +61,7 @@ def write_tflite(network: Network, path: Path, calibration: np.ndarray | None, p
 
 
 def run_tflite(path: Path, images: np.ndarray) -> np.ndarray:
-  """Image by image, in the LiteRT interpreter; integers become what they stand for."""
+  """Runs the file image by image in the LiteRT interpreter. Integer outputs are converted to the numbers they stand for."""
   interpreter = _interpreter(path)
   (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
   outputs = []
@@ -75,7 +75,10 @@ def run_tflite(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def quantization(path: Path) -> dict:
-  """Scale and zero point of a TFLite file's input and output: real = (integer - zero_point) x scale; {} where floats."""
+  """Returns scale and zero point of a TFLite file's input and output: real = (integer - zero_point) x scale.
+
+  Floats are left out.
+  """
   interpreter = _interpreter(path)
   tensors = {'input': interpreter.get_input_details()[0], 'output': interpreter.get_output_details()[0]}
   return {name: {'dtype': np.dtype(tensor['dtype']).name, 'scale': tensor['quantization'][0],
@@ -84,7 +87,7 @@ def quantization(path: Path) -> dict:
 
 
 def _in_tensorflow(network):
-  """images -> {output: (b, outputs)}: the folded layers as TensorFlow's operations."""
+  """Returns images -> {output: (b, outputs)}: the folded layers as TensorFlow's operations."""
   import tensorflow as tf
   model, size = network.model, network.model.config.data.image_size
   layers = [layer._replace(kernel=np.asarray(layer.kernel), bias=np.asarray(layer.bias))
@@ -118,7 +121,7 @@ def _in_tensorflow(network):
 
 
 def _image_by_image(network):
-  """Returns images -> {output: (b, outputs)}: what jax2tf writes for one image, called for each."""
+  """Returns images -> {output: (b, outputs)}: what jax2tf writes for one image, called for each image."""
   import tensorflow as tf
   from jax.experimental import jax2tf
   function = jax2tf.convert(network.function(), with_gradient=False)

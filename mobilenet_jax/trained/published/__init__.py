@@ -15,8 +15,8 @@ DEFAULT_SIZE = 224
 def load(name: str | Path, averaged: bool = True) -> TrainedModel:
   """Imports a file of published weights, or a published model by name; see trained.load.
 
-  TF-slim's convention is kept: 1,001 outputs, the first of them the background. What a file does not say, its input
-  size, is read from its name, else 224.
+  TF-slim's convention is kept: there are 1,001 outputs, the first of which is the background. If a file does not contain
+  the input size, it is read from the name of the file; the default is 224.
   """
   path = Path(name).expanduser()
   if path.exists() or path.suffix in readers.SUFFIXES:
@@ -25,7 +25,7 @@ def load(name: str | Path, averaged: bool = True) -> TrainedModel:
   if not averaged:
     return _import(path, str(name), averaged)
   imported = release.cache_folder() / str(name).replace(':', '_')
-  if not (imported / 'config.json').exists():  # the last that `save` writes
+  if not (imported / 'config.json').exists():  # the last file that `save` writes
     _import(path, str(name), averaged).save(imported)
   return load_folder(imported, str(name))
 
@@ -40,7 +40,7 @@ def _import(path: Path, origin: str, averaged: bool) -> TrainedModel:
   config.data.image_size = content.image_size or _size_in(path.name) or config_lib.square(DEFAULT_SIZE)
   config.model.num_classes = num_classes
   config.model.width_multiplier = width_multiplier
-  config.model.batch_norm_epsilon = round(content.epsilon, 9)  # as written, not as float32 keeps it
+  config.model.batch_norm_epsilon = round(content.epsilon, 9)  # the value as written, without float32's rounding
   config.model.padding = 'keras' if content.family == 'keras' else 'same'
   config.model = models.complete(config.model)
   return TrainedModel(config, variables, imagenet_labels(num_classes), origin)

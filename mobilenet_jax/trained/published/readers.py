@@ -1,4 +1,4 @@
-"""Reads the files that MobileNet V1 weights are published in; nothing here knows our own names or shapes."""
+"""Reads the files in which MobileNet V1 weights are published. Nothing here depends on our own names or shapes."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from mobilenet_jax.errors import UserError
 
-EPSILON = 1e-3  # of batch norm, in TF-slim's scope and in Keras's default alike; where a file says it, the file's
+EPSILON = 1e-3  # of batch norm, both in TF-slim's scope and by default in Keras; a value in the file takes precedence
 SUFFIXES = ('.pb', '.ckpt', '.index', '.tgz', '.gz', '.tar', '.h5', '.hdf5')
 KINDS = 'a frozen graph (.pb), a TF-slim checkpoint (.ckpt or .tgz) or a Keras file (.h5)'
 
@@ -21,13 +21,13 @@ _SLIM_VARIABLE = re.compile(r'MobilenetV1/(Conv2d_|Logits/).*/(\w*weights|biases
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """What a file holds.
+  """The contents of a file.
 
   Attributes:
-    family: 'slim' or 'keras'; it stands for names, background class and padding.
-    arrays: by their name: TF-slim's variable, or Keras's layer and the place among its weights, 'conv1_bn/0'.
-    image_size: (height, width) where the file says, else None.
-    epsilon: of batch norm.
+    family: 'slim' or 'keras', which determines names, background class and padding.
+    arrays: arrays by name: TF-slim's variable, or Keras's layer and the index among its weights, 'conv1_bn/0'.
+    image_size: (height, width) if the file contains it, else None.
+    epsilon: epsilon of batch norm.
   """
 
   family: str
@@ -37,14 +37,14 @@ class Published:
 
 
 def read(path: Path, averaged: bool = True) -> Published:
-  """Reads a file of any of KINDS.
+  """Reads a file of any of the KINDS.
 
   Args:
-    path: the file; of a checkpoint also its prefix, 'model.ckpt' for 'model.ckpt.index'.
-    averaged: of a checkpoint, the moving averages of the variables where it has them.
+    path: the file, or the prefix of a checkpoint, such as 'model.ckpt' for 'model.ckpt.index'.
+    averaged: use the moving averages of the variables if a checkpoint has them.
 
   Raises:
-    UserError: where there is no such file, or it is another kind, or cut short.
+    UserError: if there is no such file, or it is of another kind or truncated.
   """
   prefix = path.with_suffix('') if path.suffix == '.index' else path
   if Path(f'{prefix}.index').exists():
@@ -67,7 +67,7 @@ def _whole(path, reader, *args):
     return reader(*args)
   except (OSError, EOFError, LookupError, ValueError, tarfile.TarError, DecodeError, tf.errors.OpError) as error:
     first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    raise UserError(f'{path}: cut short, damaged or of another kind than its name says ({first}); '
+    raise UserError(f'{path}: truncated, damaged or not of the kind that its name says ({first}); '
                     f'expected {KINDS}') from error
 
 
@@ -78,7 +78,7 @@ def _read_checkpoint(prefix, averaged):
   has_averages = averaged and any(reader.has_tensor(name + _AVERAGED) for name in names)
   arrays = {}
   for name in names:
-    # Batch norm's statistics are averages themselves: a training may have left them out.
+    # Batch norm's statistics are averages themselves, so that training may not have averaged them.
     use_average = has_averages and (reader.has_tensor(name + _AVERAGED) or '/moving_' not in name)
     arrays[name] = reader.get_tensor(name + _AVERAGED if use_average else name)
   return Published('slim', arrays)
@@ -90,7 +90,7 @@ def _read_frozen_graph(path):
   arrays = {node.name: tf.make_ndarray(node.attr['value'].tensor) for node in graph.node
             if node.op == 'Const' and _SLIM_VARIABLE.fullmatch(node.name)}
   if not arrays:
-    raise UserError(f'{path}: a graph of {len(graph.node)} nodes without a weight of a TF-slim MobileNet V1')
+    raise UserError(f'{path}: none of the {len(graph.node)} nodes is a weight of a TF-slim MobileNet V1; expected {KINDS}')
   epsilons = [float(tf.make_ndarray(node.attr['value'].tensor)) for node in graph.node
               if node.op == 'Const' and node.name.endswith('/batchnorm/add/y')]
   epsilons += [node.attr['epsilon'].f for node in graph.node if node.op.startswith('FusedBatchNorm')]
@@ -100,7 +100,7 @@ def _read_frozen_graph(path):
 
 
 def _read_archive(path, averaged):
-  """The released .tgz: checkpoint, frozen graph and TFLite file of one model; the checkpoint is taken."""
+  """Reads the checkpoint in a released .tgz, which holds checkpoint, frozen graph and TFLite file of one model."""
   with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
     archive.extractall(folder, [member for member in archive if '.ckpt.' in member.name], filter='data')
     index = next(Path(folder).rglob('*.ckpt.index'), None)
@@ -124,14 +124,20 @@ def _read_keras(path):
 
 
 def _keras_legacy(root):
-  """Layer names and, of each layer, weight names are attributes: the published files, and Model.save('x.h5')."""
+  """Returns the weights by layer from the published files and those of Model.save('x.h5').
+
+  Attributes give the names of the layers and, for each layer, the names of its weights.
+  """
   text = lambda names: [name.decode() if isinstance(name, bytes) else name for name in names]
   return {layer: [root[layer][name] for name in text(root[layer].attrs['weight_names'])]
           for layer in text(root.attrs['layer_names'])}
 
 
 def _keras_3(file):
-  """Model.save_weights('x.weights.h5'): a group a layer, named by class and number; an attribute has its own name."""
+  """Returns the weights by layer from the files of Model.save_weights('x.weights.h5').
+
+  There is one group per layer, named by class and number; an attribute gives the layer's own name.
+  """
   if 'layers' not in file:
     raise UserError(f'{file.filename}: an HDF5 file without the weights of a Keras model')
   groups = [group['vars'] for group in file['layers'].values() if 'vars' in group]

@@ -1,7 +1,7 @@
-"""How the published weights are named and shaped, and how they become ours.
+"""The names and shapes of the published weights, and their conversion to ours.
 
-TF-slim and Keras agree in shapes and differ in names; ours differ from both in two shapes: a depthwise kernel is
-(3, 3, 1, c) here and (3, 3, c, 1) there, a classifier (c, classes) here and a 1x1 convolution (1, 1, c, classes) there.
+TF-slim and Keras use the same shapes but different names. Our shapes differ from theirs in two cases: a depthwise kernel is
+(3, 3, 1, c) here and (3, 3, c, 1) there; a classifier is (c, classes) here and a 1x1 convolution (1, 1, c, classes) there.
 """
 
 import jax
@@ -14,11 +14,11 @@ from mobilenet_jax.models import BODY, MobileNet
 Path = tuple[str, str, str]  # collection, layer, variable, such as ('params', 'conv_bn', 'scale')
 
 _SLIM_BATCH_NORM = {'scale': 'gamma', 'bias': 'beta', 'mean': 'moving_mean', 'var': 'moving_variance'}
-_MAX_TOLD = 8  # mismatches that an error names
+_MAX_TOLD = 8  # the number of mismatches that an error lists
 
 
 def slim_name(path: Path) -> str:
-  """TF-slim's name of a variable: MobilenetV1/Conv2d_1_depthwise/BatchNorm/gamma."""
+  """Returns TF-slim's name of a variable, such as MobilenetV1/Conv2d_1_depthwise/BatchNorm/gamma."""
   _, layer, variable = path
   if layer == 'classifier':
     return f'MobilenetV1/Logits/Conv2d_1c_1x1/{"weights" if variable == "kernel" else "biases"}'
@@ -30,14 +30,14 @@ def slim_name(path: Path) -> str:
 
 
 def keras_name(path: Path) -> str:
-  """Layer and place among its weights, as keras.applications.MobileNet has them: conv_dw_1_bn/0."""
+  """Returns the layer of keras.applications.MobileNet and the index among its weights, such as conv_dw_1_bn/0."""
   _, layer, variable = path
   layer = {'conv': 'conv1', 'conv_bn': 'conv1_bn', 'classifier': 'conv_preds'}.get(layer, layer)
   return f'{layer}/{("kernel", "bias").index(variable) if not layer.endswith("_bn") else list(_SLIM_BATCH_NORM).index(variable)}'
 
 
 def to_theirs(path: Path, value) -> np.ndarray:
-  """One of our arrays in the shape that TF-slim and Keras keep it in."""
+  """Returns one of our arrays in the shape that TF-slim and Keras use."""
   _, layer, variable = path
   value = np.asarray(value, np.float32)
   if variable == 'kernel' and layer.startswith('conv_dw'):
@@ -46,20 +46,20 @@ def to_theirs(path: Path, value) -> np.ndarray:
 
 
 def shapes(model: MobileNet) -> dict[Path, tuple[int, ...]]:
-  """Shape of every variable of `model` by its path."""
+  """Returns the shape of every variable of `model` by its path."""
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
   return {path: leaf.shape for path, leaf in flatten(variables).items()}
 
 
 def flatten(variables: dict) -> dict[Path, np.ndarray]:
-  """{'params': {'conv': {'kernel': x}}} -> {('params', 'conv', 'kernel'): x}, params and batch_stats."""
+  """Flattens params and batch_stats: {'params': {'conv': {'kernel': x}}} -> {('params', 'conv', 'kernel'): x}."""
   return {(collection, layer, name): value for collection in ('params', 'batch_stats')
           for layer, values in variables[collection].items() for name, value in values.items()}
 
 
 def unflatten(values: dict[Path, np.ndarray]) -> dict:
-  """The inverse of `flatten`."""
+  """Inverts `flatten`."""
   variables = {'params': {}, 'batch_stats': {}}
   for (collection, layer, name), value in values.items():
     variables[collection].setdefault(layer, {})[name] = value
@@ -67,22 +67,22 @@ def unflatten(values: dict[Path, np.ndarray]) -> dict:
 
 
 def from_theirs(arrays: dict[str, np.ndarray], name_of, origin: str) -> tuple[dict, float, int]:
-  """Turns a published model's arrays into ours.
+  """Converts the arrays of a published model to ours.
 
   Args:
-    arrays: by their name; all of them are taken.
+    arrays: arrays by name, all of which are used.
     name_of: slim_name or keras_name.
-    origin: what an error calls them.
+    origin: the name of the model in errors.
 
   Returns:
-    {'params', 'batch_stats'}, the width multiplier, and the number of outputs, 0 where there is no classifier.
+    {'params', 'batch_stats'}, the width multiplier, and the number of outputs, which is 0 if there is no classifier.
 
   Raises:
-    UserError: naming what is missing, left over or of another shape, together.
+    UserError: if arrays are missing, left over or of another shape; the error lists all of them.
   """
   last = arrays.get(name_of(('params', f'conv_pw_{len(BODY)}', 'kernel')))
   if last is None or last.ndim != 4:
-    raise UserError(f'{origin}: these are no weights of a MobileNet V1: there is no '
+    raise UserError(f'{origin}: not the weights of a MobileNet V1: there is no '
                     f'{name_of(("params", f"conv_pw_{len(BODY)}", "kernel"))} among the {len(arrays)} arrays')
   bias = arrays.get(name_of(('params', 'classifier', 'bias')))
   width_multiplier = _width_multiplier(last.shape[-1])
@@ -100,7 +100,7 @@ def from_theirs(arrays: dict[str, np.ndarray], name_of, origin: str) -> tuple[di
       wrong.append(f'{name} is {array.shape}, expected {expected}')
     else:
       values[path] = _to_ours(path, array)
-  wrong += [f'{name} {array.shape} has no place' for name, array in rest.items()]
+  wrong += [f'{name} {array.shape} is unexpected' for name, array in rest.items()]
   if wrong:
     told = '; '.join(wrong[:_MAX_TOLD]) + (f'; and {len(wrong) - _MAX_TOLD} more' if len(wrong) > _MAX_TOLD else '')
     raise UserError(f'{origin}: not the weights of a MobileNet V1 of width {width_multiplier:g}: {told}')
@@ -116,7 +116,7 @@ def _to_ours(path, array):
 
 
 def _width_multiplier(channels: int) -> float:
-  """Of a last layer this wide; the rounder of the numbers that give it."""
+  """Returns the width multiplier of a last layer with this many channels, rounded if that gives the same channels."""
   widest = BODY[-1][1]
   rounded = round(channels / widest, 2)
   return rounded if int(widest * rounded) == channels else channels / widest
