@@ -70,7 +70,7 @@ def _sweep(config, changes, workdir, grouping, jobs):
   train_s = max(seconds) if grouping == 'all' else sum(seconds) / at_once
   peak_mb = resident_mb(resource.RUSAGE_CHILDREN)
   members = [config_lib.changed(config, change) for change in changes]
-  states = [training.state_bytes(member, num_classes=2) for member in members]
+  states = [training.state_bytes(member, num_outputs=2) for member in members]
   estimated = (sum(states) if grouping == 'all' else max(states)) + max(training.step_bytes(member, 2) for member in members)
   return {'train_s': round(train_s, 1), 'wall_s': round(wall_s, 1), 'peak_mb': round(peak_mb),
           'estimated_mb': round(estimated / 1e6)}

@@ -18,6 +18,7 @@ SHARED = Path(os.environ.get('MOBILENET_SHARED_DATA', ROOT.parent / 'shared' / '
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+FLAGS = os.environ.get('XLA_FLAGS', '')  # those of make test; processes with several devices add to them
 
 import numpy as np
 import pytest
@@ -76,13 +77,23 @@ def assert_one_line(done, message):
 
 
 class TinyMobileNet(models.MobileNet):
+  body = ((2, 64),)
+
+
+class SmallMobileNet(models.MobileNet):
   body = ((1, 64), (2, 128))
 
 
 @pytest.fixture
 def tiny_model(monkeypatch):
-  """Makes 'mobilenet' two blocks deep, which compiles in two seconds rather than ten."""
+  """Makes 'mobilenet' one block deep: compilation is most of what a training test costs."""
   monkeypatch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+  """Makes 'mobilenet' two blocks deep, which is enough to learn something."""
+  monkeypatch.setitem(models.MODELS, 'mobilenet', SmallMobileNet)
 
 
 def kill_at(step, folders):

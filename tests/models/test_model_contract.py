@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import command, random_images, tiny_config
+from conftest import command, random_images
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, trained

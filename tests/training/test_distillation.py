@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TinyMobileNet, random_images, tiny_config
+from conftest import SmallMobileNet, random_images, tiny_config
 from mobilenet_jax import models, tasks, trained
 from mobilenet_jax.data import recorded
 from mobilenet_jax.errors import UserError
@@ -139,7 +139,7 @@ def test_a_distilled_step_is_the_one_by_hand(tiny_model, tmp_path):
   model, task = models.create(config.model, 4), tasks.create(config)
   wide = rng.normal(size=(8, 4, 4, 6)).astype(np.float32)
   teacher = distillation.Teacher(lambda v, images: (jnp.asarray(v['outputs']), {'wide': jnp.asarray(wide)}),
-                            {'outputs': rng.normal(size=(8, 4)).astype(np.float32)})
+                                 {'outputs': rng.normal(size=(8, 4)).astype(np.float32)})
   images = rng.uniform(-1, 1, (8, 32, 32, 3)).astype(np.float32)
   params = model.init(jax.random.key(0), images, train=False)['params']
   params.update(distillation.init_projection(jax.random.key(1), config, model, teacher, (8, 32, 32, 3)))
@@ -167,13 +167,13 @@ def test_a_distilled_step_is_the_one_by_hand(tiny_model, tmp_path):
 def trained_teacher(tmp_path_factory):
   folder, source = tmp_path_factory.mktemp('teacher'), faces(64)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
+    patch.setitem(models.MODELS, 'mobilenet', SmallMobileNet)
     train(attribute_config(**{'train_for': '30 steps', 'eval_every': '30 steps'}), folder, (source, source))
   return folder
 
 
 @pytest.fixture
-def teacher_folder(trained_teacher, tiny_model):
+def teacher_folder(trained_teacher, small_model):
   return trained_teacher
 
 
@@ -185,9 +185,6 @@ def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp
   monkeypatch.setattr(recording, 'BATCH', 5)
   monkeypatch.setattr(recording, 'PART', 10)
   parts = tmp_path / 'parts'
-  # The tiny network cannot be folded, because it is not a MobileNet.
-  monkeypatch.setattr(trained.TrainedModel, 'outputs', lambda self, images: np.asarray(self.module.apply(
-      self.variables, images.astype(np.float32) / 127.5 - 1, train=False)))
   names, outputs = recording.record(teacher, source, parts)
   (parts / '000000020.npy').unlink()
   again = recording.record(teacher, source, parts)  # continues

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, random_images, tiny_config
+from conftest import FLAGS, ROOT, random_images, tiny_config
 
 from mobilenet_jax.storage import checkpoints, run_files
 from mobilenet_jax.sweeps import results
@@ -51,7 +51,7 @@ def start(folder, hosts, devices, steps=8, dies_at=None, npz=''):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}' if hosts > 1 else ''
-  environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'GLIBC_TUNABLES': ''}
+  environment = {**os.environ, 'XLA_FLAGS': f'{FLAGS} --xla_force_host_platform_device_count={devices}', 'GLIBC_TUNABLES': ''}
   return [subprocess.Popen(
       [sys.executable, '-c', SCRIPT, str(folder), address, str(hosts if address else 0), str(host if address else -1),
        str(steps), str((dies_at or {}).get(host, 0)), str(npz)],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT, random_images, tiny_config
+from conftest import FLAGS, ROOT, random_images, tiny_config
 
 from mobilenet_jax import models, tasks
 from mobilenet_jax.data import train_batches
@@ -121,7 +121,7 @@ def test_devices_do_not_matter(tmp_path):
   """1, 2 and 8 devices give the same parameters and statistics after several steps with synchronised batch norm."""
   processes = []
   for count in (2, 8):
-    environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={count}'}
+    environment = {**os.environ, 'XLA_FLAGS': f'{FLAGS} --xla_force_host_platform_device_count={count}'}
     processes.append(subprocess.Popen(
         [sys.executable, '-c', DEVICES_SCRIPT, str(count), str(tmp_path / f'{count}.npz')], env=environment,
         cwd=ROOT))
@@ -134,7 +134,7 @@ def test_devices_do_not_matter(tmp_path):
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)
 
 
-def test_overfits_32_images(tmp_path):
+def test_overfits_32_images(small_model, tmp_path):
   config = tiny_config(**{
       'batch_size': 32, 'train_for': '200 steps', 'log_every': '200 steps', 'eval_every': '200 steps',
       'checkpoint_every': '200 steps', 'data.crop_min_area': 1.0, 'data.flip': False, 'optim.learning_rate': 0.02})
