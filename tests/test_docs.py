@@ -1,0 +1,83 @@
+"""The documentation: its links lead somewhere, its commands exist, and the examples of a model and a task work as printed."""
+
+import importlib
+import re
+import types
+
+import numpy as np
+import pytest
+from conftest import ROOT, random_images
+
+from mobilenet_jax import __main__ as command_line
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models, tasks
+from mobilenet_jax.training import train
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+def blocks(page, language):
+  return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def anchors(page):
+  """GitHub's names of the headings."""
+  titles = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
+  return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+  for target in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
+    if not target.startswith(('http:', 'https:')):
+      path, _, anchor = target.partition('#')
+      linked = (page.parent / path).resolve() if path else page
+      assert linked.exists(), target
+      assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize('page', PAGES[1:], ids=lambda page: page.name)
+def test_a_page_opens_with_its_command_and_is_linked(page):
+  title, command = re.match(r'# (.*)\n\n```(?:sh|python)\n(.*?)```', page.read_text(), re.DOTALL).groups()
+  assert title and command
+  assert f'(docs/{page.name})' in PAGES[0].read_text()
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_commands_and_files_exist(page):
+  text = page.read_text()
+  for name in re.findall(r'\bmobilenet_jax (?!COMMAND\b)([a-z]+)\b(?! \()', '\n'.join(blocks(page, 'sh'))):
+    assert name in command_line.COMMANDS, name
+  for name in re.findall(r'-m experiments\.(\w+)', text):
+    assert name == 'NAME' or (ROOT / 'experiments' / f'{name}.py').exists(), name
+  for target in re.findall(r'^make (\S+)', '\n'.join(blocks(page, 'sh')), re.MULTILINE):
+    assert f'\n{target}:' in (ROOT / 'Makefile').read_text(), target
+  for name in re.findall(r'`((?:tests|mobilenet_jax)/[\w/]+\.py)`', text):
+    example = name.endswith(('small_cnn.py', 'regression.py'))
+    assert example or (ROOT / name).exists(), name
+
+
+def example(page, file):
+  """Runs the block that begins with the name of a file, and returns its module."""
+  code, = (code for code in blocks(ROOT / 'docs' / page, 'python') if code.startswith(f'# {file}\n'))
+  module = types.ModuleType('example')
+  exec(compile(code, file, 'exec'), module.__dict__)
+  return module
+
+
+def test_the_example_of_a_model(monkeypatch, tmp_path):
+  monkeypatch.setitem(models.MODELS, 'small_cnn', example('add_a_model.md', 'mobilenet_jax/models/small_cnn.py').SmallCNN)
+  config = example('add_a_model.md', 'configs/small_cnn.py').get_config('channels=4,res=32')
+  monkeypatch.syspath_prepend(ROOT / 'tests' / 'models')
+  importlib.import_module('test_model_contract').test_every_network_keeps_the_contract('small_cnn')
+  config = config_lib.changed(config, {'batch_size': 8, 'eval_batch_size': 8, 'train_for': '2 steps'})
+  row = train(config, tmp_path, (random_images(16), random_images(8)))
+  assert row['name'] == 'small_cnn_32' and np.isfinite(row['loss'])
+
+
+def test_the_example_of_a_task(tiny_model, monkeypatch, tmp_path, capsys):
+  monkeypatch.setitem(tasks.TASKS, 'regression', example('add_a_task.md', 'mobilenet_jax/tasks/regression.py').Regression)
+  monkeypatch.chdir(tmp_path)
+  row = example('add_a_task.md', 'a script of yours').row
+  assert 0 <= row['absolute_error'] < 2 and 'within 0.1' in tasks.headline(row)
+  assert 'within_a_tenth' in capsys.readouterr().out
