@@ -90,7 +90,10 @@ def claim(folder: Path, config: ml_collections.ConfigDict) -> None:
   given = config_lib.flat(config)
   before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
   if difference := config_lib.difference(config_lib.to_json(before), text):
-    raise UserError(f'{folder} belongs to another config (- in the folder, + given: {difference}); '
+    # A network does not change its fields from one run to the next.
+    earlier = claimed.model.name == config.model.name and set(claimed.model) != set(config.model)
+    version = ', which an earlier version of this code wrote' if earlier else ''
+    raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); '
                     'give another --workdir, or the config that is in the folder')
   if config_lib.to_json(claimed) != text:
     write_whole(path, text)

@@ -9,7 +9,7 @@ from conftest import ROOT
 PACKAGE = ROOT / 'mobilenet_jax'
 
 
-def test_contracts_of_the_rooms():
+def test_packages_import_only_what_is_below_them():
   done = subprocess.run([Path(sys.executable).with_name('lint-imports'), '--no-cache'], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stdout + done.stderr
 

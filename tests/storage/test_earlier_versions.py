@@ -1,0 +1,41 @@
+"""Runs of earlier versions of the code: what still fits continues, and the rest is reported in one line."""
+
+import json
+
+import pytest
+from conftest import random_images, tiny_config
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import trained
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage import run_files
+from mobilenet_jax.training import checked, train
+
+
+def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):
+  config = checked(tiny_config())
+  old = json.loads(config_lib.to_json(config))
+  del old['data']['stall_seconds'], old['embedding']
+  (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
+  run_files.claim(tmp_path, config)
+  with pytest.raises(UserError, match=r'- "size": 128, \+ "size": 64'):
+    run_files.claim(tmp_path, config_lib.changed(config, {'embedding.size': 64}))
+
+
+def test_a_network_with_other_fields_is_reported(tiny_model, tmp_path):
+  """Such as NN2 from when every network had a width multiplier."""
+  config = checked(tiny_config())
+  train(config, tmp_path, (random_images(16), random_images(8)))
+  old = json.loads((tmp_path / run_files.CONFIG_FILE).read_text())
+  old['model']['heads'] = 3
+  (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
+  with pytest.raises(UserError, match=r'another config, which an earlier version of this code wrote \(.*- "heads": 3'):
+    run_files.claim(tmp_path, config)
+  with pytest.raises(UserError, match=r'another config \(.*- "batch_size": 8'):
+    run_files.claim(tmp_path, config_lib.changed(config, {'batch_size': 16, 'model.heads': 3}))
+
+  model = trained.load(tmp_path)
+  model.config.model.heads = 3
+  model.save(tmp_path / 'imported')
+  with pytest.raises(UserError, match='imported: written by an earlier version of this code .*heads=3: mobilenet has no such'):
+    trained.load(tmp_path / 'imported')
