@@ -250,8 +250,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
   }
   for field, (given, known) in choices.items():
     expect(given in known, field, repr(given), 'one of ' + ', '.join(known))
-  expect(config.task != 'embedding' or data.bad_images == 'error', 'data.bad_images', data.bad_images,
-         'error, because pairs name their images')
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
   expect(data.stall_seconds > 0, 'data.stall_seconds', data.stall_seconds, 'a number of seconds above 0')
   for field in ('crop_min_area', 'eval_crop'):

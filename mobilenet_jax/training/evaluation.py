@@ -123,9 +123,9 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
   for model in models:
     task = tasks.create(model.config)
     outputs = model.outputs_of(source) if task.kind == 'classes' else None
-    if task.kind == 'attributes' and (names := task.outputs(source)[1]) != model.labels:
-      raise UserError(f'{model.origin}: the model has the attributes {some(model.labels)}, the data has {some(names)}; '
-                      'expected data with the same attributes')
+    if task.kind != 'classes' and (names := task.outputs(source)[1]) != model.labels:
+      raise UserError(f'{model.origin}: the model predicts {some(model.labels or ())}, the data has {some(names or ())}; '
+                      'expected data with the same names in the same order')
     step = make_eval_step(model.module, task, model.config.data.image_size, outputs)
     evaluated.append(Evaluated(task, devices.pmap_evaluation(step), model.variables))
   evaluations = evaluate(evaluated, source, config, on_bad_image)

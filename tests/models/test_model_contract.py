@@ -11,7 +11,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, trained
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.trained.export import FORMATS, Network, export
-from mobilenet_jax.training import train
+from mobilenet_jax.training import evaluate_trained, train
 
 
 def part(name, **fields):
@@ -132,6 +132,8 @@ def test_a_network_without_batch_norm_trains_evaluates_folds_and_exports(plain, 
   images = random_images(5).images
   inputs = images.astype(np.float32) / 127.5 - 1
   logits = Plain(4, 16).apply({'params': model.variables['params']}, inputs, train=False)
+  evaluation, = evaluate_trained([model], random_images(20), model.config, pytest.fail)
+  assert evaluation == pytest.approx({name: row[name] for name in ('loss', 'top1', 'top5')} | {'examples': 20})
   predict, weights = model.fold()
   np.testing.assert_allclose(predict(weights, inputs), logits, atol=1e-6)
   assert model.features(list(images), 'conv').shape == (5, 16, 16, 16)

@@ -1,5 +1,6 @@
 """Tests the contract of tasks, see mobilenet_jax/tasks/__init__.py, and that a new task needs no change anywhere else."""
 
+import dataclasses
 import inspect
 import io
 
@@ -15,7 +16,7 @@ from mobilenet_jax.data import ArraySource, eval_batches, load, train_batches
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.sweeps.sweep import sweep
-from mobilenet_jax.training import train
+from mobilenet_jax.training import evaluate_trained, train
 
 COUNT = 40
 
@@ -67,6 +68,25 @@ def test_every_task_keeps_the_contract(name):
   assert set(task.headlines) <= {*evaluation, 'emulation', 'distance'}  # these two if there is a teacher
   assert '\n' not in task.remark(evaluation) and isinstance(task.details(evaluation), str)
   assert tasks.headline(evaluation).startswith(task.headlines[task.main_metric][0])
+
+
+def test_models_are_evaluated_on_data_with_their_names(tiny_model, tmp_path):
+  """By the names of the attributes, not by their number."""
+  source = everything()
+  del source.extra['teacher']
+  train(tiny_config(task='attributes', train_for='1 step'), tmp_path, (source, source))
+  model = trained.load(tmp_path)
+  evaluation, = evaluate_trained([model], source, model.config, NEVER)
+  assert evaluation['examples'] == COUNT
+  other = dataclasses.replace(source, extra_names={'attributes': ('hat', 'scarf', 'beard')})
+  with pytest.raises(UserError, match='the model predicts hat, beard, scarf, the data has hat, scarf, beard; expected data'):
+    evaluate_trained([model], other, model.config, NEVER)
+
+
+def test_images_of_pairs_are_not_skipped(tiny_model, tmp_path):
+  config = tiny_config(**{'task': 'embedding', 'embedding.folds': 2, 'data.bad_images': 'skip'})
+  with pytest.raises(UserError, match='data.bad_images=skip: expected error'):
+    train(config, tmp_path, (everything(), everything()))
 
 
 def test_an_unknown_task_is_one_line(tmp_path):
