@@ -41,7 +41,7 @@ def sigmoid(x):
 
 def test_sigmoid_cross_entropy_is_the_mean_over_known_attributes():
   rng = np.random.default_rng(0)
-  logits, targets = rng.normal(0, 3, (5, 4)), rng.uniform(size=(5, 4))
+  logits, targets = (x.astype(np.float32) for x in (rng.normal(0, 3, (5, 4)), rng.uniform(size=(5, 4))))
   known = rng.integers(0, 2, (5, 4))
   known[0] = 0
   p = sigmoid(logits)
