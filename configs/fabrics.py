@@ -11,7 +11,7 @@ from mobilenet_jax import config as config_lib
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, alpha=1.0, res=56)
+  arg = config_lib.parse_arg(arg, alpha=float, res=56)
   config = config_lib.base()
 
   config.data.name = 'fabrics'
@@ -20,7 +20,8 @@ def get_config(arg=None):
   config.batch_size = 16
   config.eval_batch_size = 200
 
-  config.model.width_multiplier = arg.alpha
+  if arg.alpha is not None:  # a network may have no width multiplier
+    config.model.width_multiplier = arg.alpha
   config.model.batch_norm_decay = 0.9
 
   config.ema_decay = 0.99

@@ -116,7 +116,9 @@ def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.C
     if name not in known and not name.startswith('model.'):
       raise UserError(unknown_field(name, known))
   copy = ml_collections.ConfigDict(config.to_dict())
-  copy.update_from_flattened_dict(change)
+  in_model = {name.removeprefix('model.'): value for name, value in change.items() if name.startswith('model.')}
+  copy.update_from_flattened_dict({name: value for name, value in change.items() if not name.startswith('model.')})
+  copy.model = ml_collections.ConfigDict({**copy.model, **in_model})  # whose types models.complete checks
   return copy
 
 
@@ -132,7 +134,7 @@ def overridden(config: ml_collections.ConfigDict, given: dict[str, str],
   Raises:
     UserError: if there is no such field, or if a text is not a value of the field's type.
   """
-  known = {**{f'model.{name}': value for name, value in (model_fields or {}).items()}, **flat(config)}
+  known = {**flat(config), **{f'model.{name}': value for name, value in (model_fields or {}).items()}}
   values = {}
   for name, text in given.items():
     if name not in known:
@@ -146,13 +148,15 @@ def overridden(config: ml_collections.ConfigDict, given: dict[str, str],
 
 
 def _read(text, kind):
-  if kind is bool and text.lower() in ('true', 'false'):
-    return text.lower() == 'true'
+  if kind is bool and text.lower() in ('true', 'false', '1', '0'):
+    return text.lower() in ('true', '1')
   value = ast.literal_eval(text)
   if kind is float and type(value) is int:
     return float(value)
   if kind is tuple and type(value) is list:
     return tuple(value)
+  if kind is tuple and type(value) is int:
+    return (value,)
   if type(value) is not kind:
     raise ValueError(text)
   return value
@@ -163,6 +167,8 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
   group, _, field = name.rpartition('.')
   inside = f'{group}.' if group else ''
   others = [other.removeprefix(inside).partition('.')[0] for other in known if other.startswith(inside)]
+  if field in others:
+    return f'{name}: a part of a config, not a field; expected a field in it, such as {name}.NAME'
   near = difflib.get_close_matches(field, others, 1)
   hint = f'; did you mean {inside}{near[0]}?' if near else ''
   if not others:

@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,8 @@ def experiment(name, *args):
 
 def _here(main, stdin=''):
   out, err, before, code = io.StringIO(), io.StringIO(), (sys.argv, sys.stdin), 0
-  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(ROOT):
+  with (_file_descriptors() as libraries, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+        contextlib.chdir(ROOT)):
     try:
       sys.stdin = io.StringIO(stdin)
       main()
@@ -67,7 +69,24 @@ def _here(main, stdin=''):
         code = 1
     finally:
       sys.argv, sys.stdin = before
-  return Done(code, out.getvalue(), err.getvalue())
+  return Done(code, out.getvalue(), err.getvalue() + ''.join(libraries))
+
+
+@contextlib.contextmanager
+def _file_descriptors():
+  """Collects what libraries print below Python."""
+  printed, kept = [], [os.dup(1), os.dup(2)]
+  with tempfile.TemporaryFile() as file:
+    for number in (1, 2):
+      os.dup2(file.fileno(), number)
+    try:
+      yield printed
+    finally:
+      for number, copy in enumerate(kept, start=1):
+        os.dup2(copy, number)
+        os.close(copy)
+      file.seek(0)
+      printed.append(file.read().decode(errors='replace'))
 
 
 def assert_one_line(done, message):

@@ -71,13 +71,17 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
   """
   name, _, argument = given.partition(':')
   path = _find(name)
-  if str(ROOT) not in sys.path:  # recipes import each other as configs.NAME
-    sys.path.append(str(ROOT))
-  namespace = runpy.run_path(str(path))
+  for folder in (str(Path.cwd()), str(ROOT)):  # recipes import each other as configs.NAME
+    if folder not in sys.path:
+      sys.path.append(folder)
+  try:
+    namespace = runpy.run_path(str(path))
+  except ImportError as error:
+    raise UserError(f'--config: {path}: {error}') from error
   if 'get_config' not in namespace:
     raise UserError(f'--config: {path} has no get_config(arg); expected a recipe such as configs/fabrics.py')
   try:
-    config = namespace['get_config'](argument or None)
+    config = namespace['get_config'](*([argument] if argument else []))
   except (AttributeError, KeyError, TypeError, ValueError) as error:  # an unknown field, or a value of another type
     raise UserError(f'--config: {" ".join(str(error).split())}') from error
   network = fields.get('model.name', config.model.name)

@@ -11,6 +11,7 @@ continue. A run that fails is reported at the end and does not stop the others.
 """
 
 import argparse
+import csv
 import functools
 import time
 from pathlib import Path
@@ -94,4 +95,5 @@ def _at_least_0(text: str) -> int:
 
 
 def _options(text: str) -> dict[str, str]:
-  return dict(option.partition('=')[::2] for option in text.split(',') if option)
+  options = next(csv.reader([text], skipinitialspace=True))  # "nodelist=a,b" in quotes is one option
+  return dict(option.strip().partition('=')[::2] for option in options if option.strip())

@@ -381,7 +381,9 @@ def _crop_targets_in_graph(crop_targets, targets, window, flip):
 
   def crop(window, flip, *values):
     cropped = crop_targets(dict(zip(names, values)), window, bool(flip))
-    return [np.asarray(cropped[name], value.dtype) for name, value in zip(names, values)]
+    changed = [np.asarray(cropped[name], value.dtype) for name, value in zip(names, values)]
+    assert [value.shape for value in changed] == [value.shape for value in values], (names, changed)  # else: a bad image
+    return changed
 
   values = tf.numpy_function(crop, [window, flip, *targets.values()], [value.dtype for value in targets.values()])
   return {name: tf.ensure_shape(value, targets[name].shape) for name, value in zip(names, values)}

@@ -94,6 +94,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if name not in known:
       raise UserError(f'model.{name}={value}: {config.name} has no such field; it has {", ".join(known)}')
     kind = type(known[name])
+    value = given[name] = getattr(value, 'item', lambda: value)()  # a NumPy number as Python's
     if kind is float and type(value) is int:
       given[name] = float(value)
     elif type(value) is not kind:

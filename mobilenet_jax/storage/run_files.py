@@ -72,8 +72,14 @@ def newest_checkpoint(folder: Path) -> int:
   return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
 
 
-def claim(folder: Path, config: ml_collections.ConfigDict) -> None:
+def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict) -> None:
   """Writes config.json into a new run folder, or checks that the one in it is the same.
+
+  Args:
+    folder: the run's folder; it is created if it is missing.
+    config: the run's config, with every field of its network.
+    model_fields: the fields of the network with their defaults, see models.fields. A config.json that lacks one, as from
+      before the network had it, gets its default.
 
   Raises:
     UserError: if the folder belongs to a run with another config. It names the differences.
@@ -87,11 +93,12 @@ def claim(folder: Path, config: ml_collections.ConfigDict) -> None:
     claimed = config_lib.from_dict(json.loads(path.read_bytes()))
   except (ValueError, TypeError, AttributeError) as error:
     raise UserError(f'{path}: damaged; remove it to continue with the config given') from error
+  if claimed.model.name == config.model.name:
+    claimed.model = {**model_fields, **claimed.model}
   given = config_lib.flat(config)
   before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
   if difference := config_lib.difference(config_lib.to_json(before), text):
-    # A network does not change its fields from one run to the next.
-    earlier = claimed.model.name == config.model.name and set(claimed.model) != set(config.model)
+    earlier = claimed.model.name == config.model.name and set(claimed.model) != set(config.model)  # fields now gone
     version = ', which an earlier version of this code wrote' if earlier else ''
     raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); '
                     'give another --workdir, or the config that is in the folder')

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
+import jax
 import ml_collections
 
 from mobilenet_jax import config as config_lib
+from mobilenet_jax import data, tasks, training
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.sweeps.job import GPUS
 
 Groupings = dict[str, Sequence[str] | None]  # by name: the fields in which the runs of a group agree; None: each run alone
@@ -33,9 +37,6 @@ class Needs(NamedTuple):
 
 def prepare(configs: dict[str, dict]) -> tuple[Machine, Needs]:
   """Prepares or checks the data of the runs. Returns the machine they run on and the memory they need."""
-  import jax
-  from mobilenet_jax import data, tasks, training
-  from mobilenet_jax.runtime import devices, environment
   environment.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
   largest = max(configs.values(), key=cost)
@@ -81,12 +82,15 @@ def estimate(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs)
 
 def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: Sequence[str] | None) -> list[list[str]]:
   """Returns groups of names of runs that agree in `fields` and can share a stream of batches; the cheapest group first."""
-  from mobilenet_jax.training import stream
+  known = {field for config in runs.values() for field in config_lib.flat(config)}
+  for field in fields or ():
+    if field not in known:
+      raise UserError(f'GROUPS: {config_lib.unknown_field(field, known)}')
   groups = {}
   for name in names:
     values = config_lib.flat(runs[name])
     common = name if fields is None else [str(values.get(field)) for field in fields]  # a network may lack a field
-    groups.setdefault(f'{common} {stream(runs[name])}', []).append(name)
+    groups.setdefault(f'{common} {training.stream(runs[name])}', []).append(name)
   return sorted(groups.values(), key=lambda members: sum(cost(runs[name]) for name in members))
 
 

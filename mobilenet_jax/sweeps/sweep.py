@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_collections
 
 from mobilenet_jax import config as config_lib
+from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.storage import run_files
@@ -83,7 +84,7 @@ def _claim(runs, workdir, alone) -> list[str]:
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
   for name, config in runs.items():
-    run_files.claim(workdir / name, config)
+    run_files.claim(workdir / name, config, models.fields(config.model.name))
   results.write_sweep(workdir, list(runs))
   results.collect(workdir)
   return [name for name in runs if not read_row(workdir / name)]

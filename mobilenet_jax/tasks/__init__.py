@@ -32,7 +32,7 @@ class Task(Protocol):
 
   Attributes:
     kind: what the outputs of a model are: 'classes', of which one is correct, given by the label of an example;
-      'attributes', each of which is correct or not by itself; or a 'vector'.
+      'attributes', each of which is correct or not by itself; 'vector', whose direction counts; or 'numbers'.
     main_metric: the main metric of an evaluation; the highest value is the best.
     headlines: title and format, by name, of the metrics that the progress line and the summary of a run show, in order,
       such as {'top1': ('top-1', '.2%')}.
@@ -72,7 +72,11 @@ class Task(Protocol):
     """
 
   def prediction(self, outputs: jax.Array) -> jax.Array:
-    """Returns what a trained model predicts: probabilities, or embeddings of unit length; (b, outputs) -> (b, outputs)."""
+    """Returns what a trained model predicts: (b, outputs) -> (b, outputs).
+
+    For the kind 'classes' these are the probabilities of a softmax, for 'attributes' those of a sigmoid, for 'vector' vectors
+    of unit length, and for 'numbers' the outputs themselves. Exports rely on it.
+    """
 
   def remark(self, evaluation: Mapping[str, float]) -> str:
     """Returns one line with what a person should know about an evaluation besides its headlines, or ''."""

@@ -21,7 +21,9 @@ class Embedding:
   crop_targets = None
 
   def __init__(self, config: ml_collections.ConfigDict):
-    self._config = config
+    self._config, data = config, config.data
+    if data.bad_images != 'error':
+      raise UserError(f'data.bad_images={data.bad_images}: expected error, as every image named in the pairs is needed')
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
     """Returns config.embedding.size, and None because the components of a vector have no names."""
@@ -31,8 +33,6 @@ class Embedding:
   def check(self, source: Source) -> None:
     """Raises UserError if the pairs name images that `source` lacks, or if images may be skipped."""
     data = self._config.data
-    if data.bad_images != 'error':
-      raise UserError(f'data.bad_images={data.bad_images}: expected error, as every image named in the pairs is needed')
     pairs, names = pairs_of(self._config, source), set(image_names(source))
     if missing := [name for name in dict.fromkeys(pairs.first + pairs.second) if name not in names]:
       raise UserError(f'data.pairs={data.pairs}: {len(missing)} images of the pairs are not in {data.name}, such as '

@@ -1,4 +1,4 @@
-"""Face verification by the protocol of LFW: do the two faces of a pair belong to the same person? Does not import JAX.
+"""Face verification by the protocol of LFW: do the two faces of a pair belong to the same person?
 
 Labeled Faces in the Wild, Huang et al. 2007: http://vis-www.cs.umass.edu/lfw. A pair is accepted as the same person if
 the squared Euclidean distance between its two unit embeddings, in [0, 4], is below a threshold.

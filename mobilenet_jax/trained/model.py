@@ -85,8 +85,8 @@ class TrainedModel:
 
   def check_labels(self) -> None:
     """Raises UserError if the model does not predict labels."""
-    if self.task.kind == 'vector':
-      raise UserError(f'{self.origin}: the model predicts embeddings, not labels; use TrainedModel.predict')
+    if self.task.kind in ('vector', 'numbers'):
+      raise UserError(f'{self.origin}: the model predicts {"embeddings" if self.task.kind == "vector" else "numbers"}, not labels; use TrainedModel.predict')
 
   def features(self, images, name: str = 'pooled') -> np.ndarray:
     """Returns an intermediate output, float32: 'pooled' (n, c), or that of a block (n, h, w, c), see the network's __call__.

@@ -17,6 +17,7 @@ from mobilenet_jax import models, tasks, trained
 from mobilenet_jax.data import TEACHER, Source, blank_batch, steps_per_epoch, stream_size, target_shapes
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices, environment
+from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
 from mobilenet_jax.training.checks import checked
 from mobilenet_jax.training.evaluation import Evaluated, make_eval_step
@@ -226,9 +227,8 @@ class Run:
         self._save(None, window)
     except NonFinite as error:  # it will occur again after the last checkpoint
       self.folder.note(f'{error}')
-    step = self.step
     self.close()
-    self.folder.note(f'stopped at step {step}; when started again, it continues from {self.folder.path / "checkpoints"}')
+    self.folder.note(f'stopped at step {self.step}; when started again, it continues from {self.folder.path / CHECKPOINTS}')
 
   def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""

@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.storage import run_files
@@ -52,7 +53,7 @@ class RunFolder:
     self.path.mkdir(parents=True, exist_ok=True)
     self._lock = lock(self.path)
     try:
-      run_files.claim(self.path, self._config)
+      run_files.claim(self.path, self._config, models.fields(self._config.model.name))
     except UserError:
       self._lock.close()
       raise

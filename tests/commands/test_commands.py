@@ -6,12 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, command, random_images
 
+import mobilenet_jax
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.__main__ import COMMANDS
+from mobilenet_jax.commands import recipe
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime.command_line import Parser
 from mobilenet_jax.runtime.environment import MEMORY_SETTING
+from mobilenet_jax.training import checked
 
 SMALL = ['--config.train_for=4 steps', '--config.log_every=2 steps', '--config.eval_every=4 steps',
          '--config.batch_size=8', '--config.eval_batch_size=8']
@@ -163,3 +171,64 @@ def test_a_command_starts_itself_again_with_huge_pages():
                         text=True) as process:
     output = process.communicate()[0]
   assert output == f"{process.pid} ['--a b'] {MEMORY_SETTING['GLIBC_TUNABLES']}\n"  # the same process
+
+
+def test_a_command_that_does_not_exist_and_none():
+  assert_one_line(command('trian'), "'trian' is not a command; expected one of train, sweep, evaluate")
+  for args in ((), ('--help',)):
+    done = command(*args)
+    assert done.returncode == 0 and 'complexity' in done.stdout and 'usage: mobilenet_jax COMMAND' in done.stdout
+  assert command('--version').stdout == f'mobilenet_jax {mobilenet_jax.__version__}\n'
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_command_has_help(name):
+  done = command(name, '--help')
+  assert done.returncode == 0 and done.stdout.startswith(f'usage: mobilenet_jax {name} ') and not done.stderr
+  assert f'    mobilenet_jax {name} ' in done.stdout  # an example
+
+
+def test_the_installed_command_from_another_folder(tmp_path):
+  """Recipes are found beside the package and in the folder itself, and there they import each other."""
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'other.py').write_text('from configs.fabrics import get_config\n')
+  (tmp_path / 'configs' / 'mine.py').write_text('from configs.other import get_config\n')
+  script = Path(sys.executable).with_name('mobilenet_jax')
+  for name in ('configs/imagenet.py', 'configs/mine.py'):
+    done = subprocess.run([script, 'complexity', f'--config={name}', '--config.model.num_classes=20', '--json'], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert json.loads(done.stdout)['model'] == {'configs/imagenet.py': 'mobilenet_1.0_224'}.get(name, 'mobilenet_1.0_56')
+
+
+@pytest.mark.parametrize('fields, expected', (
+    (['--config.model.width_multiplier=0.5'], {'model.width_multiplier': 0.5}),  # a float, although the recipe has an int
+    (['--config.train_for', '3 epochs'], {'train_for': '3 epochs'}),
+    (['--config.data.name=folder:/a=b'], {'data.name': 'folder:/a=b'}),
+    (['--config.data.flip=false'], {'data.flip': False}),
+    (['--config.data.flip=1'], {'data.flip': True}),
+    (['--config.data.held_out_folds=3'], {'data.held_out_folds': (3,)}),
+    (['--config.data.image_size=[40, 48]'], {'data.image_size': (40, 48)}),
+    (['--config.optim.learning_rate=-1'], {'optim.learning_rate': -1.0}),
+    (['--config.data.recorded='], {'data.recorded': ''}),
+    (['--config.model=nn2'], 'model: a part of a config, not a field; expected a field in it, such as model.NAME'),
+    (['--config.batch_size=3.5'], 'batch_size=3.5: expected int'),
+    (['--config.data.flip=perhaps'], 'data.flip=perhaps: expected bool'),
+    (['--config.train_for'], '--config.train_for: expected a value')))
+def test_fields_on_the_command_line(fields, expected, tmp_path):
+  (tmp_path / 'recipe.py').write_text(
+      'import numpy as np\nfrom mobilenet_jax import config as config_lib\n'
+      'def get_config():\n  config = config_lib.base()\n  config.model.width_multiplier = 1\n'
+      '  config.model.dropout_rate = np.float32(0.25)\n  return config\n')
+  parser = Parser('', 'train')
+  recipe.add_arguments(parser)
+  parse = lambda: recipe.parse(parser, [f'--config={tmp_path}/recipe.py', *fields])[1].config
+  if isinstance(expected, str):
+    with pytest.raises(UserError) as error:
+      parse()
+    assert expected in str(error.value)
+  else:
+    config = checked(config_lib.changed(parse(), {'optim.learning_rate': 0.1} if 'learning_rate' in fields[0] else {}))
+    values = config_lib.flat(parse())
+    assert {name: values[name] for name in expected} == expected
+    assert config.model.dropout_rate == 0.25

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mobilenet_jax import models
-from mobilenet_jax.models.mobilenet import ConvMobileNet, MobileNet
+from mobilenet_jax.models.mobilenet import ConvMobileNet, MobileNet, ShallowMobileNet
 from mobilenet_jax.runtime import devices
 
 
@@ -39,7 +39,8 @@ def check(network, **options):
 
 @pytest.mark.parametrize('options', (
     {}, {'activation': 'relu'}, {'lowering': 'grouped'}, {'num_classes': 0}, {'network': SmallConv},
-    pytest.param({'network': MobileNet}, marks=pytest.mark.slow)), ids=str)
+    *(pytest.param({'network': network}, marks=pytest.mark.slow) for network in (MobileNet, ConvMobileNet, ShallowMobileNet))),
+    ids=str)
 def test_folded_batch_norm_changes_nothing(options):
   weights = check(**{'network': Small, **options})
   assert not any('bn' in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(weights))

@@ -6,20 +6,24 @@ import pytest
 from conftest import random_images, tiny_config
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import trained
+from mobilenet_jax import models, trained
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.training import checked, train
 
 
+def claim(folder, config):
+  run_files.claim(folder, config, models.fields(config.model.name))
+
+
 def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):
   config = checked(tiny_config())
   old = json.loads(config_lib.to_json(config))
-  del old['data']['stall_seconds'], old['embedding']
+  del old['data']['stall_seconds'], old['embedding'], old['model']['padding']
   (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
-  run_files.claim(tmp_path, config)
+  claim(tmp_path, config)
   with pytest.raises(UserError, match=r'- "size": 128, \+ "size": 64'):
-    run_files.claim(tmp_path, config_lib.changed(config, {'embedding.size': 64}))
+    claim(tmp_path, config_lib.changed(config, {'embedding.size': 64}))
 
 
 def test_a_network_with_other_fields_is_reported(tiny_model, tmp_path):
@@ -30,9 +34,9 @@ def test_a_network_with_other_fields_is_reported(tiny_model, tmp_path):
   old['model']['heads'] = 3
   (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
   with pytest.raises(UserError, match=r'another config, which an earlier version of this code wrote \(.*- "heads": 3'):
-    run_files.claim(tmp_path, config)
+    claim(tmp_path, config)
   with pytest.raises(UserError, match=r'another config \(.*- "batch_size": 8'):
-    run_files.claim(tmp_path, config_lib.changed(config, {'batch_size': 16, 'model.heads': 3}))
+    claim(tmp_path, config_lib.changed(config, {'batch_size': 16, 'model.heads': 3}))
 
   model = trained.load(tmp_path)
   model.config.model.heads = 3

@@ -100,7 +100,7 @@ def test_a_percentage_is_the_number_of_the_table():
 
 
 def test_latency_is_measured(tiny_model):
-  """It is really measured, for two models that are two blocks deep."""
+  """It is really measured, for two models that are one block deep."""
   network = models.complete(ml_collections.ConfigDict({'name': 'mobilenet', 'num_classes': 0, 'width_multiplier': 0.25}))
   latencies = measure_latency([(network, (32, 32)), (network, (32, 48))])
   assert len(latencies) == 2 and all(0 < latency < math.inf for latency in latencies)

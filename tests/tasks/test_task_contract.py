@@ -16,7 +16,7 @@ from mobilenet_jax.data import ArraySource, eval_batches, load, train_batches
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.sweeps.sweep import sweep
-from mobilenet_jax.training import evaluate_trained, train
+from mobilenet_jax.training import checked, evaluate_trained, train
 
 COUNT = 40
 
@@ -40,7 +40,7 @@ def test_every_task_keeps_the_contract(name):
     assert hasattr(task, member), member
     if inspect.isfunction(method := getattr(tasks.Task, member, None)):
       assert list(inspect.signature(method).parameters)[1:] == list(inspect.signature(getattr(task, member)).parameters)
-  assert task.kind in ('classes', 'attributes', 'vector')
+  assert task.kind in ('classes', 'attributes', 'vector', 'numbers')
   assert task.main_metric in task.headlines
   for title, form in task.headlines.values():
     assert title and format(0.5, form)
@@ -62,7 +62,9 @@ def test_every_task_keeps_the_contract(name):
   assert loss.shape == (COUNT,) and loss.dtype == np.float32 and np.isfinite(loss).all()
   assert all(value.shape == (COUNT,) for value in values.values())
   assert all(len(value) == COUNT for value in kept.values())
-  assert prediction.shape == outputs.shape
+  expected = {'classes': jax.nn.softmax, 'attributes': jax.nn.sigmoid, 'numbers': lambda x: x,
+              'vector': lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)}[task.kind](outputs)
+  np.testing.assert_allclose(prediction, expected, atol=1e-6)
   evaluation = {**{key: float(value.mean()) for key, value in values.items()}, **task.summary(kept, source)}
   assert task.main_metric in evaluation and all(np.isfinite(value) for value in evaluation.values())
   assert set(task.headlines) <= {*evaluation, 'emulation', 'distance'}  # these two if there is a teacher
@@ -83,10 +85,10 @@ def test_models_are_evaluated_on_data_with_their_names(tiny_model, tmp_path):
     evaluate_trained([model], other, model.config, NEVER)
 
 
-def test_images_of_pairs_are_not_skipped(tiny_model, tmp_path):
+def test_images_of_pairs_are_not_skipped():
   config = tiny_config(**{'task': 'embedding', 'embedding.folds': 2, 'data.bad_images': 'skip'})
   with pytest.raises(UserError, match='data.bad_images=skip: expected error'):
-    train(config, tmp_path, (everything(), everything()))
+    checked(config)
 
 
 def test_an_unknown_task_is_one_line(tmp_path):
@@ -97,7 +99,7 @@ def test_an_unknown_task_is_one_line(tmp_path):
 class Brightness:
   """A regression of the mean of the image, which the data has as a separate target."""
 
-  kind = 'vector'
+  kind = 'numbers'
   main_metric = 'closeness'
   headlines = {'closeness': ('closeness', '.3f')}
   crop_targets = None
@@ -219,3 +221,14 @@ def test_boxes_follow_crops_and_flips(road, tmp_path):
   moved = next(train_batches(source, config, 8, 0, 0, NEVER, crop_targets=crop_box))
   np.testing.assert_array_equal(plain['image'], moved['image'])  # the same crops
   assert not np.allclose(plain['box'], moved['box'])
+
+
+@pytest.mark.parametrize('bad_images', ('error', 'skip'))
+def test_a_crop_that_changes_a_shape_is_not_taken_for_a_bad_image(bad_images, tmp_path):
+  pytest.importorskip('tensorflow')
+  for i, image in enumerate(with_boxes()[0][:8]):
+    (tmp_path / 'train' / str(i % 2)).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(tmp_path / 'train' / str(i % 2) / f'{i}.png')
+  config = tiny_config(**{'data.name': f'folder:{tmp_path}', 'data.eval_split': 'train', 'data.bad_images': bad_images}).data
+  with pytest.raises(Exception, match='AssertionError'):
+    next(train_batches(load(config)[0], config, 4, 0, 0, NEVER, crop_targets=lambda targets, window, flip: {'label': [1, 2]}))

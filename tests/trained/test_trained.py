@@ -51,7 +51,7 @@ def test_a_run_is_loaded_as_it_was_evaluated(tiny_model, tmp_path):
   model = trained.load(tmp_path / 'run')
   assert model.labels == ('a', 'b', 'c', 'd') and model.config.data.eval_crop == 0.8
   assert model.num_classes == 4 and row['top1'] > 0.3
-  # The tiny body is not a MobileNet that could be folded, so the module itself is applied.
+  # The module itself, not folded.
   images = model.prepare(list(named[1].images)).astype(np.float32) / 127.5 - 1
   logits = model.module.apply(model.variables, images, train=False)
   assert (logits.argmax(-1) == named[1].labels).mean() == pytest.approx(row['top1'])

@@ -51,12 +51,12 @@ class Network:
       return 'features'
     if not self.softmax:
       return 'logits'
-    return 'embeddings' if self.model.task.kind == 'vector' else 'probabilities'
+    return {'vector': 'embeddings', 'numbers': 'numbers'}.get(self.model.task.kind, 'probabilities')
 
   @property
   def predicts(self) -> bool:
     """Returns whether the network ends with the task's prediction."""
-    return self.output in ('probabilities', 'embeddings')
+    return self.output in ('probabilities', 'embeddings', 'numbers')
 
   def function(self) -> Callable[[jax.Array], jax.Array]:
     """Returns a function images -> float32 (b, outputs), made of convolutions that every converter knows."""

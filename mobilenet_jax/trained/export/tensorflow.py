@@ -93,7 +93,7 @@ def _in_tensorflow(network):
   layers = [layer._replace(kernel=np.asarray(layer.kernel), bias=np.asarray(layer.bias))
             for layer in models.folded_layers(network.module, model.variables)]
   predict = {'classes': tf.nn.softmax, 'attributes': tf.nn.sigmoid,
-             'vector': lambda x: tf.math.l2_normalize(x, -1)}[model.task.kind]
+             'vector': lambda x: tf.math.l2_normalize(x, -1), 'numbers': lambda x: x}[model.task.kind]
 
   def function(images):
     x = images

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
+from mobilenet_jax.storage.run_files import CONFIG_FILE
 from mobilenet_jax.trained.labels import imagenet_labels
 from mobilenet_jax.trained.model import TrainedModel, load_folder
 from mobilenet_jax.trained.published import readers, release, weights
@@ -25,7 +26,7 @@ def load(name: str | Path, averaged: bool = True) -> TrainedModel:
   if not averaged:
     return _import(path, str(name), averaged)
   imported = release.cache_folder() / str(name).replace(':', '_')
-  if not (imported / 'config.json').exists():  # the last file that `save` writes
+  if not (imported / CONFIG_FILE).exists():  # the last file that `save` writes
     _import(path, str(name), averaged).save(imported)
   return load_folder(imported, str(name))
 
