@@ -20,14 +20,14 @@ figures: .venv/ready
 	@$(VENV) -m mobilenet_jax sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
 	@$(VENV) -m experiments.figures --results=$(OUT)/results.csv --out=$(OUT)
 
-# Compiled without optimization, which saves a fifth of the CPU time. make test-slow repeats what depends on it as users
+# Compiled without optimisation, which saves a fifth of the CPU time. make test-slow repeats what depends on it as users
 # compile it.
 test: .venv/ready .venv/ready-export
-	@XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(VENV) -m pytest -q -n 2 tests
+	@XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(VENV) -m pytest -q -n 2 --dist loadfile tests
 
 test-slow: .venv/ready .venv/ready-export
 	@$(VENV) -m pytest -q -n 2 -m slow tests
-	@$(VENV) -m pytest -q -n 2 tests/models tests/training tests/trained
+	@$(VENV) -m pytest -q -n 2 --dist loadfile tests/models tests/training tests/trained
 
 test-slurm: .venv/ready
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { apt-get -qq update && apt-get -qq install --no-install-recommends slurm-wlm munge; }
