@@ -3,7 +3,8 @@
     mobilenet_jax train --config=configs/small_images.py:data=cifar10,res=56 --workdir=runs/cifar10
     mobilenet_jax train --config=configs/small_images.py:data=folder:/my/images --workdir=runs/mine
 
-The optimiser is that of configs/fabrics.py, for a longer run. It has not been run at this length; docs/results.md lists what was run.
+The optimiser is that of configs/fabrics.py, for a longer run. It has not been run at this
+length; docs/results.md lists what was run.
 """
 
 from mobilenet_jax import config as config_lib

@@ -84,7 +84,8 @@ def with_given(config: ml_collections.ConfigDict, given: list[str]) -> ml_collec
 
 def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict, Path, Path]:
   """Trains NN2 as `config` would train a student. Returns its row, its folder, and the file of its recorded outputs."""
-  row, = sweep(config_lib.changed(config, {'model.name': 'nn2', 'model.activation': 'relu', 'model.dropout_rate': 0.001}), [{}], folder)
+  teacher = {'model.name': 'nn2', 'model.activation': 'relu', 'model.dropout_rate': 0.001}
+  row, = sweep(config_lib.changed(config, teacher), [{}], folder)
   outputs = folder / 'outputs.npz'
   if not outputs.exists():
     command = [sys.executable, '-m', 'mobilenet_jax', 'record', folder / row['name'], f'--data={config.data.name}',

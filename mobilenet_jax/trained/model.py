@@ -86,7 +86,8 @@ class TrainedModel:
   def check_labels(self) -> None:
     """Raises UserError if the model does not predict labels."""
     if self.task.kind in ('vector', 'numbers'):
-      raise UserError(f'{self.origin}: the model predicts {"embeddings" if self.task.kind == "vector" else "numbers"}, not labels; use TrainedModel.predict')
+      what = 'embeddings' if self.task.kind == 'vector' else 'numbers'
+      raise UserError(f'{self.origin}: the model predicts {what}, not labels; use TrainedModel.predict')
 
   def features(self, images, name: str = 'pooled') -> np.ndarray:
     """Returns an intermediate output, float32: 'pooled' (n, c), or that of a block (n, h, w, c), see the network's __call__.

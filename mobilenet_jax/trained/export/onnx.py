@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_jax.errors import UserError
 from mobilenet_jax.trained.export import tensorflow
 from mobilenet_jax.trained.export.network import Network
 
@@ -18,7 +19,11 @@ def write(network: Network, path: Path, calibration: np.ndarray | None = None) -
   with tempfile.TemporaryDirectory() as folder:
     tflite = Path(folder) / 'model.tflite'
     tensorflow.write_tflite(network, tflite, calibration, 'float32')
-    model, _ = tf2onnx.convert.from_tflite(str(tflite), opset=OPSET)
+    try:
+      model, _ = tf2onnx.convert.from_tflite(str(tflite), opset=OPSET)
+    except ValueError as error:
+      raise UserError(f'onnx: tf2onnx does not know an operation of {network.model.config.model.name} '
+                      f'({" ".join(str(error).split())[:100]}); export to another format') from error
   graph = model.graph
   names = {graph.input[0].name: 'images', graph.output[0].name: network.output}
   for node in graph.node:
