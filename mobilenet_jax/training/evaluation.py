@@ -121,7 +121,7 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
   if model.config.data.recorded:
     source = distillation.selected(source, model.num_classes, model.labels)
   for model in models:
-    task = tasks.create(model.config)
+    task = model.task
     outputs = model.outputs_of(source) if task.kind == 'classes' else None
     if task.kind != 'classes' and (names := task.outputs(source)[1]) != model.labels:
       raise UserError(f'{model.origin}: the model predicts {some(model.labels or ())}, the data has {some(names or ())}; '
