@@ -41,7 +41,7 @@ def measure(alphas: Sequence[float], sizes: Sequence[int], jpeg: tuple[int, int]
     config = config_lib.base()
     config.update_from_flattened_dict({
         'data.name': f'folder:{folder}/images', 'data.image_size': config_lib.square(max(sizes)),
-        'data.stream_size': config_lib.square(max(sizes)), 'data.shuffle_buffer': 64, 'batch_size': batch,
+        'data.stream_size': config_lib.square(max(sizes)), 'batch_size': batch,
         'eval_batch_size': batch, 'train_for': f'{steps} steps', 'eval_every': '0 steps', 'checkpoint_every': '0 steps'})
     changes = [{'model.width_multiplier': alpha, 'data.image_size': config_lib.square(size)}
                for alpha in alphas for size in sizes]

@@ -35,7 +35,7 @@ from PIL import Image
 from experiments import distillation
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
-from mobilenet_jax.data import TEACHER, ArraySource, folders, pipeline
+from mobilenet_jax.data import TEACHER, Source, folders, from_arrays
 from mobilenet_jax.errors import REQUEUE, UserError
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.storage import checkpoints, run_files
@@ -45,7 +45,7 @@ MARKDOWN = {'fault': ('fault', ''), 'injected': ('injected', 'd'), 'survived': (
             'seconds_lost': ('seconds lost, median', '.1f'), 'steps_again': ('steps repeated, median', '.0f')}
 # What a run calls, and how often a whole victim calls it. A fault comes at one of these calls.
 CALLS = {'step': (run.Run, 'train', 24), 'checkpoint': (checkpoints.Checkpoints, 'save', 6),
-         'evaluation': (evaluation, 'evaluate', 6), 'row': (run_files, 'write_row', 1), 'batch': (pipeline, '_crop', 24)}
+         'evaluation': (evaluation, 'evaluate', 6), 'row': (run_files, 'write_row', 1), 'example': (Source, '__getitem__', 192)}
 DELAY = 0.08  # seconds by which a signal is delayed at most: the time to write a checkpoint of the small network
 DISK = 24 * 2**20  # bytes of the small disk: about ten times a checkpoint
 LOG_FILE, BALLAST = 'log.txt', 'ballast'
@@ -172,9 +172,9 @@ FAULTS = {
     'disk full in a step': Fault('step', fill_disk, (1,), damage=empty_disk, small_disk=True, says='disk is full'),
     'disk full at a checkpoint': Fault(
         'checkpoint', fill_disk, (1,), damage=empty_disk, small_disk=True, says='disk is full'),
-    'data stalls for 2 s': Fault('batch', stall, (0,), says='has given no batch for'),
+    'data stalls for 2 s': Fault('example', stall, (0,), says='has given no batch for'),
     'an image damaged and skipped, killed in a step': Fault(
-        'step', send(signal.SIGKILL), KILLED, data='damaged image', says='class_1/17.png: it cannot be decoded'),
+        'step', send(signal.SIGKILL), KILLED, data='damaged image', says='class_1/17.png: '),
     'batches with NaN left out, killed in a step': Fault(
         'step', send(signal.SIGKILL), KILLED, data='NaN', says='going back to step'),
     'one of two hosts killed': Fault('step', send(signal.SIGKILL), KILLED, hosts=2),
@@ -185,7 +185,7 @@ COUNTS = collections.defaultdict(lambda: 5, {
 
 def _plain(folder: Path) -> tuple:
   rng = np.random.default_rng(0)
-  return {}, tuple(ArraySource(rng.integers(0, 256, (count, 40, 40, 3), np.uint8), np.arange(count, dtype=np.int32) % 4, 4)
+  return {}, tuple(from_arrays(rng.integers(0, 256, (count, 40, 40, 3), np.uint8), np.arange(count, dtype=np.int32) % 4, 4)
                    for count in (50, 20))
 
 
@@ -203,7 +203,7 @@ def _damaged_image(folder: Path) -> tuple:
   root = folder.parent / 'images'
   _, arrays = _plain(folder)
   for split, source in zip(('train', 'test'), arrays):
-    for i, (image, label) in enumerate(zip(source.images, source.labels)):
+    for i, (image, label) in enumerate(((example.image, example.targets['label']) for example in source)):
       path = root / split / f'class_{label}' / f'{i}.png'
       path.parent.mkdir(parents=True, exist_ok=True)
       if not path.exists():

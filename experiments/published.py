@@ -35,7 +35,7 @@ def evaluate_published(names: list[str], data: dict) -> list[dict]:
     started = time.monotonic()
     config = config_lib.changed(next(iter(models.values())).config, {**data, 'eval_batch_size': 100})
     source = load_whole(config.data)
-    evaluations = evaluate_trained(list(models.values()), source, config, lambda name: print(f'skipping {name}'))
+    evaluations = evaluate_trained(list(models.values()), source, config, lambda error: print(f'skipping {error.name}'))
     for (name, model), means in zip(models.items(), evaluations):
       cost = measure(model.module, (size, size, 3), train=False)
       rows.append({

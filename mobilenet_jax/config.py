@@ -42,7 +42,7 @@ def base() -> ml_collections.ConfigDict:
           per_identity=0,  # images of each identity in a training batch; 0: no fixed number
           color_distortion=0.0,  # strength; 0 is off, 1 is Inception's
           eval_crop=0.875,
-          shuffle_buffer=16384,  # examples, for sources read as a stream
+          exif_orientation=True,  # turn images in folders as their EXIF says; False for benchmarks that ignore it
           bad_images='error',  # or skip: report, count and leave them out
           max_bad_images=100,  # that are left out; more are an error
           stall_seconds=300.0,  # without a batch, until a stall is reported

@@ -1,7 +1,7 @@
 """Labels images with their most likely classes.
 
     mobilenet_jax predict mobilenet_1.0_224 cat.jpg holidays/ [--top=5] [--format=table|json|csv]
-    find photos -name '*.jpg' | mobilenet_jax predict runs/mine - --annotate=annotated
+    find photos -name '*.jpg' | mobilenet_jax predict runs/mine - --annotate=annotated --batch=64
 
 If an image cannot be read, it is reported on standard error, the other images are labelled, and the exit status is 1.
 """
@@ -10,47 +10,57 @@ import csv
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
-from mobilenet_jax.data import find_images, read_image
+from mobilenet_jax.data import eval_batches, find_images, from_files, read_image
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.runtime import command_line
 
-BATCH = 16
 STANDARD_INPUT = '-'
 
 Prediction = tuple[Path, list[tuple[str, float]]]  # an image, and its most likely labels with their probabilities
 
 
-def predict(model: trained.TrainedModel, paths: list[Path], k: int, errors: list[str]) -> Iterator[Prediction]:
-  """Yields each readable image with its k most likely labels, in order. Adds a message to `errors` for each other image."""
-  def prepare(path):
-    try:
-      return model.prepare(path)[0]
-    except UserError as error:
-      return error
+def predict(model: trained.TrainedModel, paths: list[Path], k: int, batch: int,
+            errors: list[str]) -> Iterator[Prediction]:
+  """Yields each readable image with its k most likely labels, in order. Adds a message to `errors` for each other image.
 
-  size = min(BATCH, len(paths))
-  for first in range(0, len(paths), size):
-    batch = paths[first:first + size]
-    prepared = devices.at_once(prepare, batch)
-    errors += [str(image) for image in prepared if isinstance(image, UserError)]
-    good = [(path, image) for path, image in zip(batch, prepared) if not isinstance(image, UserError)]
-    if not good:
-      continue
-    padded = np.resize(np.stack([image for _, image in good]), (size, *good[0][1].shape))  # one shape, one compilation
-    for (path, _), row in zip(good, model.prediction(padded)):
-      yield path, trained.top_labels(row, model.labels, k)
+  Images are read and cropped ahead, `batch` at a time, while the network works.
+  """
+  config = config_lib.changed(model.config, {'data.bad_images': 'skip'}).data
+  source = from_files([str(path) for path in paths], config.exif_orientation)
+  batches = eval_batches(source, config, batch, lambda error: errors.append(str(error)), transform=model.task.transform)
+  for first, made in zip(range(0, len(paths), batch), batches):
+    for path, row, read in zip(paths[first:], model.prediction(made['image']), made['mask']):
+      if read:
+        yield path, trained.top_labels(row, model.labels, k)
 
 
-def annotate(path: Path, top: list[tuple[str, float]]) -> Image.Image:
-  """Returns the image, at most 640 pixels wide, above its most likely labels, each with a bar for its probability."""
-  picture = Image.fromarray(read_image(path))
+def with_progress(predictions: Iterator[Prediction], count: int) -> Iterator[Prediction]:
+  """Yields the same, and says on standard error how far it is, unless that is no terminal."""
+  started = said = time.monotonic()
+  for done, prediction in enumerate(predictions, start=1):
+    now = time.monotonic()
+    if sys.stderr.isatty() and now - said > 1:
+      said = now
+      print(f'\r{done:,} of {count:,} images, {done / (now - started):.0f} images/s', end='\033[K', file=sys.stderr, flush=True)
+    yield prediction
+  if said > started:
+    print('\r\033[K', end='', file=sys.stderr, flush=True)
+
+
+def annotate(path: Path, top: list[tuple[str, float]], upright: bool) -> Image.Image:
+  """Returns the image, at most 640 pixels wide, above its most likely labels, each with a bar for its probability.
+
+  `upright` is as in data.read_image.
+  """
+  picture = Image.fromarray(read_image(path, upright))
   picture.thumbnail((640, 640))
   width, line = max(picture.width, 320), 22
   sheet = Image.new('RGB', (width, picture.height + line * len(top) + 8), 'white')
@@ -93,12 +103,15 @@ def main(argv: list[str]) -> None:
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
   parser.add_argument('images', nargs='+', help='images and folders of images; - for a list of paths on standard input')
   parser.add_argument('--top', type=int, default=5, help='labels per image')
+  parser.add_argument('--batch', type=int, default=32, help='images at a time; does not affect the result')
   parser.add_argument('--format', choices=FORMATS, default='table')
   parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it')
   args = parser.parse_args(argv)
 
   if args.top < 1:
     raise UserError(f'--top={args.top}: expected at least 1')
+  if args.batch < 1:
+    raise UserError(f'--batch={args.batch}: expected at least 1')
   listed = sys.stdin.read().splitlines() if STANDARD_INPUT in args.images else []
   paths = find_images(path for path in args.images if path != STANDARD_INPUT)
   paths += [Path(line) for line in listed if line]
@@ -107,21 +120,21 @@ def main(argv: list[str]) -> None:
   model = trained.load(args.model)
   model.check_labels()
   errors: list[str] = []
-  predictions = predict(model, paths, args.top, errors)
+  predictions = with_progress(predict(model, paths, args.top, min(args.batch, len(paths)), errors), len(paths))
   if args.annotate:
-    predictions = _annotated(predictions, args.annotate)
+    predictions = _annotated(predictions, args.annotate, model.config.data.exif_orientation)
   FORMATS[args.format](predictions, sys.stdout)
   sys.stdout.flush()
   if errors:
     sys.exit('\n'.join(f'error: {error}' for error in errors))
 
 
-def _annotated(predictions, folder):
+def _annotated(predictions, folder, upright):
   folder.mkdir(parents=True, exist_ok=True)
   taken = set()
   for path, top in predictions:
     names = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
     name = next(name for name in names if name not in taken)
     taken.add(name)
-    annotate(path, top).save(folder / f'{name}.png')
+    annotate(path, top, upright).save(folder / f'{name}.png')
     yield path, top

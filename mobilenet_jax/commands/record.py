@@ -22,7 +22,7 @@ from mobilenet_jax.storage.files import whole_file
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'record')
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
-  parser.add_argument('--data', required=True, help='faces, another TFDS name, or folder:/path')
+  parser.add_argument('--data', required=True, help='a TFDS name, folder:/path or npz:/path')
   parser.add_argument('--data_dir', default='', help='folder of TFDS data')
   parser.add_argument('--out', type=Path, required=True, help='a .npz file')
   args = parser.parse_args(argv)
@@ -38,8 +38,6 @@ def main(argv: list[str]) -> None:
   parts = args.out.with_suffix('.parts')
   names, outputs = [], []
   for split, source in zip(('train', 'test'), data.load(config.data)):
-    if source.ids is None:
-      raise UserError(f'--data={args.data}: examples in arrays have no names; expected a folder of images or a TFDS dataset')
     found = trained.record(model, source, parts / split)
     names += found[0]
     outputs.append(found[1])

@@ -7,16 +7,16 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import FileSource
+from mobilenet_jax.data.examples import Source, from_files
+from mobilenet_jax.data.images import SUFFIXES
 from mobilenet_jax.data.pairs import read_pairs
 from mobilenet_jax.errors import UserError
 
-IMAGE_FILES = ('.jpg', '.jpeg', '.png')
 LABELS_FILE = 'labels.csv'
 HELD_OUT = 0.1  # the fraction of a folder without splits that is held out for evaluation
 
 
-def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, FileSource]:
+def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   """Returns the training and the evaluation source of a folder; `config` is the `data` section of a config.
 
   Raises:
@@ -24,27 +24,27 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[FileSource, File
   """
   root = _existing_folder(path)
   if config.pairs:
-    return _by_pairs(_classes(root), config)
+    return _by_pairs(_classes(root, config), config)
   splits = (config.train_split, config.eval_split)
   if all((root / split).is_dir() for split in splits):
-    return tuple(_classes(root / split) for split in splits)
-  whole = _classes(root)
+    return tuple(_classes(root / split, config) for split in splits)
+  whole = _classes(root, config)
   # If the classes are people, an evaluation on people seen in training proves nothing.
   if config.split_by == 'class' and whole.num_classes > 1:
     order = np.random.default_rng(0).permutation(whole.num_classes)
     held_out = np.isin(whole.labels, order[:max(round(HELD_OUT * whole.num_classes), 1)])
   else:
-    order = np.random.default_rng(0).permutation(whole.num_examples)
-    held_out = np.isin(np.arange(whole.num_examples), order[:max(round(HELD_OUT * whole.num_examples), 1)])
+    order = np.random.default_rng(0).permutation(len(whole))
+    held_out = np.isin(np.arange(len(whole)), order[:max(round(HELD_OUT * len(whole)), 1)])
   return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out))
 
 
-def load_whole(path: str, config: ml_collections.ConfigDict) -> FileSource:
+def load_whole(path: str, config: ml_collections.ConfigDict) -> Source:
   """Returns the images in the labels.csv of a folder, or else those of its eval_split, or else all of its images."""
   root = _existing_folder(path)
   if (root / LABELS_FILE).exists():
-    return _from_labels_file(root)
-  return _classes(root / config.eval_split if (root / config.eval_split).is_dir() else root, minimum=1)
+    return _from_labels_file(root, config)
+  return _classes(root / config.eval_split if (root / config.eval_split).is_dir() else root, config, minimum=1)
 
 
 def _by_pairs(whole, config):
@@ -73,44 +73,44 @@ def _existing_folder(path: str) -> Path:
   return root
 
 
-def _classes(root: Path, minimum: int = 2) -> FileSource:
+def _classes(root, config, minimum=2):
   classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-  if not classes and any(file.lower().endswith(IMAGE_FILES) for file in os.listdir(root)):
+  if not classes and any(file.lower().endswith(SUFFIXES) for file in os.listdir(root)):
     root, classes = root.parent, [root.name]  # images without labels, which suffice if there is a teacher
   elif len(classes) < minimum:
     raise UserError(f'{root}: {len(classes)} sub-folders; expected one per class, at least {minimum}')
   images, labels = [], []
   for label, name in enumerate(classes):
-    files = sorted(file for file in os.listdir(root / name) if file.lower().endswith(IMAGE_FILES))
+    files = sorted(file for file in os.listdir(root / name) if file.lower().endswith(SUFFIXES))
     if not files:
-      raise UserError(f'{root / name}: no images in this class folder ({" ".join(IMAGE_FILES)}); add some or remove the '
+      raise UserError(f'{root / name}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
                       'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
-    images += [str(root / name / file) for file in files]
+    images += [f'{root}/{name}/{file}' for file in files]
     labels += [label] * len(files)
-  return FileSource(images, np.array(labels, np.int32), len(classes), tuple(classes))
+  return _source(images, labels, len(classes), tuple(classes), config)
 
 
-def _from_labels_file(root: Path) -> FileSource:
+def _from_labels_file(root, config):
   path = root / LABELS_FILE
   with path.open(newline='') as file:
     rows = list(csv.DictReader(file))
   if not rows or not {'file', 'label'} <= set(rows[0]):
     raise UserError(f'{path}: expected the header file,label and then one line per image')
-  found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in IMAGE_FILES}
+  found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in SUFFIXES}
   files = [root / row['file'] if (root / row['file']).exists() else found.get(row['file']) for row in rows]
   if missing := [row['file'] for row, file in zip(rows, files) if file is None]:
     raise UserError(f'{path}: {len(missing)} of its {len(rows)} images are not in {root}, such as {missing[0]}')
   labels = [row['label'] for row in rows]
   names = None if all(label.isdecimal() for label in labels) else tuple(sorted(set(labels)))
   numbers = [names.index(label) if names else int(label) for label in labels]
-  return FileSource([str(file) for file in files], np.array(numbers, np.int32), max(numbers) + 1, names)
+  return _source([str(file) for file in files], numbers, max(numbers) + 1, names, config)
 
 
-def image_names(source) -> list[str]:
-  """Returns the names by which pairs refer to the examples of `source`: '<person>/<person>_0001', without a suffix.
+def _source(files, labels, num_classes, class_names, config):
+  ids = ['/'.join(file.split('/')[-2:]) for file in files]
+  return from_files(files, config.exif_orientation, {'label': np.array(labels, np.int32)}, ids, num_classes, class_names)
 
-  Examples without ids are numbered.
-  """
-  if source.ids is None:
-    return [str(i) for i in range(source.num_examples)]
-  return [name.rpartition('.')[0] if name.lower().endswith(IMAGE_FILES) else name for name in source.ids]
+
+def image_names(source: Source) -> list[str]:
+  """Returns the names by which pairs refer to the examples of `source`: '<person>/<person>_0001', without a suffix."""
+  return [name.rpartition('.')[0] if name.lower().endswith(SUFFIXES) else name for name in source.ids]

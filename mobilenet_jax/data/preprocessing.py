@@ -1,108 +1,99 @@
-"""The preprocessing of images between the disk and the network.
+"""The preprocessing of images between the decoder and the network.
 
 Training (section 3.2: "less ... distortions", "limiting the size of small crops"): a random crop with a limited smallest
 area and aspect, resized; a horizontal flip; optionally a colour distortion. Evaluation: the central part (87.5 % of each
 side in TF-slim), resized. Images are resized bilinearly without antialiasing or keeping the aspect, as in TF-slim.
 
-Crop and resize are implemented twice, with the same formula for the window: with TensorFlow, for encoded images in a
-tf.data map, and with Pillow, for arrays where TensorFlow may not be installed.
+A task chooses what is done to an example, a `Transform`. All of them crop and resize with the functions of this module.
 """
 
+from collections.abc import Callable
+
+import cv2
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from PIL import Image
 
-DRAWS = 5  # uniform random numbers for each training example: area, aspect, top, left, flip
+cv2.setNumThreads(1)  # the pipeline has threads of its own, one per core
+
+Targets = dict[str, np.ndarray]
+Window = tuple[int, int, int, int]  # top, left, height and width of a crop, in pixels
+# (image, targets, rng) -> (image, targets): uint8 (h, w, 3) -> (*stream_size, 3). In evaluation, rng is None.
+Transform = Callable[[np.ndarray, Targets, np.random.Generator | None], tuple[np.ndarray, Targets]]
+# (targets of one example, window, flip) -> the targets of the cropped example. The window is (top, left, height, width) in
+# fractions of the image; the crop is mirrored if `flip`.
+CropTargets = Callable[[Targets, np.ndarray, bool], Targets]
+CROP_ATTEMPTS = 100  # as in TensorFlow
 
 
-def random_window(height, width, draws, config: ml_collections.ConfigDict, xp):
-  """Returns a random crop (top, left, height, width) in whole pixels, as floats.
-
-  Its area is uniform in [crop_min_area, 1] of the image's area, and the logarithm of its aspect is uniform up to
-  crop_max_aspect in both directions. The crop is then clipped to the image. It is Inception's crop, except that Inception
-  draws again instead of clipping.
+def crop_and_flip(config: ml_collections.ConfigDict, crop_targets: CropTargets | None = None) -> Transform:
+  """Returns the transform of most tasks: a random crop and flip in training, the central crop in evaluation.
 
   Args:
-    height, width: size of the image in pixels, as floats.
-    draws: DRAWS uniform random numbers in [0, 1).
     config: the `data` section of a config.
-    xp: the module to compute with, numpy or tensorflow.
+    crop_targets: how a crop or flip changes the targets of an example; None if they do not change, as with a class.
   """
-  area = height * width * (config.crop_min_area + (1 - config.crop_min_area) * draws[0])
-  aspect = config.crop_max_aspect ** (2 * draws[1] - 1)
-  crop_height = xp.maximum(xp.minimum(xp.round(xp.sqrt(area / aspect)), height), 1.0)
-  crop_width = xp.maximum(xp.minimum(xp.round(xp.sqrt(area * aspect)), width), 1.0)
-  top = xp.floor(draws[2] * (height - crop_height + 1))
-  left = xp.floor(draws[3] * (width - crop_width + 1))
-  return top, left, crop_height, crop_width
+  size = stream_size(config)
+
+  def transform(image, targets, rng):
+    shape = image.shape[:2]
+    window = central_window(*shape, config.eval_crop) if rng is None else random_window(*shape, config, rng)
+    flip = rng is not None and config.flip and bool(rng.random() < 0.5)
+    if crop_targets is not None and targets:
+      targets = crop_targets(targets, np.array(window) / (*shape, *shape), flip)
+    return crop(image, window, flip, size), targets
+
+  return transform
 
 
-def central_window(height, width, config: ml_collections.ConfigDict, xp):
-  """Returns the same central crop as tf.image.central_crop, in the form of `random_window`."""
-  top = xp.floor(height * (1 - config.eval_crop) / 2)
-  left = xp.floor(width * (1 - config.eval_crop) / 2)
+def random_window(height: int, width: int, config: ml_collections.ConfigDict, rng: np.random.Generator) -> Window:
+  """Returns a random crop, distributed as that of TensorFlow's sample_distorted_bounding_box, which Inception uses.
+
+  The aspect (width / height) is uniform in [1 / crop_max_aspect, crop_max_aspect]. The height is then uniform among those
+  for which the area is in [crop_min_area, 1] of the image's and the crop fits. A crop that does not fit is drawn again,
+  CROP_ATTEMPTS times; after that the whole image is taken.
+
+  Args:
+    height, width: size of the image in pixels.
+    config: the `data` section of a config.
+    rng: a generator.
+  """
+  least = config.crop_min_area * height * width
+  for _ in range(CROP_ATTEMPTS):
+    aspect = rng.uniform(1 / config.crop_max_aspect, config.crop_max_aspect)
+    highest = min(round((height * width / aspect) ** 0.5), height)
+    if round(highest * aspect) > width:
+      highest = int((width + 0.5 - 1e-7) / aspect)
+    lowest = min(round((least / aspect) ** 0.5), highest)
+    rows = int(rng.integers(lowest, highest + 1))
+    columns = round(rows * aspect)
+    if rows * columns < least:  # by rounding
+      rows += 1
+      columns = round(rows * aspect)
+    if least <= rows * columns and 0 < rows <= height and 0 < columns <= width:
+      # TensorFlow never draws the last position.
+      top, left = (int(rng.integers(max(space, 1))) for space in (height - rows, width - columns))
+      return top, left, rows, columns
+  return 0, 0, height, width
+
+
+def central_window(height: int, width: int, fraction: float) -> Window:
+  """Returns the same central crop as tf.image.central_crop on an image of known size; in a graph it rounds `fraction`."""
+  top, left = (int((size - size * fraction) / 2) for size in (height, width))
   return top, left, height - 2 * top, width - 2 * left
 
 
-def crop_array(image: np.ndarray, window, flip: bool, size: tuple[int, int]) -> np.ndarray:
-  """Crops and resizes an image, and mirrors it if `flip`: uint8 (h, w, 3) -> (*size, 3)."""
-  top, left, height, width = (int(x) for x in window)
-  crop = Image.fromarray(image[top:top + height, left:left + width])
-  # EXTENT samples bilinearly at pixel centres without antialiasing, as tf.image.resize does; Image.resize would blur.
-  resized = crop.transform(size[::-1], Image.Transform.EXTENT, (0, 0, width, height), Image.Resampling.BILINEAR)
-  resized = np.asarray(resized)
-  return resized[:, ::-1] if flip else resized
+def crop(image: np.ndarray, window: Window, flip: bool, size: tuple[int, int]) -> np.ndarray:
+  """Crops and resizes an image, and mirrors it if `flip`: uint8 (h, w, 3) -> (*size, 3).
 
-
-def crop_centrally(image: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-  """Crops and resizes an array as in evaluation: uint8 (h, w, 3) -> (*stream_size, 3)."""
-  height, width = (float(n) for n in image.shape[:2])
-  return crop_array(image, central_window(height, width, config, np), False, stream_size(config))
-
-
-def crop_encoded(encoded, draws, config: ml_collections.ConfigDict):
-  """Decodes, crops and resizes JPEG, PNG, GIF or BMP bytes in TensorFlow. Of a JPEG, only the crop is decoded.
-
-  Args:
-    encoded: a scalar string tensor.
-    draws: DRAWS uniform random numbers for training, or None for evaluation.
-    config: the `data` section of a config.
-
-  Returns:
-    The image, uint8 (*stream_size, 3); its window, float32 (4,), as top, left, height and width in fractions of the
-    encoded image; and whether it is mirrored.
+  It is the only resize on the host, and that of tf.image.resize, rounded. In 8 bits, OpenCV would round in between.
   """
-  import tensorflow as tf
-
-  def window(shape):
-    height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
-    if draws is None:
-      crop = central_window(height, width, config, tf)
-    else:
-      crop = random_window(height, width, draws, config, tf)
-    crop = tf.stack(crop)
-    return tf.cast(crop, tf.int32), crop / tf.stack([height, width, height, width])
-
-  def crop_jpeg():
-    pixels, part = window(tf.image.extract_jpeg_shape(encoded))
-    return tf.image.decode_and_crop_jpeg(encoded, pixels, channels=3), part
-
-  def crop_other():
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    pixels, part = window(tf.shape(image))
-    top, left, height, width = tf.unstack(pixels)
-    return image[top:top + height, left:left + width], part
-
-  image, part = tf.cond(tf.io.is_jpeg(encoded), crop_jpeg, crop_other)
-  image = tf.image.resize(image, stream_size(config), 'bilinear')
-  flip = tf.constant(False)
-  if draws is not None and config.flip:
-    flip = draws[4] < 0.5
-    image = tf.cond(flip, lambda: image[:, ::-1], lambda: image)
-  image = tf.cast(tf.round(image), tf.uint8)
-  return tf.ensure_shape(image, (*stream_size(config), 3)), part, flip
+  top, left, height, width = window
+  part = image[top:top + height, left:left + width]
+  if part.shape[:2] != tuple(size):
+    part = cv2.convertScaleAbs(cv2.resize(part.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR))
+  return part[:, ::-1] if flip else part
 
 
 def stream_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
@@ -145,4 +136,5 @@ def distort_colors(images: jax.Array, rng: jax.Array, strength: float) -> jax.Ar
 def description(config: ml_collections.ConfigDict) -> dict:
   """Returns the preprocessing that the user of a model must apply to an image. It is saved with every checkpoint."""
   return {'image_size': list(config.image_size), 'central_crop': config.eval_crop, 'resize': 'bilinear, no antialias',
-          'resize_first_to': list(stream_size(config)), 'range': [-1.0, 1.0], 'channels': 'RGB'}
+          'resize_first_to': list(stream_size(config)), 'range': [-1.0, 1.0], 'channels': 'RGB',
+          'exif_orientation': config.exif_orientation}

@@ -1,7 +1,7 @@
 """A teacher's outputs, recorded beforehand in a .npz file with these arrays:
 
-    names       (n,) the name of each example: '<folder>/<file>' or '<file>' for a folder of images, '<split>/<number>' for
-                an embedded dataset or a TFDS dataset that fits into memory, and otherwise the TFDS id
+    names       (n,) the id of each example: '<folder>/<file>' or '<file>' for a folder of images, '<split>/<number>' for an
+                embedded dataset, a TFDS dataset or arrays
     logits      (n, d) float32, of classes or attributes; or probs, probabilities of attributes; or embeddings
     attributes  (d,) the name of each output, if the outputs have names; or labels
 
@@ -15,8 +15,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import TEACHER, ArraySource, FileSource
-from mobilenet_jax.data.tfds_sets import StreamSource
+from mobilenet_jax.data.examples import TEACHER, Source
 from mobilenet_jax.errors import UserError
 
 OUTPUTS = ('logits', 'probs', 'embeddings')
@@ -24,15 +23,12 @@ COLUMNS = ('attributes', 'labels')
 SMALLEST = 1e-7  # because a probability of 0 would give a logit of minus infinity
 
 
-def join(source: ArraySource | FileSource | StreamSource, config: ml_collections.ConfigDict):
+def join(source: Source, config: ml_collections.ConfigDict) -> Source:
   """Returns `source` with the outputs that data.recorded has for its examples.
 
   Raises:
     UserError: if the file is not valid, has NaN, or lacks some of the examples while data.recorded_missing='error'.
   """
-  if source.ids is None:
-    raise UserError(f'data.recorded={config.recorded}: the examples of {config.name} are arrays and have no names to look '
-                    'up; expected a folder of images or a TFDS dataset')
   names, outputs, columns = read(config.recorded)
   if not any('/' in name for name in names[:100]):  # the names are file names without folders
     ids = [name.rpartition('/')[2] for name in source.ids]

@@ -5,7 +5,7 @@
     folder:/path    /path/<class>/<image>, of which a tenth is held out; or /path/<split>/<class>/<image>; or images and
                     a /path/labels.csv (columns file and label; for evaluation, not for training); or images alone,
                     for which a teacher provides all targets
-    npz:/path.npz   the arrays train_images, train_labels, test_images, test_labels; needs no TensorFlow
+    npz:/path.npz   the arrays train_images, train_labels, test_images, test_labels
 """
 
 import zipfile
@@ -14,13 +14,8 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax.data import folders, recorded, tfds_sets
-from mobilenet_jax.data.examples import ArraySource, FileSource
-from mobilenet_jax.data.tfds_sets import MAX_BYTES_IN_MEMORY, StreamSource
+from mobilenet_jax.data.examples import Source, from_arrays
 from mobilenet_jax.errors import UserError
-
-SAMPLE = 64  # the number of images from whose size it is estimated whether all of them fit
-
-Source = ArraySource | FileSource | StreamSource
 
 
 def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
@@ -51,7 +46,7 @@ def load_whole(config: ml_collections.ConfigDict) -> Source:
   return _from_npz(path, config.eval_split) if kind == 'npz' else tfds_sets.load_whole(config)
 
 
-def _from_npz(path: str, split: str) -> ArraySource:
+def _from_npz(path, split):
   try:
     with np.load(path) as arrays:
       images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
@@ -64,33 +59,5 @@ def _from_npz(path: str, split: str) -> ArraySource:
   if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
     raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '
                     f'{labels.shape}; expected uint8 (n, h, w, 3) and (n,)')
-  return ArraySource(images, labels.astype(np.int32), max(int(part.max()) for part in all_labels) + 1)
-
-
-def keep_in_memory(source: Source) -> Source:
-  """Returns a source with all examples decoded in memory if they fit and can be decoded; otherwise returns `source`.
-
-  This is separate from `load`, which only looks up the examples.
-  """
-  if isinstance(source, ArraySource):
-    return source
-  import tensorflow as tf
-
-  def decode(example):
-    image = tf.io.decode_image(example.pop('image'), channels=3, expand_animations=False)
-    return image, example
-
-  images, rows, size = [], [], 0
-  examples = source.examples(None, 0).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  try:
-    for image, row in examples.as_numpy_iterator():
-      images.append(image)
-      rows.append(row)
-      size += image.nbytes
-      if len(images) >= SAMPLE and size / len(images) * source.num_examples > MAX_BYTES_IN_MEMORY:
-        return source
-  except (tf.errors.InvalidArgumentError, *tfds_sets.damage_errors()):  # the pipeline will name the image or skip it
-    return source
-  extra = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != 'id'}
-  return ArraySource(images, extra.pop('label').astype(np.int32), source.num_classes, source.class_names, extra,
-                     source.ids, source.extra_names)
+  return from_arrays(images, labels, max(int(part.max()) for part in all_labels) + 1,
+                     ids=[f'{split}/{i}' for i in range(len(images))])

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 # By default, glibc returns every large buffer to the system after a step and takes it back in 4 KiB pages. With huge pages a
@@ -29,6 +30,7 @@ def quiet() -> None:
   absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS log through it
   for name in ('jax', 'tensorflow', 'orbax', 'submitit'):
     logging.getLogger(name).setLevel(logging.ERROR)
+  warnings.filterwarnings('ignore', module='PIL')  # of damaged EXIF
 
 
 def use_huge_pages() -> None:

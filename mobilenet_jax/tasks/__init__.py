@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import CropTargets, Source
+from mobilenet_jax.data import Source, Transform
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics, verification
 from mobilenet_jax.tasks.attributes import Attributes
@@ -36,14 +36,14 @@ class Task(Protocol):
     main_metric: the main metric of an evaluation; the highest value is the best.
     headlines: title and format, by name, of the metrics that the progress line and the summary of a run show, in order,
       such as {'top1': ('top-1', '.2%')}.
-    crop_targets: how a crop or a flip of the image changes the targets of an example, see data.CropTargets; None if the
-      targets do not change, as with a class, attributes or an identity.
+    transform: what is done to an example between the decoder and the network, see data.Transform, such as
+      data.crop_and_flip(config.data). What is random about it comes from its generator only.
   """
 
   kind: str
   main_metric: str
   headlines: Mapping[str, tuple[str, str]]
-  crop_targets: CropTargets | None
+  transform: Transform
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
     """Returns the number of outputs of a model trained on `source`, and their names, or None if they have none.

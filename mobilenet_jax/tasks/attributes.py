@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import ATTRIBUTES, TEACHER, Source
+from mobilenet_jax.data import ATTRIBUTES, TEACHER, Source, crop_and_flip
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 
@@ -21,10 +21,10 @@ class Attributes:
   kind = 'attributes'
   main_metric = 'mean_ap'
   headlines = {'mean_ap': ('mean AP', '.2%'), 'emulation': ('emulation', '.4f')}
-  crop_targets = None
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
+    self.transform = crop_and_flip(config.data)
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
     """Returns the number and the names of the attributes: those of the data, or else those of the teacher."""

@@ -3,7 +3,7 @@
 import jax
 import ml_collections
 
-from mobilenet_jax.data import Source
+from mobilenet_jax.data import Source, crop_and_flip
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 
@@ -14,10 +14,10 @@ class Classification:
   kind = 'classes'
   main_metric = 'top1'
   headlines = {'top1': ('top-1', '.2%'), 'top5': ('top-5', '.2%')}
-  crop_targets = None
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
+    self.transform = crop_and_flip(config.data)
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
     """Returns the number of classes, from model.num_classes or else from the data, and their names."""

@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import TEACHER, Pairs, Source, draw_pairs, image_names, read_pairs
+from mobilenet_jax.data import TEACHER, Pairs, Source, crop_and_flip, draw_pairs, image_names, read_pairs
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.tasks import losses, verification
@@ -18,10 +18,10 @@ class Embedding:
   kind = 'vector'
   main_metric = 'accuracy'
   headlines = {'accuracy': ('accuracy', '.2%'), 'auc': ('AUC', '.4f'), 'distance': ('distance', '.4f')}
-  crop_targets = None
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config, data = config, config.data
+    self.transform = crop_and_flip(data)
     if data.bad_images != 'error':
       raise UserError(f'data.bad_images={data.bad_images}: expected error, as every image named in the pairs is needed')
 

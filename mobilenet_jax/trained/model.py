@@ -17,7 +17,7 @@ import numpy as np
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
-from mobilenet_jax.data import Source, crop_centrally, description, normalize, read_image
+from mobilenet_jax.data import Source, description, normalize, read_image
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import checkpoints
 from mobilenet_jax.storage.files import write_whole
@@ -104,7 +104,8 @@ class TrainedModel:
     """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
     if isinstance(images, (str, Path)) or not isinstance(images, Sequence) and np.ndim(images) in (0, 3):
       images = [images]
-    return np.stack([crop_centrally(read_image(image), self.config.data) for image in images])
+    upright = self.config.data.exif_orientation
+    return np.stack([self.task.transform(read_image(image, upright), {}, None)[0] for image in images])
 
   def fold(self):
     """Returns a function of weights and images in [-1, 1], and the weights; see models.fold."""

@@ -26,7 +26,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
   """
   folder.mkdir(parents=True, exist_ok=True)
   _claim(folder / 'of.sha256', model, source)
-  firsts = range(0, source.num_examples, PART)
+  firsts = range(0, len(source), PART)
   paths = [folder / f'{first:09}.npy' for first in firsts]
   done = next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
   found = _outputs(model, source, start=done * PART // BATCH)
@@ -37,7 +37,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
                       f'{source.ids[first + bad[0]]}; expected a trained model')
     with whole_file(path) as file:
       np.save(file, rows)
-    print(f'{first + len(rows)} of {source.num_examples}', flush=True)
+    print(f'{first + len(rows)} of {len(source)}', flush=True)
   return list(source.ids), np.concatenate([np.load(path) for path in paths])
 
 
@@ -47,7 +47,7 @@ def outputs_for(model: TrainedModel, source: Source) -> np.ndarray:
 
 
 def _outputs(model, source, start):
-  for batch in eval_batches(source, model.config.data, BATCH, _no_skipping, start):
+  for batch in eval_batches(source, model.config.data, BATCH, _no_skipping, start, transform=model.task.transform):
     yield model.outputs(batch['image'])[batch['mask'] > 0]
 
 
@@ -63,5 +63,5 @@ def _claim(path, model, source):
                     'another --out')
 
 
-def _no_skipping(name):
-  raise UserError(f'{name}: cannot be decoded; repair or remove it')
+def _no_skipping(error):
+  raise error

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import TEACHER, Source, normalize, target_shapes
+from mobilenet_jax.data import TEACHER, Source, normalize
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import PROJECTION
 
@@ -100,7 +100,7 @@ def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
 
 def selected(source: Source, num_outputs: int, names: tuple[str, ...] | None) -> Source:
   """Returns a source whose recorded outputs are those of the student, in the student's order; see `select`."""
-  outputs, shapes = source.extra.get(TEACHER), target_shapes(source)
+  outputs, shapes = source.extra.get(TEACHER), source.target_shapes
   if outputs is None:
     if TEACHER in shapes:  # a feature of the examples
       match(None, num_outputs, None, shapes[TEACHER][0][0], 'the feature in data.recorded')

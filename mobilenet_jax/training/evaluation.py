@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import tasks
-from mobilenet_jax.data import Source, eval_batches, normalize
+from mobilenet_jax.data import BadExample, Source, eval_batches, normalize
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.trained import TrainedModel, some
@@ -59,7 +59,7 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
 
 
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
-             on_bad_image: Callable[[str], None],
+             on_bad_image: Callable[[BadExample], None],
              on_stall: Callable[[float], None] = lambda seconds: None,
              stop: Callable[[], bool] = lambda: False) -> list[dict[str, float] | UserError]:
   """Returns the task's metrics of each model over all of `source`, which is read once.
@@ -79,12 +79,12 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
   means, kept = [tasks.metrics.Mean() for _ in models], [[] for _ in models]
   skipped = []
 
-  def skip(name):
-    skipped.append(name)
-    on_bad_image(name)
+  def skip(error):
+    skipped.append(error)
+    on_bad_image(error)
 
   batches = eval_batches(source, config.data, config.eval_batch_size, skip, on_stall=on_stall, stop=stop,
-                         crop_targets=models[0].task.crop_targets)
+                         transform=models[0].task.transform)
   for batch in devices.split_ahead(batches):
     if stop():
       return []
@@ -95,9 +95,9 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
       rows.append({name: part[counted] for name, part in devices.join(values).items()})
   if stop():
     return []
-  said = devices.over_hosts(len(skipped))  # each host that reads a damaged record reports it
+  said = devices.over_hosts(len(skipped))  # each host knows those in its own part
   for mean in means:
-    assert 0 <= source.num_examples - mean.count <= said, (mean.count, said, source.num_examples)
+    assert 0 <= len(source) - mean.count <= said, (mean.count, said, len(source))
   evaluations = []
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
@@ -109,7 +109,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
-                     on_bad_image: Callable[[str], None]) -> list[dict[str, float]]:
+                     on_bad_image: Callable[[BadExample], None]) -> list[dict[str, float]]:
   """Evaluates trained models that have the same preprocessing. Their classes are matched with those of `source`.
 
   See `evaluate` for the arguments and the metrics.

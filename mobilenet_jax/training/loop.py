@@ -12,7 +12,7 @@ import ml_collections
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks
-from mobilenet_jax.data import Batch, Source, keep_in_memory, left_out, load, stream_size, train_batches
+from mobilenet_jax.data import BadExample, Batch, Source, keep_in_memory, left_out, load, stream_size, train_batches
 from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.runtime import devices, signals
 from mobilenet_jax.training import distillation, evaluation
@@ -125,7 +125,7 @@ class _Group:
     if teacher:
       train_source, self._eval_source = (distillation.named(source, teacher) for source in (train_source, self._eval_source))
     task = tasks.create(shared)
-    self._crop_targets = task.crop_targets
+    self._transform = task.transform
     task.check(self._eval_source)
     if shared.data.recorded:
       outputs = task.outputs(train_source)
@@ -190,22 +190,23 @@ class _Group:
   def _batches(self, step: int) -> Iterator[Batch]:
     config = self._config
     return train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image,
-                         self._on_stall, self._stop, self._crop_targets)
+                         self._on_stall, self._stop, self._transform)
 
   def _on_stall(self, seconds: float) -> None:
     for run in self._active():
       run.folder.note(f'{self._config.data.name} has given no batch for {seconds:.0f} s: still waiting')
 
-  def _on_bad_image(self, name: str) -> None:
+  def _on_bad_image(self, error: BadExample) -> None:
+    name = error.name
     if name in self._bad_images:
       return
     self._bad_images.add(name)
     limit = self._config.data.max_bad_images
     if len(self._bad_images) > limit:
-      raise UserError(f'{name}: cannot be decoded, like {limit} other images before it; repair them, or raise '
+      raise UserError(f'{name}: {error.reason}; {limit} images before it cannot be read either; repair them, or raise '
                       f'--config.data.max_bad_images={limit}')
     for run in self._active():
-      run.folder.note(f'skipping {name}: it cannot be decoded ({len(self._bad_images)} skipped so far)')
+      run.folder.note(f'skipping {name}: {error.reason} ({len(self._bad_images)} skipped so far)')
 
 
 def _or_stop(run: Run, action: Callable[[], None]) -> None:

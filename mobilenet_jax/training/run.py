@@ -14,7 +14,7 @@ import numpy as np
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks, trained
-from mobilenet_jax.data import TEACHER, Source, blank_batch, steps_per_epoch, stream_size, target_shapes
+from mobilenet_jax.data import TEACHER, Source, blank_batch, steps_per_epoch, stream_size
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
@@ -85,7 +85,7 @@ class Run:
     config = self.config
     task = self._task = tasks.create(config)
     num_outputs, self._labels = task.outputs(train_source)
-    distillation.check(config, teacher is not None, TEACHER in target_shapes(train_source))
+    distillation.check(config, teacher is not None, TEACHER in train_source.target_shapes)
     per_epoch = steps_per_epoch(train_source, config.batch_size)
     steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
     self.total_steps = steps(config.train_for, 'train_for')

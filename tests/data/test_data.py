@@ -1,16 +1,23 @@
-import io
+"""Sources and batches: what is read, in which order, and what happens to what cannot be read."""
+
+import itertools
+import shutil
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
-from conftest import NEVER, data_config, random_images, tiny_config
+from conftest import NEVER, data_config, images_of, random_images, tiny_config
 from PIL import Image
 
 from mobilenet_jax import tasks
-from mobilenet_jax.data import ArraySource, pipeline, preprocessing, sources
+from mobilenet_jax.data import (
+    BadExample, Source, eval_batches, examples, from_arrays, keep_in_memory, load, load_whole, train_batches)
 from mobilenet_jax.data.drawn import fabrics
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
+from mobilenet_jax.runtime.threads import Workers
 from mobilenet_jax.tasks import metrics
 from mobilenet_jax.training.evaluation import Evaluated, evaluate
 
@@ -18,7 +25,6 @@ from mobilenet_jax.training.evaluation import Evaluated, evaluate
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """Returns a folder of two splits, two classes and 13 + 7 images of several sizes and formats; the class is the brightness."""
-  pytest.importorskip('tensorflow')
   root = tmp_path_factory.mktemp('images')
   rng = np.random.default_rng(0)
   for split, count in (('train', 13), ('test', 7)):
@@ -30,9 +36,16 @@ def folder(tmp_path_factory):
   return root
 
 
-def load(path, **changes):
+def load_folder(path, **changes):
   config = data_config(name=f'folder:{path}', **changes)
-  return config, *map(sources.keep_in_memory, sources.load(config))
+  return config, *load(config)
+
+
+def assert_equal(first, second):
+  for a, b in itertools.zip_longest(first, second):
+    assert set(a) == set(b)
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name], name)
 
 
 def test_fabrics_is_deterministic_and_its_classes_are_told_apart_by_texture_alone():
@@ -52,9 +65,9 @@ def test_fabrics_is_deterministic_and_its_classes_are_told_apart_by_texture_alon
 
 def test_training_batches_repeat_from_any_step():
   source, config = random_images(40), data_config()
-  stream = pipeline.train_batches(source, config, 8, seed=3, start_step=0, on_bad_image=NEVER)
+  stream = train_batches(source, config, 8, seed=3, start_step=0, on_bad_image=NEVER)
   whole = [next(stream) for _ in range(12)]  # two epochs and more
-  stream = pipeline.train_batches(source, config, 8, seed=3, start_step=7, on_bad_image=NEVER)
+  stream = train_batches(source, config, 8, seed=3, start_step=7, on_bad_image=NEVER)
   for expected in whole[7:]:
     batch = next(stream)
     for key in expected:
@@ -64,26 +77,28 @@ def test_training_batches_repeat_from_any_step():
 
 def test_an_epoch_sees_every_example_once():
   images = np.zeros((40, 32, 32, 3), np.uint8)
-  source = ArraySource(images, np.arange(40, dtype=np.int32), 40)
-  stream = pipeline.train_batches(source, data_config(), 8, seed=0, start_step=0, on_bad_image=NEVER)
+  source = from_arrays(images, np.arange(40, dtype=np.int32), 40)
+  stream = train_batches(source, data_config(), 8, seed=0, start_step=0, on_bad_image=NEVER)
   epochs = [np.concatenate([next(stream)['label'] for _ in range(5)]) for _ in range(2)]
   assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
   assert list(epochs[0]) != list(epochs[1])
 
 
-@pytest.mark.parametrize('kind', ('arrays', 'folder'))
-def test_streams_repeat_from_any_step(kind, folder):
-  config, source, _ = load(folder)
-  if kind == 'arrays':
-    source = random_images(13)
-  stream = pipeline.train_batches(source, config, 4, seed=3, start_step=0, on_bad_image=NEVER)
+@pytest.mark.parametrize('kind', ('arrays', 'files', 'files kept'))
+def test_batches_repeat_from_any_step_and_read_nothing_before(kind, folder, monkeypatch):
+  config, source, _ = load_folder(folder)
+  source = {'arrays': random_images(13), 'files': source, 'files kept': keep_in_memory(source)}[kind]
+  stream = train_batches(source, config, 4, seed=3, start_step=0, on_bad_image=NEVER)
   whole = [next(stream) for _ in range(7)]
-  stream = pipeline.train_batches(source, config, 4, seed=3, start_step=4, on_bad_image=NEVER)
-  for expected in whole[4:]:
-    batch = next(stream)
-    assert batch['image'].shape == (4, 32, 32, 3) and batch['image'].dtype == np.uint8
-    for key in expected:
-      np.testing.assert_array_equal(batch[key], expected[key])
+  stream.close()
+  time.sleep(0.1)  # until its threads have finished what they were doing
+  read, original = [], Source.__getitem__
+  monkeypatch.setattr(Source, '__getitem__', lambda self, i: read.append(i) or original(self, i))
+  stream = train_batches(source, config, 4, seed=3, start_step=4, on_bad_image=NEVER)
+  assert_equal(whole[4:], [next(stream) for _ in whole[4:]])
+  assert all(batch['image'].shape == (4, 32, 32, 3) and batch['image'].dtype == np.uint8 for batch in whole)
+  stream.close()
+  assert len(read) <= 4 * (3 + 4)  # those batches and four ahead
 
 
 @pytest.mark.parametrize('count', (16, 17, 23))
@@ -100,7 +115,7 @@ def test_evaluation_counts_every_example_once(count):
     return sums, {'kept': batch['label'].reshape(devices.device_count(), -1)}
 
   class Task:
-    crop_targets = None
+    transform = None
 
     def summary(self, kept, source):
       assert kept['kept'].tolist() == source.labels.tolist()
@@ -114,9 +129,9 @@ def test_evaluation_counts_every_example_once(count):
 
 
 def test_folder_evaluation_counts_every_example_once(folder):
-  config, _, source = load(folder)
-  assert source.num_examples == 7 and source.num_classes == 2
-  batches = list(pipeline.eval_batches(source, config, 4, NEVER))
+  config, _, source = load_folder(folder)
+  assert len(source) == 7 and source.num_classes == 2
+  batches = list(eval_batches(source, config, 4, NEVER))
   assert [int(batch['mask'].sum()) for batch in batches] == [4, 3]
   for batch in batches:  # dark images are below the middle, light ones above
     bright = batch['image'].mean((1, 2, 3)) > 100
@@ -128,151 +143,155 @@ def test_folder_without_splits_holds_out_a_tenth(folder, tmp_path):
     (tmp_path / name).mkdir()
     for i in range(10):
       Image.new('RGB', (33, 40), (10 * i, 0, 0)).save(tmp_path / name / f'{i}.png')
-  _, train, test = load(tmp_path)
-  assert (train.num_examples, test.num_examples) == (18, 2)
-  seen = [(int(label), int(image[0, 0, 0])) for source in (train, test)
-          for image, label in zip(source.images, source.labels)]
+  _, train, test = load_folder(tmp_path)
+  assert (len(train), len(test)) == (18, 2)
+  seen = [(int(example.targets['label']), int(example.image[0, 0, 0])) for source in (train, test) for example in source]
   assert sorted(seen) == [(label, 10 * i) for label in (0, 1) for i in range(10)]
 
 
-def test_small_folders_are_kept_decoded_and_large_ones_are_streamed(tmp_path, monkeypatch):
-  """Both give the same examples in the same order. The images have different sizes."""
-  rng = np.random.default_rng(0)
-  for name in ('train/dark', 'train/light', 'test/dark', 'test/light'):
-    (tmp_path / name).mkdir(parents=True)
-    for i in range(3):
-      image = rng.integers(0, 256, (40 + i, 50, 3), np.uint8)
-      Image.fromarray(image).save(tmp_path / name / f'{i}.png')
-  config, in_memory, _ = load(tmp_path)
-  monkeypatch.setattr(sources, 'SAMPLE', 2)
-  monkeypatch.setattr(sources, 'MAX_BYTES_IN_MEMORY', 5 * 40 * 50 * 3)
-  _, stream, _ = load(tmp_path)
-  assert isinstance(in_memory, ArraySource) and isinstance(stream, sources.FileSource)
-  assert {image.shape for image in in_memory.images} == {(40, 50, 3), (41, 50, 3), (42, 50, 3)}
-  for a, b in zip(*(pipeline.eval_batches(source, config, 4, NEVER) for source in (in_memory, stream)), strict=True):
-    np.testing.assert_array_equal(a['label'], b['label'])
-    np.testing.assert_allclose(a['image'], b['image'].astype(int), atol=1)
-  batch = next(pipeline.train_batches(in_memory, config, 5, 0, 0, NEVER))
-  assert batch['image'].shape == (5, *config.image_size, 3)
+@pytest.mark.parametrize('most', (2**30, 5 * 40 * 50 * 3, 0))
+def test_images_kept_in_memory_change_nothing(most, folder, monkeypatch):
+  """Whether all of them fit or not: bit for bit, ids and targets included."""
+  monkeypatch.setattr(examples, 'MAX_BYTES_IN_MEMORY', most)
+  monkeypatch.setattr(examples, 'SAMPLE', 4)
+  config, source, eval_source = load_folder(folder)
+  kept, eval_kept = map(keep_in_memory, (source, eval_source))
+  assert kept.ids == source.ids and kept.labels.tolist() == source.labels.tolist()
+  for _ in range(2):
+    assert_equal(eval_batches(eval_source, config, 4, NEVER), eval_batches(eval_kept, config, 4, NEVER))
+  assert_equal(*(list(itertools.islice(train_batches(s, config, 4, 0, 0, NEVER), 9)) for s in (source, kept)))
+  fits = most == 2**30
+  shutil.copytree(folder, folder.parent / f'gone_{most}')
+  config, gone, _ = load_folder(folder.parent / f'gone_{most}')
+  gone = keep_in_memory(gone.subset(np.arange(8)))
+  first = [example.image for example in gone]
+  shutil.rmtree(folder.parent / f'gone_{most}')
+  if fits:  # nothing is read twice
+    for example, image in zip(gone, first, strict=True):
+      np.testing.assert_array_equal(example.image, image)
+  else:
+    with pytest.raises(BadExample, match='No such file'):
+      list(gone)
 
 
-def test_bad_images_are_named_and_fatal_or_skipped(folder, tmp_path):
-  import shutil
+def damage(path, kind):
+  if kind == 'cut short':
+    path.write_bytes(path.read_bytes()[:200])
+  elif kind == 'not an image':
+    path.write_bytes(b'not an image')
+  else:
+    path.unlink()
+    if kind == 'dangling link':
+      path.symlink_to('nowhere')
+
+
+@pytest.mark.parametrize('kind', ('cut short', 'not an image', 'dangling link', 'gone'))
+@pytest.mark.parametrize('kept', (False, True))
+def test_bad_images_are_named_and_fatal_or_skipped(kind, kept, folder, tmp_path):
+  """Whether they cannot be decoded or cannot be read, and also if that happens after they have been listed."""
   shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-  bad = tmp_path / 'train' / 'dark' / '4.jpg'
-  bad.write_bytes(bad.read_bytes()[:200])
-  eval_bad = tmp_path / 'test' / 'light' / '1.jpg'
-  eval_bad.write_bytes(b'not an image')
-
-  config, source, eval_source = load(tmp_path)
-  with pytest.raises(UserError, match=r'dark/4\.jpg: cannot be decoded as a JPEG'):
-    stream = pipeline.train_batches(source, config, 4, 0, 0, NEVER)
-    for _ in range(3):
-      next(stream)
+  bad, eval_bad = tmp_path / 'train' / 'dark' / '4.jpg', tmp_path / 'test' / 'light' / '1.jpg'
+  config, source, eval_source = load_folder(tmp_path)
+  for path in (bad, eval_bad):
+    damage(path, kind)
+  if kept:
+    source, eval_source = map(keep_in_memory, (source, eval_source))
+  with pytest.raises(UserError, match=r'dark/4\.jpg: .*; repair or remove it, or skip such images with --config.data.bad_images='):
+    list(itertools.islice(train_batches(source, config, 4, 0, 0, NEVER), 3))
 
   config.bad_images = 'skip'
   skipped = []
-  stream = pipeline.train_batches(source, config, 4, 0, 0, skipped.append)
-  for _ in range(6):  # two epochs, each with twelve of the thirteen images
-    batch = next(stream)
+  for batch in itertools.islice(train_batches(source, config, 4, 0, 0, skipped.append), 6):  # two epochs, of 12 images each
     assert batch['mask'].all() and (batch['image'].mean((1, 2, 3)) > 5).all()
-  assert set(skipped) == {str(bad)}
+  assert {error.name for error in skipped} == {str(bad)} and 1 <= len(skipped) <= 2
 
   skipped = []
-  batches = list(pipeline.eval_batches(eval_source, config, 4, skipped.append))
-  assert sum(batch['mask'].sum() for batch in batches) == 6 and skipped == [str(eval_bad)]
+  batches = list(eval_batches(eval_source, config, 4, skipped.append))
+  assert sum(batch['mask'].sum() for batch in batches) == 6 and [error.name for error in skipped] == [str(eval_bad)]
+  assert not batches[0]['image'][batches[0]['mask'] == 0].any()
 
 
-@pytest.mark.parametrize('height, width, size', ((64, 64, (32, 32)), (50, 41, (32, 48)), (20, 30, (40, 40))))
-@pytest.mark.parametrize('train', (True, False))
-def test_pillow_crops_as_tensorflow_does(height, width, size, train):
-  """Compares the two implementations of the preprocessing on the same draws."""
-  pytest.importorskip('tensorflow')
-  rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-  config = data_config(image_size=size, crop_min_area=0.3)
-  encoded = io.BytesIO()
-  Image.fromarray(image).save(encoded, 'png')
-  for _ in range(5):
-    draws = rng.random(preprocessing.DRAWS).astype(np.float32) if train else None
-    if train:
-      window = preprocessing.random_window(np.float32(height), np.float32(width), draws, config, np)
-    else:
-      window = preprocessing.central_window(float(height), float(width), config, np)
-    ours = preprocessing.crop_array(image, window, train and draws[4] < 0.5, size)
-    theirs, part, flip = preprocessing.crop_encoded(encoded.getvalue(), list(draws) if train else None, config)
-    theirs = theirs.numpy()
-    assert ours.shape == theirs.shape and bool(flip) == (train and draws[4] < 0.5)
-    np.testing.assert_allclose(part, np.array(window) / (height, width, height, width), rtol=1e-6)
-    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1  # rounding
+def test_a_folder_that_vanishes_is_one_line(folder, tmp_path):
+  shutil.copytree(folder, tmp_path / 'data')
+  config, source, _ = load_folder(tmp_path / 'data', bad_images='skip')
+  stream = train_batches(source, config, 4, 0, 0, lambda error: None)
+  next(stream)
+  shutil.rmtree(tmp_path / 'data')
+  with pytest.raises(UserError, match=r'none of the 4 images of step \d+ can be read; the last is .*: No such file'):
+    list(itertools.islice(stream, 9))
 
 
-def test_central_crop_is_tensorflows():
-  tf = pytest.importorskip('tensorflow')
-  for size in (227, 64, 33, 500):
-    image = np.arange(size * size * 3).reshape(size, size, 3) % 251
-    top, left, height, width = map(int, preprocessing.central_window(float(size), float(size), data_config(), np))
-    np.testing.assert_array_equal(image[top:top + height, left:left + width], tf.image.central_crop(image, 0.875))
+def test_a_read_that_never_returns_keeps_nobody_from_ending(tmp_path):
+  """The process ends at once; threads of concurrent.futures would be waited for."""
+  import subprocess
+  script = """if True:
+    import sys, time
+    sys.path[:0] = ['tests']
+    from conftest import NEVER, data_config, random_images
+    from mobilenet_jax.data import Source, train_batches
+    read = Source.__getitem__
+    Source.__getitem__ = lambda self, i: read(self, i) if i % 7 else time.sleep(1000)
+    said = []
+    batches = train_batches(random_images(40), data_config(stall_seconds=0.2), 8, 0, 0, NEVER, said.append, lambda: len(said) > 2)
+    print(len(list(batches)), len(said), time.monotonic())
+  """
+  done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=60)
+  batches, said, ended = done.stdout.split()
+  assert done.returncode == 0 and int(batches) < 5 and int(said) == 3, done
+  assert time.monotonic() - float(ended) < 10  # of a thousand seconds
 
 
-def test_random_windows_are_inside_and_large_enough():
-  rng = np.random.default_rng(0)
-  config = data_config(crop_min_area=0.5)
-  for _ in range(500):
-    height, width = rng.integers(20, 200, 2).astype(float)
-    top, left, h, w = preprocessing.random_window(height, width, rng.random(5), config, np)
-    assert 0 <= top and top + h <= height and 0 <= left and left + w <= width
-  square = [preprocessing.random_window(100.0, 100.0, rng.random(5), config, np) for _ in range(500)]
-  areas = [h * w / 1e4 for _, _, h, w in square]
-  assert min(areas) > 0.42 and max(areas) <= 1  # clipping an aspect of 4/3 removes at most a seventh of the area
-  aspects = [w / h for _, _, h, w in square]
-  assert 0.72 < min(aspects) < 0.8 and 1.25 < max(aspects) < 1.4
+def test_data_that_stalls_is_said(monkeypatch):
+  go_on, said, original = threading.Event(), [], Source.__getitem__
 
-
-def test_normalize_and_distort_stay_in_range():
-  import jax
-  images = preprocessing.normalize(np.array([[[[0, 127, 255]]]], np.uint8), (1, 1))
-  np.testing.assert_allclose(images, [[[[-1, -1 / 255, 1]]]], atol=1e-6)
-  images = jax.random.uniform(jax.random.key(0), (8, 6, 6, 3), minval=-1, maxval=1)
-  np.testing.assert_allclose(preprocessing.distort_colors(images, jax.random.key(1), 0.0), images, atol=1e-6)
-  distorted = preprocessing.distort_colors(images, jax.random.key(1), 1.0)
-  assert np.abs(distorted).max() <= 1 and np.abs(distorted - images).mean() > 0.05
-
-
-@pytest.mark.parametrize('size', ((24, 24), (20, 28), (13, 32)))
-def test_device_resizes_as_tensorflow(size):
-  tf = pytest.importorskip('tensorflow')
-  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-  expected = tf.image.resize(images, size, 'bilinear').numpy() / 127.5 - 1
-  np.testing.assert_allclose(preprocessing.normalize(images, size), expected, atol=1e-5)
-
-
-def test_prefetch_keeps_order_and_hands_errors_on():
-  def numbers():
-    yield from range(5)
-    raise ValueError('the end')
-
-  stream = pipeline.prefetch(numbers(), 60, NEVER)
-  assert [next(stream) for _ in range(5)] == list(range(5))
-  with pytest.raises(ValueError, match='the end'):
-    next(stream)
-
-
-def test_data_that_stalls_is_said():
-  go_on, said = threading.Event(), []
-
-  def numbers():
-    yield 0
-    assert go_on.wait(60)
-    yield 1
+  def slow(self, i):
+    assert i < 24 or go_on.wait(60)
+    return original(self, i)
 
   def on_stall(seconds):
     said.append(seconds)
     if len(said) == 3:
       go_on.set()
 
-  assert list(pipeline.prefetch(numbers(), 0.05, on_stall)) == [0, 1]
+  monkeypatch.setattr(Source, '__getitem__', slow)
+  assert len(list(eval_batches(random_images(30), data_config(stall_seconds=0.05), 4, NEVER, on_stall=on_stall))) == 8
   assert len(said) >= 3 and said[2] > said[1] > said[0] >= 0.05
+
+
+def test_what_a_transform_raises_is_raised():
+  def transform(image, targets, rng):
+    raise ZeroDivisionError('in a task')
+
+  with pytest.raises(ZeroDivisionError, match='in a task'):
+    next(train_batches(random_images(8), data_config(), 4, 0, 0, NEVER, transform=transform))
+
+
+def test_what_is_random_does_not_depend_on_threads_batches_or_other_examples(monkeypatch):
+  def crops(cores, size):
+    monkeypatch.setattr(devices, 'cpu_cores', lambda: cores)
+    stream = train_batches(random_images(48), data_config(crop_min_area=0.3), size, 5, 0, NEVER)
+    return np.concatenate([next(stream)['image'] for _ in range(48 // size)])
+
+  expected = crops(1, 8)
+  for cores, size in ((3, 8), (16, 8), (2, 48), (5, 4)):
+    np.testing.assert_array_equal(crops(cores, size), expected)
+
+
+def test_workers_call_in_order_hand_errors_on_and_end():
+  before = threading.active_count()
+  workers = Workers(3)
+  results = [workers.submit(divmod, i, i % 5) for i in range(20)]
+  for i, result in enumerate(results):
+    if i % 5:
+      assert result.result() == divmod(i, i % 5)
+    else:
+      assert isinstance(result.exception(), ZeroDivisionError)
+  workers.close()
+  for _ in range(100):
+    if threading.active_count() <= before:
+      break
+    time.sleep(0.02)
+  assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize('name, message', (
@@ -282,7 +301,7 @@ def test_data_that_stalls_is_said():
     ('mnist', 'not prepared in .*; prepare it once with: tfds build mnist')))
 def test_datasets_that_are_not_there(name, message, tmp_path):
   with pytest.raises(UserError, match=message):
-    sources.load(data_config(name=name, data_dir=str(tmp_path)))
+    load(data_config(name=name, data_dir=str(tmp_path)))
 
 
 def test_empty_class_folder_is_named(tmp_path):
@@ -290,24 +309,24 @@ def test_empty_class_folder_is_named(tmp_path):
     (tmp_path / name).mkdir()
   Image.new('RGB', (40, 40)).save(tmp_path / 'cat' / '1.png')
   with pytest.raises(UserError, match='dog: no images in this class folder'):
-    sources.load(data_config(name=f'folder:{tmp_path}'))
+    load(data_config(name=f'folder:{tmp_path}'))
   with pytest.raises(UserError, match='0 sub-folders; expected one per class'):
-    sources.load(data_config(name=f'folder:{tmp_path / "dog"}'))
+    load(data_config(name=f'folder:{tmp_path / "dog"}'))
   config = tiny_config(**{'data.name': f'folder:{tmp_path / "cat"}'})  # images alone
   with pytest.raises(UserError, match='the data has no class labels; expected at least two'):
-    tasks.create(config).outputs(sources.load_whole(config.data))
+    tasks.create(config).outputs(load_whole(config.data))
 
 
 def test_npz(tmp_path):
   source = random_images(12)
-  path = tmp_path / 'set.npz'
-  np.savez(path, train_images=source.images, train_labels=source.labels, test_images=source.images[:5],
-           test_labels=source.labels[:5])
-  train, test = sources.load(data_config(name=f'npz:{path}'))
-  assert (train.num_examples, test.num_examples, train.num_classes, test.num_classes) == (12, 5, 4, 4)
-  np.savez(path, train_images=source.images / 255, train_labels=source.labels)
+  images, labels, path = images_of(source), source.labels, tmp_path / 'set.npz'
+  np.savez(path, train_images=images, train_labels=labels, test_images=images[:5], test_labels=labels[:5])
+  train, test = load(data_config(name=f'npz:{path}'))
+  assert (len(train), len(test), train.num_classes, test.num_classes) == (12, 5, 4, 4)
+  assert train.ids[3] == 'train/3' and test.ids[4] == 'test/4'
+  np.savez(path, train_images=images / 255, train_labels=labels)
   with pytest.raises(UserError, match=r'train_images is float64 \(12, 32, 32, 3\).*expected uint8'):
-    sources.load(data_config(name=f'npz:{path}'))
+    load(data_config(name=f'npz:{path}'))
 
 
 # People, attributes, pairs.
@@ -316,7 +335,6 @@ def test_npz(tmp_path):
 @pytest.fixture(scope='module')
 def people(tmp_path_factory):
   """Returns a folder of twelve people with one to three images each, and pairs of some of them in two folds."""
-  pytest.importorskip('tensorflow')
   root = tmp_path_factory.mktemp('people')
   for i in range(12):
     (root / f'person_{i:02}').mkdir()
@@ -328,31 +346,31 @@ def people(tmp_path_factory):
 
 
 def test_people_are_held_out_whole(people):
-  _, train, test = load(people, split_by='class')
+  _, train, test = load_folder(people, split_by='class')
   assert set(train.labels) & set(test.labels) == set() and len(set(test.labels)) == 1
-  assert train.num_examples + test.num_examples == sum(1 + i % 3 for i in range(12))
+  assert len(train) + len(test) == sum(1 + i % 3 for i in range(12))
   assert test.ids[0].split('/')[0] == train.class_names[test.labels[0]]
 
 
 def test_nobody_of_a_held_out_fold_is_trained_on(people):
-  _, train, test = load(people, pairs=str(people / 'pairs.txt'), held_out_folds=(1,))
+  _, train, test = load_folder(people, pairs=str(people / 'pairs.txt'), held_out_folds=(1,))
   names = {name.partition('/')[0] for name in train.ids}
   assert names == {f'person_{i:02}' for i in range(12)} - {'person_04', 'person_05', 'person_06'}
   assert set(test.ids) == {f'person_{i:02}/person_{i:02}_{k:04}.png' for i, k in (
       (1, 1), (1, 2), (2, 1), (3, 1), (4, 1), (4, 2), (5, 2), (6, 1))}
   with pytest.raises(UserError, match=r'data.held_out_folds=\(2,\): .*pairs.txt has the folds 0 to 1'):
-    load(people, pairs=str(people / 'pairs.txt'), held_out_folds=(2,))
+    load_folder(people, pairs=str(people / 'pairs.txt'), held_out_folds=(2,))
 
 
 @pytest.mark.parametrize('in_memory', (True, False))
 def test_batches_of_identities(people, in_memory):
   """Each batch holds groups of two images of a person; people with one image have no such group."""
-  config, train, _ = load(people, per_identity=2)
-  source = train if in_memory else sources.load(config)[0]
-  stream = pipeline.train_batches(source, config, 4, seed=0, start_step=0, on_bad_image=NEVER)
+  config, train, _ = load_folder(people, per_identity=2)
+  source = keep_in_memory(train) if in_memory else train
+  stream = train_batches(source, config, 4, seed=0, start_step=0, on_bad_image=NEVER)
   for _ in range(8):
     labels = next(stream)['label']
     assert labels[0] == labels[1] and labels[2] == labels[3]
-  single = ArraySource(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32), 8)
+  single = from_arrays(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32), 8)
   with pytest.raises(UserError, match='data.per_identity=2: none of the 8 identities has that many images'):
-    next(pipeline.train_batches(single, config, 4, 0, 0, NEVER))
+    next(train_batches(single, config, 4, 0, 0, NEVER))

@@ -1,17 +1,22 @@
-"""Tests TFDS datasets: streams of records, their ids, damaged records, and people."""
+"""Tests TFDS datasets in both formats: records, their ids, damaged records, and people. Nothing of it needs TensorFlow."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import NEVER, data_config
+from conftest import NEVER, ROOT, data_config, images_of
 
-from mobilenet_jax.data import pipeline, recorded, sources, tfds_sets
-from mobilenet_jax.data.drawn import fabrics
+from mobilenet_jax.data import eval_batches, keep_in_memory, recorded, tfds_sets, tfrecords, train_batches
+from mobilenet_jax.data.order import steps_per_epoch
 from mobilenet_jax.errors import UserError
 
+FORMATS = ('tfrecord', 'array_record')
 
-def tagged(tmp_path, count=23):
+
+def tagged(tmp_path, count=23, file_format='tfrecord', shards=1):
   """Returns a TFDS builder whose examples contain a teacher's embedding, (label, number, 1)."""
   tfds = pytest.importorskip('tensorflow_datasets')
 
@@ -19,134 +24,236 @@ def tagged(tmp_path, count=23):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
-      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+      return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, features=tfds.features.FeaturesDict({
           'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=3),
           'embedding': tfds.features.Tensor(shape=(3,), dtype=np.float32)}))
+
+    def _split_generators(self, dl_manager):
+      return {'train': self._generate_examples(count), 'test': self._generate_examples(5)}
+
+    def _generate_examples(self, count):
+      for i in range(count):
+        yield i, {'image': np.full((32, 32 + i, 3), 10 * i, np.uint8), 'label': i % 3,
+                  'embedding': np.array([i % 3, i, 1], np.float32)}
+
+  builder = Tagged(data_dir=str(tmp_path), file_format=file_format)
+  builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(num_shards=shards, max_shard_size=None) if shards > 1 else None)
+  return builder
+
+
+def prepared(tmp_path, **kwargs):
+  builder = tagged(tmp_path, **kwargs)
+  return builder, sorted(tmp_path.rglob('*-train.*record*'))
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_records_are_what_tfds_reads(file_format, tmp_path):
+  """In the order, with the pixels and the targets that TFDS gives, and one id each; parts of a split keep the ids."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+  pytest.importorskip('tensorflow')
+  builder, paths = prepared(tmp_path, file_format=file_format, shards=3)
+  assert len(paths) == 3
+  for split in ('train', 'test', 'train[4:9]', 'train[50%:]', 'test+train[:2]'):
+    found = tfds_sets.source(builder, split, 'feature:embedding')
+    if file_format == 'tfrecord':
+      expected = list(tfds.as_numpy(builder.as_dataset(split=split, read_config=tfds.ReadConfig(interleave_cycle_length=1))))
+    else:
+      expected = list(builder.as_data_source(split))
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+      np.testing.assert_array_equal(ours.image, theirs['image'])
+      assert ours.targets['label'] == theirs['label'] and ours.targets['teacher'].tolist() == theirs['embedding'].tolist()
+    assert found.labels.tolist() == [example['label'] for example in expected]
+    assert [example.id for example in found] == list(found.ids) == list(keep_in_memory(found).ids)
+  assert tfds_sets.source(builder, 'train[4:9]').ids == tuple(f'train/{i}' for i in range(4, 9))
+  assert tfds_sets.source(builder, 'test+train[:2]').ids == (*(f'test/{i}' for i in range(5)), 'train/0', 'train/1')
+  with pytest.raises(UserError, match="tagged has no split 'validation'; it has "):
+    tfds_sets.source(builder, 'validation')
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_reading_needs_no_tensorflow(file_format, tmp_path):
+  tagged(tmp_path, file_format=file_format)
+  script = f"""if True:
+    import sys
+    sys.path[:0] = ['tests']
+    import tensorflow_datasets as tfds
+    from conftest import NEVER, data_config
+    from mobilenet_jax.data import eval_batches, tfds_sets
+    builder = tfds.builder_from_directory('{tmp_path}/tagged/1.0.0')
+    source = tfds_sets.source(builder, 'train', 'feature:embedding')
+    print(sum(batch['mask'].sum() for batch in eval_batches(source, data_config(), 5, NEVER)))
+  """
+  (tmp_path / 'tensorflow.py').write_text('raise ModuleNotFoundError("no TensorFlow here", name="tensorflow")')
+  done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True,
+                        env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+  assert done.stdout.strip() == '23.0', done.stderr
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_recorded_outputs_are_found_by_id(file_format, tmp_path):
+  """In any order, kept in memory or not."""
+  source = tfds_sets.source(tagged(tmp_path, file_format=file_format), 'train')
+  rng = np.random.default_rng(0)
+  order = rng.permutation(23)[:20]  # three are missing
+  outputs = np.stack([np.arange(23) % 3, np.arange(23), np.ones(23)], 1).astype(np.float32)
+  np.savez(tmp_path / 'teacher.npz', names=[source.ids[i] for i in order], embeddings=outputs[order])
+  config = data_config(image_size=(32, 32), crop_min_area=1.0, recorded=str(tmp_path / 'teacher.npz'))
+  with pytest.raises(UserError, match='no outputs for 3 of 23 examples'):
+    recorded.join(source, config)
+  config.recorded_missing = 'skip'
+  for joined in (recorded.join(source, config), recorded.join(keep_in_memory(source), config)):
+    assert len(joined) == len(joined.labels) == 20
+    for batches in (eval_batches(joined, config, 5, NEVER), itertools.islice(train_batches(joined, config, 5, 0, 0, NEVER), 4)):
+      rows = np.concatenate([batch['teacher'] for batch in batches])
+      assert sorted(rows[:, 1].tolist()) == sorted(order.tolist())
+    for batch in itertools.islice(train_batches(joined, config, 5, 0, 0, NEVER), 6):
+      np.testing.assert_array_equal(10 * batch['teacher'][:, 1], batch['image'][:, 0, 0, 0])
+    later = list(eval_batches(joined, config, 5, NEVER, start=2))
+    np.testing.assert_array_equal(later[0]['teacher'], list(eval_batches(joined, config, 5, NEVER))[2]['teacher'])
+
+
+def test_a_feature_of_tfds_is_what_a_teacher_gave(tmp_path):
+  source = tfds_sets.source(tagged(tmp_path), 'train', 'feature:embedding')
+  config = data_config(image_size=(32, 32), crop_min_area=1.0)
+  batch = next(train_batches(source, config, 4, 0, 0, NEVER))
+  assert batch['teacher'].dtype == np.float32 and batch['label'].dtype == np.int32
+  np.testing.assert_array_equal(10 * batch['teacher'][:, 1], batch['image'][:, 0, 0, 0])
+  np.testing.assert_array_equal(batch['teacher'][:, 0], batch['label'])
+  np.testing.assert_array_equal(source.targets['teacher'][:, 0], source.labels)
+  with pytest.raises(UserError, match='data.recorded=feature:label: tagged has the features .*expected a feature of shape'):
+    tfds_sets.source(tagged(tmp_path), 'train', 'feature:label')
+
+
+def test_an_index_is_made_once_and_again_for_a_file_that_has_changed(tmp_path, monkeypatch):
+  builder, paths = prepared(tmp_path, shards=3)
+  made, original = [], tfrecords._starts
+  monkeypatch.setattr(tfrecords, '_starts', lambda path: made.append(path.name) or original(path))
+  expected = images_of(tfds_sets.source(builder, 'train[:1]'))
+  tfds_sets.source(builder, 'train')
+  assert sorted(made) == [paths[0].name, *(path.name for path in paths)]
+  made.clear()
+  tfds_sets.source(builder, 'train')
+  assert not made
+  os.utime(paths[1], ns=(1, 1))  # an index that is not of this file
+  assert len(tfds_sets.source(builder, 'train')) == 23 and made == [paths[1].name]
+  for index in tmp_path.rglob('index-*.npz'):
+    index.write_bytes(index.read_bytes()[:100])  # cut short
+  np.testing.assert_array_equal(images_of(tfds_sets.source(builder, 'train[:1]')), expected)
+
+
+def test_an_index_of_a_folder_that_cannot_be_written_is_kept_in_the_cache(tmp_path, monkeypatch):
+  builder, paths = prepared(tmp_path / 'data')
+  monkeypatch.setattr(tfds_sets, 'INDEX_CACHE', tmp_path / 'cache')
+  kept, original = [], tfrecords.whole_file
+
+  def whole_file(path):
+    if paths[0].parent in path.parents:
+      raise PermissionError(13, 'Permission denied', str(path))
+    kept.append(path)
+    return original(path)
+
+  monkeypatch.setattr(tfrecords, 'whole_file', whole_file)
+  tfds_sets.source(builder, 'train')
+  assert len(kept) == 1 and kept[0].parent == tmp_path / 'cache'
+  monkeypatch.setattr(tfrecords, '_starts', lambda path: pytest.fail('was made again'))
+  assert len(list(tfds_sets.source(builder, 'train'))) == 23
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+@pytest.mark.parametrize('after', (False, True))
+@pytest.mark.parametrize('kept', (False, True))
+def test_a_damaged_record_is_named_and_by_config_left_out(file_format, after, kept, tmp_path):
+  """All that can be read is read, whether the file was damaged before or after it was first looked at."""
+  builder, (path,) = prepared(tmp_path, count=25, file_format=file_format)
+  source = tfds_sets.source(builder, 'train')
+  list(source)
+  content = bytearray(path.read_bytes())
+  content[3000] ^= 1  # there, both have records
+  path.write_bytes(content)
+  source = source if after else tfds_sets.source(builder, 'train')
+  source = keep_in_memory(source) if kept else source
+  config = data_config(image_size=(32, 32))
+  with pytest.raises(UserError, match=rf'{path}, record \d+: .*; repair or remove it, or skip such images with'):
+    list(eval_batches(source, config, 6, NEVER))
+  config.bad_images = 'skip'
+  lost, again = [], []
+  batches = list(eval_batches(source, config, 6, lost.append))
+  assert sum(batch['mask'].sum() for batch in batches) == 24 and len(lost) == 1
+  stream = train_batches(source, config, 6, 0, 0, again.append)
+  steps = [next(stream) for _ in range(2 * steps_per_epoch(source, 6))]
+  assert {error.name for error in again} == {error.name for error in lost} and all(batch['mask'].all() for batch in steps)
+
+
+def test_an_array_record_that_is_cut_short_is_named(tmp_path):
+  builder, (path,) = prepared(tmp_path, file_format='array_record')
+  content = path.read_bytes()
+  for size, message in ((len(content) // 2, 'the file is damaged or cut off'), (4000, 'damaged')):
+    path.write_bytes(content[:size])
+    with pytest.raises(UserError, match=f'{path}, record 3: {message}'):
+      tfds_sets.source(builder, 'train')[3]
+  path.unlink()
+  with pytest.raises(UserError, match=f'{path}(, record 3)?: No such file or directory'):
+    tfds_sets.source(builder, 'train')[3]
+
+
+@pytest.mark.parametrize('after', (False, True))
+def test_a_file_that_is_cut_short_loses_its_end(after, tmp_path):
+  """So does one whose record has a damaged length, as what follows cannot be found."""
+  builder, (path,) = prepared(tmp_path, count=25)
+  source = tfds_sets.source(builder, 'train')
+  config, content, lost = data_config(image_size=(32, 32), bad_images='skip'), path.read_bytes(), []
+  path.write_bytes(content[:len(content) // 2])
+  source = source if after else tfds_sets.source(builder, 'train')
+  good = sum(batch['mask'].sum() for batch in eval_batches(source, config, 6, lost.append))
+  assert 8 < good < 16 and good + len(lost) == 25
+  assert ('has become shorter' if after else 'damaged or cut off at record') in str(lost[0])
+  damaged = bytearray(content)
+  damaged[int(tfrecords._starts(path)[10])] ^= 4
+  path.write_bytes(damaged)
+  lost = []
+  list(eval_batches(tfds_sets.source(builder, 'train'), config, 6, lost.append))
+  assert [error.name for error in lost] == [f'{path}, record {i}' for i in range(10, 25)]
+  path.unlink()
+  with pytest.raises(UserError, match=f'{path}: No such file or directory; prepare the dataset again'):
+    tfds_sets.source(builder, 'train')
+
+
+def test_celeb_a_and_lfw_are_read_as_tfds_has_them(tmp_path):
+  """Attributes are read by name, the identity one level deeper, and people who have names are told apart by them."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+  people = [b'Ann', b'Bob', b'Ann', b'Cy', b'Bob', b'Ann']
+
+  class Celebrities(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version('1.0.0')
+    named = False
+
+    def _info(self):
+      label = {'label': tfds.features.Text()} if self.named else {
+          'attributes': {'Wig': np.bool_, 'Eyeglasses': np.bool_}, 'identity': {'Identity_No': np.int64}}
+      return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, features=tfds.features.FeaturesDict(
+          {'image': tfds.features.Image(shape=(218, 178, 3)), **label}))
 
     def _split_generators(self, dl_manager):
       return {'train': self._generate_examples()}
 
     def _generate_examples(self):
-      for i in range(count):
-        yield i, {'image': np.full((32, 32, 3), 10 * i, np.uint8), 'label': i % 3,
-                  'embedding': np.array([i % 3, i, 1], np.float32)}
+      for i, name in enumerate(people):
+        yield i, {'image': np.full((218, 178, 3), i, np.uint8), **({'label': name.decode()} if self.named else {
+            'attributes': {'Wig': i % 2, 'Eyeglasses': i % 3 == 0}, 'identity': {'Identity_No': 100 * len(name) + i}})}
 
-  builder = Tagged(data_dir=str(tmp_path), file_format='tfrecord')
-  builder.download_and_prepare()
-  return builder
+  class People(Celebrities, skip_registration=True):
+    named = True
 
-
-def test_tfds_records_as_a_stream(tmp_path, monkeypatch):
-  """Tests what ImageNet needs: encoded records, each with a name, shuffled by epoch and repeatable from any step."""
-  pytest.importorskip('tensorflow')
-  monkeypatch.setattr(fabrics, 'NUM_EXAMPLES', {'train': 23, 'test': 9})
-  builder = fabrics.Fabrics(data_dir=str(tmp_path), file_format='tfrecord')
-  builder.download_and_prepare()
-  source = tfds_sets.stream(builder, 'train')
-  in_memory = tfds_sets._split(builder, 'train')
-  config = data_config(image_size=(64, 64), crop_min_area=1.0, crop_max_aspect=1.0, flip=False, eval_crop=1.0)
-
-  batches = list(pipeline.eval_batches(source, config, 5, NEVER))
-  images, labels, mask = (np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask'))
-  np.testing.assert_array_equal(images[mask > 0], in_memory.images)  # without crop and resize, the pixels are as drawn
-  np.testing.assert_array_equal(labels[mask > 0], in_memory.labels)
-  names = [example['id'] for example in source.examples(None, 1).as_numpy_iterator()]
-  assert len(set(names)) == 23
-
-  stream = pipeline.train_batches(source, config, 5, seed=1, start_step=0, on_bad_image=NEVER)
-  whole = [next(stream)['image'] for _ in range(9)]
-  stream = pipeline.train_batches(source, config, 5, seed=1, start_step=6, on_bad_image=NEVER)
-  for expected in whole[6:]:
-    np.testing.assert_array_equal(next(stream)['image'], expected)
-  assert not np.array_equal(np.concatenate(whole[:4]), np.concatenate(whole[4:8]))  # a different order
-
-
-def test_a_stream_is_told_by_what_tfds_calls_its_examples(tmp_path):
-  """The ids follow from the files. Recorded outputs are found by them in any order, and parts of a split keep them."""
-  stream = tfds_sets.stream(tagged(tmp_path), 'train')
-  read = [example['id'].decode() for example in stream.examples(None, 0).as_numpy_iterator()]
-  assert list(stream.ids) == read and len(set(read)) == 23
-  assert tfds_sets.stream(stream.builder, 'train[5:9]').ids == stream.ids[5:9]
-  numbers = tfds_sets.stream(stream.builder, 'train', 'embedding')
-  numbers = np.array([example['teacher'] for example in numbers.examples(None, 0).as_numpy_iterator()])
-
-  rng = np.random.default_rng(0)
-  order = rng.permutation(23)[:20]  # three are missing
-  np.savez(tmp_path / 'teacher.npz', names=[read[i] for i in order], embeddings=numbers[order])
-  config = data_config(image_size=(32, 32), crop_min_area=1.0, crop_max_aspect=1.0, recorded=str(tmp_path / 'teacher.npz'))
-  with pytest.raises(UserError, match='no outputs for 3 of 23 examples'):
-    recorded.join(stream, config)
-  config.recorded_missing = 'skip'
-  joined = recorded.join(stream, config)
-  assert joined.num_examples == len(joined.labels) == 20
-  for batches in (pipeline.eval_batches(joined, config, 5, NEVER),
-                  itertools.islice(pipeline.train_batches(joined, config, 5, 0, 0, NEVER), 4)):
-    rows = np.concatenate([batch['teacher'] for batch in batches])
-    assert sorted(rows[:, 1].tolist()) == sorted(numbers[order, 1].tolist())
-  for batch in itertools.islice(pipeline.train_batches(joined, config, 5, 0, 0, NEVER), 6):
-    np.testing.assert_array_equal(10 * batch['teacher'][:, 1], batch['image'][:, 0, 0, 0])
-  later = list(pipeline.eval_batches(joined, config, 5, NEVER, start=2))
-  np.testing.assert_array_equal(later[0]['teacher'], list(pipeline.eval_batches(joined, config, 5, NEVER))[2]['teacher'])
-
-
-def test_a_feature_of_tfds_is_what_a_teacher_gave(tmp_path):
-  source = tfds_sets.stream(tagged(tmp_path), 'train', 'embedding')
-  config = data_config(image_size=(32, 32), crop_min_area=1.0, crop_max_aspect=1.0)
-  blank = pipeline.blank_batch(config, source, 4)
-  batch = next(pipeline.train_batches(source, config, 4, 0, 0, NEVER))
-  assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {name: (x.shape, x.dtype) for name, x in blank.items()}
-  np.testing.assert_array_equal(10 * batch['teacher'][:, 1], batch['image'][:, 0, 0, 0])
-  np.testing.assert_array_equal(batch['teacher'][:, 0], batch['label'])
-  np.testing.assert_array_equal(sources.keep_in_memory(source).extra['teacher'][:, 0], source.labels)
-  with pytest.raises(UserError, match='data.recorded=feature:label: tagged has the features .*expected a feature of shape'):
-    tfds_sets.stream(source.builder, 'train', 'label')
-
-
-def test_a_damaged_record_is_named_and_by_config_left_out(tmp_path):
-  """What follows in its file is left out too, once. All other examples are seen, in training as often as before."""
-  builder = tagged(tmp_path, count=25)
-  source = tfds_sets.stream(builder, 'train')
-  path, = tmp_path.rglob('*train*tfrecord*')
-  content = bytearray(path.read_bytes())
-  content[len(content) * 3 // 4] ^= 1
-  path.write_bytes(content)
-  config = data_config(image_size=(32, 32))
-  with pytest.raises(UserError, match=r'the record tagged-train.tfrecord-00000-of-00001__\d+ is damaged, and \d+ after it'):
-    list(pipeline.eval_batches(source, config, 6, NEVER))
-  config.bad_images = 'skip'
-  lost, again = [], []
-  batches = list(pipeline.eval_batches(source, config, 6, lost.append))
-  assert sum(batch['mask'].sum() for batch in batches) + len(lost) == 25 and 3 <= len(lost) <= 10
-  stream = pipeline.train_batches(source, config, 6, 0, 0, again.append)
-  steps = [next(stream) for _ in range(2 * pipeline.steps_per_epoch(source, 6))]
-  assert again == lost and all(batch['mask'].all() for batch in steps)
-  path.write_bytes(content[:20])  # nothing is left
-  with pytest.raises(UserError, match='none of the 25 records of tagged can be read'):
-    next(pipeline.train_batches(source, config, 6, 0, 0, lost.append))
-
-
-def test_celeb_a_is_read_as_tfds_has_it():
-  """The attributes are read by name, and the identity one level deeper; a stream and memory give the same."""
-  tfds = pytest.importorskip('tensorflow_datasets')
-  pytest.importorskip('tensorflow')
-  with tfds.testing.mock_data(num_examples=6):
-    builder = tfds.builder('celeb_a')
-    assert builder.info.features['image'].shape == (218, 178, 3)
-    stream = tfds_sets.stream(builder, 'train')
-    names = stream.extra_names['attributes']
-    assert len(names) == 40 and 'Eyeglasses' in names and stream.num_classes == 0
-    expected = list(tfds.as_numpy(builder.as_dataset(split='train')))
-    found = list(stream.examples(None, 1).as_numpy_iterator())
-    for row, example in zip(expected, found):
-      assert example['label'] == row['identity']['Identity_No']
-      assert example['attributes'].tolist() == [row['attributes'][name] for name in names]
-
-
-def test_people_of_tfds_are_told_by_their_names():
-  tfds = pytest.importorskip('tensorflow_datasets')
-  pytest.importorskip('tensorflow')
-  with tfds.testing.mock_data(num_examples=6):
-    stream = tfds_sets.stream(tfds.builder('lfw'), 'train')
-    labels = [example['label'] for example in stream.examples(None, 1).as_numpy_iterator()]
-    names = [example['label'] for example in tfds.as_numpy(tfds.builder('lfw').as_dataset(split='train'))]
-  assert [[a == b for a in labels] for b in labels] == [[a == b for a in names] for b in names]
+  for kind, expected in ((Celebrities, [300, 301, 302, 203, 304, 305]), (People, [0, 1, 0, 2, 1, 0])):
+    builder = kind(data_dir=str(tmp_path), file_format='tfrecord')
+    builder.download_and_prepare()
+    source = tfds_sets.source(builder, 'train')
+    assert source.num_classes == 0 and source.labels.tolist() == expected
+    assert [int(example.targets['label']) for example in source] == expected
+    batch, = eval_batches(source, data_config(), 6, NEVER)
+    assert batch['label'].tolist() == expected
+  source = tfds_sets.source(Celebrities(data_dir=str(tmp_path), file_format='tfrecord'), 'train')
+  assert source.extra_names == {'attributes': ('Eyeglasses', 'Wig')}
+  assert source.targets['attributes'].tolist() == [[i % 3 == 0, i % 2] for i in range(6)]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax.data import crop_array, description, stream_size
+from mobilenet_jax.data import crop, description, stream_size
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.trained.export import keras, onnx, stablehlo, tensorflow
 from mobilenet_jax.trained.export.network import Network
@@ -135,7 +135,7 @@ def generated_images(network: Network, count: int = CHECK_IMAGES) -> np.ndarray:
   images = []
   for _ in range(count):
     coarse = rng.integers(0, 256, (*rng.integers(2, 12, 2), 3)).astype(np.uint8)
-    image = crop_array(coarse, (0, 0, *coarse.shape[:2]), False, size)
+    image = crop(coarse, (0, 0, *coarse.shape[:2]), False, size)
     images.append(np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8))
   return np.stack(images)
 
