@@ -4,6 +4,7 @@
 # make test-slurm                                    install and start a Slurm of one node, and run a sweep on it; Debian, as root
 # make faults [ARGS=--count=1]                       inject faults into a small run, and write the table of what survived
 # make benchmark [ARGS=--quick]                      measure our speed and that of the other implementations installed
+# make benchmark-input [ARGS=--quick]                measure the input pipeline alone, and how soon a resumed run has its first batch
 # make benchmark-group                               measure several models on one pass over the data, and each alone
 # Each target first sets up .venv from requirements.txt, once.
 
@@ -14,7 +15,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test test-slow test-slurm faults benchmark benchmark-group
+.PHONY: figures test test-slow test-slurm faults benchmark benchmark-input benchmark-group
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -38,6 +39,9 @@ faults: .venv/ready
 
 benchmark: .venv/ready
 	@$(VENV) -m experiments.benchmark $(ARGS)
+
+benchmark-input: .venv/ready
+	@$(VENV) -m experiments.benchmark_input $(ARGS)
 
 benchmark-group: .venv/ready
 	@$(VENV) -m experiments.benchmark_group $(ARGS)

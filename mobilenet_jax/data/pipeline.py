@@ -114,7 +114,8 @@ def _made(source, config, batch_size, transform, requests: Iterable[tuple[np.nda
     indices, seeds = request
     batch = blank_batch(config, source, batch_size)
     parts = np.array_split(np.arange(len(indices)), threads)
-    return batch, [workers.submit(_fill, batch, source, transform, rows, indices, seeds) for rows in parts if len(rows)]
+    return batch, [workers.submit(_fill, batch, source, transform, rows, indices, seeds, workers.closed)
+                   for rows in parts if len(rows)]
 
   try:
     begun = collections.deque(map(begin, itertools.islice(requests, BATCHES_AHEAD)))
@@ -128,10 +129,12 @@ def _made(source, config, batch_size, transform, requests: Iterable[tuple[np.nda
     workers.close()
 
 
-def _fill(batch, source, transform, rows, indices, seeds):
+def _fill(batch, source, transform, rows, indices, seeds, closed):
   """Makes rows of a batch, and returns the BadExamples, whose rows stay blank."""
   bad = []
   for row in rows:
+    if closed.is_set():
+      break
     try:
       example = source[indices[row]]
     except BadExample as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line, command, random_images
+from conftest import ROOT, assert_one_line, command, images_of, random_images
 
 import mobilenet_jax
 from mobilenet_jax import config as config_lib
@@ -29,7 +29,7 @@ SMALL = ['--config.train_for=4 steps', '--config.log_every=2 steps', '--config.e
 def npz(tmp_path_factory):
   path = tmp_path_factory.mktemp('data') / 'set.npz'
   train, test = random_images(40, size=36), random_images(21, size=36, seed=1)
-  np.savez(path, train_images=train.images, train_labels=train.labels, test_images=test.images,
+  np.savez(path, train_images=images_of(train), train_labels=train.labels, test_images=images_of(test),
            test_labels=test.labels)
   return path
 

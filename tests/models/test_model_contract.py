@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import command, random_images
+from conftest import command, images_of, random_images
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, trained
@@ -129,7 +129,7 @@ def test_a_network_without_batch_norm_trains_evaluates_folds_and_exports(plain, 
   assert row['mult_adds'] == 16 * 16 * 16 * 27 + 16 * 4
   model = trained.load(tmp_path / 'run')
   assert model.variables['batch_stats'] == {}
-  images = random_images(5).images
+  images = images_of(random_images(5))
   inputs = images.astype(np.float32) / 127.5 - 1
   logits = Plain(4, 16).apply({'params': model.variables['params']}, inputs, train=False)
   evaluation, = evaluate_trained([model], random_images(20), model.config, pytest.fail)

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, random_images, tiny_config
+from conftest import ROOT, images_of, random_images, tiny_config
 
 from mobilenet_jax.commands import sweep as sweep_command_line
 from mobilenet_jax.errors import UserError
@@ -24,7 +24,7 @@ ROW = {name: name for name in (*run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS)
 def sweep_command(tmp_path, widths, sizes, steps):
   """Returns the command line of a sweep in tmp_path/runs."""
   train, test = random_images(40, size=36), random_images(21, size=36, seed=1)
-  np.savez(tmp_path / 'set.npz', train_images=train.images, train_labels=train.labels, test_images=test.images,
+  np.savez(tmp_path / 'set.npz', train_images=images_of(train), train_labels=train.labels, test_images=images_of(test),
            test_labels=test.labels)
   recipe = tmp_path / 'recipe.py'
   recipe.write_text('from configs import small_images\n'

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import NEVER, command, random_images, tiny_config
+from conftest import NEVER, command, images_of, random_images, tiny_config
 from PIL import Image
 
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import from_arrays, eval_batches, load, train_batches
+from mobilenet_jax.data import crop_and_flip, eval_batches, from_arrays, load, train_batches
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.sweeps.sweep import sweep
@@ -44,13 +44,14 @@ def test_every_task_keeps_the_contract(name):
   assert task.main_metric in task.headlines
   for title, form in task.headlines.values():
     assert title and format(0.5, form)
-  assert task.crop_targets is None  # a crop changes no class, attribute or identity
+  image, targets = task.transform(np.zeros((50, 60, 3), np.uint8), {'label': 7}, np.random.default_rng(0))
+  assert image.shape == (32, 32, 3) and targets == {'label': 7}  # a crop changes no class, attribute or identity
 
   number, names = task.outputs(source)
   assert number > 0 and (names is None or len(names) == number)
   task.check(source)
   outputs = np.random.default_rng(1).normal(size=(COUNT, number)).astype(np.float32)
-  batch = {'image': source.images, 'mask': np.ones(COUNT, np.float32), **source.targets}
+  batch = {'image': images_of(source), 'mask': np.ones(COUNT, np.float32), **source.targets}
   if name == 'classification':
     del batch['teacher']
 
@@ -102,10 +103,9 @@ class Brightness:
   kind = 'numbers'
   main_metric = 'closeness'
   headlines = {'closeness': ('closeness', '.3f')}
-  crop_targets = None
 
   def __init__(self, config):
-    del config
+    self.transform = crop_and_flip(config.data)
 
   def outputs(self, source):
     del source
@@ -143,14 +143,14 @@ def test_a_new_task_is_trained_swept_and_told_of(tiny_model, monkeypatch, tmp_pa
   """One class and one line in TASKS put its metric into the progress line, the summary, the row and the table of a sweep."""
   monkeypatch.setitem(tasks.TASKS, 'brightness', Brightness)
   source = random_images(40)
-  source.extra['brightness'] = (source.images.mean((1, 2, 3)) / 255).astype(np.float32)
+  source.extra['brightness'] = (images_of(source).mean((1, 2, 3)) / 255).astype(np.float32)
   config = tiny_config(task='brightness')
   row = train(config, tmp_path / 'one', (source, source))
   said = capsys.readouterr().out
   assert 'closeness 0.' in said and '(as bright as can be)' in said
   assert 0 < row['closeness'] < 1
   assert tasks.headline(row) == f'closeness {row["closeness"]:.3f}'
-  np.testing.assert_allclose(trained.load(tmp_path / 'one').predict(list(source.images[:2])).shape, (2, 1))
+  np.testing.assert_allclose(trained.load(tmp_path / 'one').predict(list(images_of(source)[:2])).shape, (2, 1))
 
   monkeypatch.setattr('mobilenet_jax.training.loop.load', lambda data: (source, source))
   monkeypatch.setattr('mobilenet_jax.data.load', lambda data: (source, source))
@@ -199,7 +199,6 @@ def test_boxes_follow_crops_and_flips(road, tmp_path):
   if road == 'arrays':
     source = from_arrays(images, np.zeros(24, np.int32), 2)
   else:
-    pytest.importorskip('tensorflow')
     for i, image in enumerate(images):
       path = tmp_path / 'train' / str(i % 2) / f'{i:02}.png'
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,24 +210,25 @@ def test_boxes_follow_crops_and_flips(road, tmp_path):
     boxes = boxes[[int(name.split('/')[1].removesuffix('.png')) for name in source.ids]]
   source.extra['box'] = boxes
   seen = 0
-  training = train_batches(source, config, 8, 0, 0, NEVER, crop_targets=crop_box)
-  for batch in (*(next(training) for _ in range(6)), *eval_batches(source, config, 8, NEVER, crop_targets=crop_box)):
+  transform = crop_and_flip(config, crop_box)
+  training = train_batches(source, config, 8, 0, 0, NEVER, transform=transform)
+  for batch in (*(next(training) for _ in range(6)), *eval_batches(source, config, 8, NEVER, transform=transform)):
     assert batch['box'].shape == (8, 4) and batch['box'].dtype == np.float32
     np.testing.assert_allclose(batch['box'], boxes_of(batch['image']), atol=2 / 96)  # a pixel of the crop, resized
     seen += len(np.unique(batch['box'], axis=0))
   assert seen > 60
   plain = next(train_batches(source, config, 8, 0, 0, NEVER))
-  moved = next(train_batches(source, config, 8, 0, 0, NEVER, crop_targets=crop_box))
+  moved = next(train_batches(source, config, 8, 0, 0, NEVER, transform=transform))
   np.testing.assert_array_equal(plain['image'], moved['image'])  # the same crops
   assert not np.allclose(plain['box'], moved['box'])
 
 
 @pytest.mark.parametrize('bad_images', ('error', 'skip'))
 def test_a_crop_that_changes_a_shape_is_not_taken_for_a_bad_image(bad_images, tmp_path):
-  pytest.importorskip('tensorflow')
   for i, image in enumerate(with_boxes()[0][:8]):
     (tmp_path / 'train' / str(i % 2)).mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(tmp_path / 'train' / str(i % 2) / f'{i}.png')
   config = tiny_config(**{'data.name': f'folder:{tmp_path}', 'data.eval_split': 'train', 'data.bad_images': bad_images}).data
-  with pytest.raises(Exception, match='AssertionError'):
-    next(train_batches(load(config)[0], config, 4, 0, 0, NEVER, crop_targets=lambda targets, window, flip: {'label': [1, 2]}))
+  with pytest.raises(Exception, match="'label', array"):
+    transform = crop_and_flip(config, lambda targets, window, flip: {'label': [1, 2]})
+    next(train_batches(load(config)[0], config, 4, 0, 0, NEVER, transform=transform))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 
 import jax
@@ -12,13 +13,12 @@ from PIL import Image
 import mobilenet_jax
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, trained
-from mobilenet_jax.data import from_arrays
-from mobilenet_jax.data import images as images_lib
+from mobilenet_jax.data import from_arrays, read_image
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import MobileNet
 from mobilenet_jax.trained.published import weights
 from mobilenet_jax.training import train
-from conftest import command, random_images, tiny_config
+from conftest import command, images_of, random_images, tiny_config
 
 LABELS = ('background', 'n01440764 tench, Tinca tinca', 'n01443537 goldfish, Carassius auratus', 'lamp', 'spoon')
 
@@ -45,14 +45,14 @@ def folder(tmp_path_factory):
 def test_a_run_is_loaded_as_it_was_evaluated(tiny_model, tmp_path):
   """Averaged weights, labels and preprocessing are loaded: top-1 on the images of the evaluation equals that of the row."""
   sources = random_images(64), random_images(20, seed=1)
-  named = [from_arrays(source.images, source.labels, 4, ('a', 'b', 'c', 'd')) for source in sources]
+  named = [from_arrays(images_of(source), source.labels, 4, ('a', 'b', 'c', 'd')) for source in sources]
   config = tiny_config(**{'ema_decay': 0.9, 'data.eval_crop': 0.8, 'train_for': '30 steps', 'eval_every': '30 steps'})
   row = train(config, tmp_path / 'run', named)
   model = trained.load(tmp_path / 'run')
   assert model.labels == ('a', 'b', 'c', 'd') and model.config.data.eval_crop == 0.8
   assert model.num_classes == 4 and row['top1'] > 0.3
   # The module itself, not folded.
-  images = model.prepare(list(named[1].images)).astype(np.float32) / 127.5 - 1
+  images = model.prepare(list(images_of(named[1]))).astype(np.float32) / 127.5 - 1
   logits = model.module.apply(model.variables, images, train=False)
   assert (logits.argmax(-1) == named[1].labels).mean() == pytest.approx(row['top1'])
 
@@ -107,10 +107,10 @@ def test_classes_are_matched(names, count, expected):
 def test_fine_tuning(freeze_body, freeze_batch_stats, tiny_model, tmp_path):
   """Frozen variables stay the same to the bit, and the others change. The classifier is new, or has the rows of the classes."""
   first = random_images(32)
-  first = from_arrays(first.images, first.labels, 4, ('a', 'b', 'c', 'd'))
+  first = from_arrays(images_of(first), first.labels, 4, ('a', 'b', 'c', 'd'))
   train(tiny_config(), tmp_path / 'first', (first, first))
   other = random_images(32, classes=3, seed=2)
-  other = from_arrays(other.images, other.labels, 3, ('d', 'b', 'a'))
+  other = from_arrays(images_of(other), other.labels, 3, ('d', 'b', 'a'))
   changes = {'init.model': str(tmp_path / 'first'), 'init.freeze_body': freeze_body, 'init.keep_head': freeze_body,
              'model.freeze_batch_stats': freeze_batch_stats, 'optim.weight_decay': 0.1, 'train_for': '2 steps',
              'eval_every': '2 steps', 'ema_decay': 0.9}
@@ -169,35 +169,39 @@ def bad_images(folder):
   """Writes one file of each kind that is refused, named by what the error says about it."""
   folder.mkdir()
   noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
-  noise.convert('CMYK').save(folder / 'CMYK.jpg')
-  Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(folder / 'I;16.png')
-  noise.save(folder / 'animated.gif', save_all=True, append_images=[noise.rotate(90)])
   noise.resize((1, 1)).save(folder / 'single pixel.png')
   (folder / 'not an image.jpg').write_text('hello')
+  (folder / 'an empty file.jpg').touch()
   noise.save(folder / 'whole.jpg')
   (folder / 'cut short.jpg').write_bytes((folder / 'whole.jpg').read_bytes()[:500])
   (folder / 'whole.jpg').unlink()
+  (folder / 'no such file.jpg').symlink_to('nowhere')
   return sorted(folder.iterdir())
 
 
 def test_bad_images_are_one_line_each(folder, tmp_path):
-  good, = write_images(tmp_path / 'good', 1)
+  """The other images are labelled as if there were no bad ones, whatever the batch."""
+  good = write_images(tmp_path / 'good', 5)
   bad = bad_images(tmp_path / 'bad')
   for path in bad:
-    with pytest.raises(UserError, match=path.stem) as error:
-      images_lib.read(path)
+    with pytest.raises(UserError, match=f'(?i){path.stem}') as error:
+      read_image(path, True)
     assert str(path) in str(error.value) and '\n' not in str(error.value)
-  done = command('predict', folder, tmp_path / 'bad', good, '--format=csv')
-  assert done.returncode == 1 and len(done.stderr.splitlines()) == len(bad)
-  assert all(f'error: {path}: ' in done.stderr for path in bad)
-  assert {row['file'] for row in csv.DictReader(io.StringIO(done.stdout))} == {str(good)}
-  gray = Image.fromarray(np.full((40, 40), 7, np.uint8))
-  gray.convert('P').save(tmp_path / 'palette.png')
-  assert images_lib.read(tmp_path / 'palette.png').tolist() == np.full((40, 40, 3), 7).tolist()
+  paths = [path for pair in itertools.zip_longest(bad, good) for path in pair if path]
+  expected = command('predict', folder, *good, '--format=json')
+  assert expected.returncode == 0 and expected.stderr == ''
+  for batch in (1, 2, 100):
+    done = command('predict', folder, '-', '--format=json', f'--batch={batch}', stdin='\n'.join(map(str, paths)))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == len(bad)
+    assert all(f'error: {path}: ' in done.stderr for path in bad)
+    for ours, theirs in zip(json.loads(done.stdout), json.loads(expected.stdout), strict=True):
+      assert ours['file'] == theirs['file']
+      assert [x['label'] for x in ours['top']] == [x['label'] for x in theirs['top']]
 
 
 @pytest.mark.parametrize('args, message', (
     (['predict', 'FOLDER', 'nowhere.jpg'], 'nowhere.jpg: there is no such file or folder'),
+    (['predict', 'FOLDER', 'Makefile', '--batch=0'], '--batch=0: expected at least 1'),
     (['predict', 'FOLDER', '-'], 'standard input names no image'),
     (['predict', 'FOLDER'], 'the following arguments are required: images'),
     (['predict', 'nowhere', 'Makefile'], 'nowhere: neither a file, a folder nor a published model'),

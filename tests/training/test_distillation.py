@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import SmallMobileNet, random_images, tiny_config
+from conftest import images_of, random_images, tiny_config, SmallMobileNet
 from mobilenet_jax import models, tasks, trained
-from mobilenet_jax.data import recorded
+from mobilenet_jax.data import from_arrays, recorded
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 from mobilenet_jax.trained import recording
@@ -22,10 +22,10 @@ NAMES = ('glasses', 'hat', 'beard')
 def faces(count, seed=0, names=NAMES):
   """Returns random images of four people, with attributes that follow from the images' colours."""
   source = random_images(count, seed=seed)
-  means = np.stack([image.mean((0, 1)) for image in source.images])
+  means = np.stack([image.mean((0, 1)) for image in images_of(source)])
   attributes = (means > np.median(means, 0)).astype(np.int32)
   ids = tuple(f'{label}/{i}.jpg' for i, label in enumerate(source.labels))
-  return dataclasses.replace(source, extra={'attributes': attributes}, extra_names={'attributes': names}, ids=ids)
+  return from_arrays(images_of(source), source.labels, 4, None, {'attributes': attributes}, ids, {'attributes': names})
 
 
 def attribute_config(**changes):
@@ -121,7 +121,7 @@ def test_attributes_are_learnt_and_measured_over_the_whole_set(tiny_model, tmp_p
   model = trained.load(tmp_path)
   assert model.labels == NAMES
   scores = jax.nn.sigmoid(model.module.apply(
-      model.variables, model.prepare(list(test_source.images)).astype(np.float32) / 127.5 - 1, train=False))
+      model.variables, model.prepare(list(images_of(test_source))).astype(np.float32) / 127.5 - 1, train=False))
   labels = test_source.extra['attributes']
   expected = [metrics.average_precision(s[l >= 0], l[l >= 0] > 0) for s, l in zip(np.asarray(scores).T, labels.T)][:2]
   assert row['mean_ap'] == pytest.approx(np.mean(expected), abs=1e-6) and row['mean_ap'] > 0.8
@@ -212,7 +212,7 @@ def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp
 def test_images_of_which_nothing_is_known_are_enough(teacher_folder, tmp_path):
   """A folder of images without classes or attributes, and a teacher. The student takes the names of the teacher's outputs."""
   (tmp_path / 'images').mkdir()
-  for i, image in enumerate(faces(40, seed=3).images):
+  for i, image in enumerate(images_of(faces(40, seed=3))):
     Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
   config = attribute_config(**{
       'data.name': f'folder:{tmp_path / "images"}', 'data.split_by': 'class', 'distill.model': str(teacher_folder),

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import FLAGS, ROOT, random_images, tiny_config
+from conftest import FLAGS, ROOT, images_of, random_images, tiny_config
 
 from mobilenet_jax.storage import checkpoints, run_files
 from mobilenet_jax.sweeps import results
@@ -103,7 +103,7 @@ def test_where_a_host_dies_the_others_end_and_all_continue(tmp_path):
 def test_a_sweep_of_a_group_on_two_hosts(tmp_path):
   """Works as on a TPU slice; the rows are those of one host with the same number of devices."""
   first, second = random_images(40), random_images(21, seed=1)
-  np.savez(tmp_path / 'set.npz', train_images=first.images, train_labels=first.labels, test_images=second.images,
+  np.savez(tmp_path / 'set.npz', train_images=images_of(first), train_labels=first.labels, test_images=images_of(second),
            test_labels=second.labels)
   rows = []
   for hosts in (2, 1):
