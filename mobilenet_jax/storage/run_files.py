@@ -98,7 +98,8 @@ def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict) -
   given = config_lib.flat(config)
   before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
   if difference := config_lib.difference(config_lib.to_json(before), text):
-    earlier = claimed.model.name == config.model.name and set(claimed.model) != set(config.model)  # fields now gone
+    gone = [name for name in config_lib.flat(claimed) if name not in given]
+    earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
     version = ', which an earlier version of this code wrote' if earlier else ''
     raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); '
                     'give another --workdir, or the config that is in the folder')

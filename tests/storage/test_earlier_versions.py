@@ -26,6 +26,15 @@ def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):
     claim(tmp_path, config_lib.changed(config, {'embedding.size': 64}))
 
 
+def test_a_run_from_before_there_was_one_road_for_data_is_not_continued(tmp_path):
+  config = checked(tiny_config())
+  old = json.loads(config_lib.to_json(config))
+  old['data']['shuffle_buffer'] = 16384
+  (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
+  with pytest.raises(UserError, match=r'another config, which an earlier version of this code wrote \(.*- "shuffle_buffer"'):
+    claim(tmp_path, config)
+
+
 def test_a_network_with_other_fields_is_reported(tiny_model, tmp_path):
   """Such as NN2 from when every network had a width multiplier."""
   config = checked(tiny_config())
