@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from mobilenet_jax.errors import UserError
 ATTRIBUTES = 'attributes'  # name in a batch: attributes (b, a) in {0, 1}, or -1 if unknown
 TEACHER = 'teacher'  # name in a batch: a teacher's outputs (b, d)
 MAX_BYTES_IN_MEMORY = 2**30  # of decoded images
+READ = 2**20  # bytes at a time
 SAMPLE = 64  # the number of images from whose size it is estimated whether all of them fit into memory
 
 Targets = dict[str, np.ndarray]
@@ -70,7 +71,7 @@ class Table:
   def __getitem__(self, i):
     image = self._images[i]
     if isinstance(image, str):
-      image = Path(image).read_bytes()
+      image = _read_file(image)
     return image, {name: values[i] for name, values in self._targets.items()}
 
   def id(self, i):
@@ -217,3 +218,14 @@ class _Kept:
 def _narrow(values: np.ndarray) -> np.ndarray:
   """Returns integers as int32, the type of a device's integers."""
   return values.astype(np.int32, copy=False) if values.dtype.kind in 'biu' else values
+
+
+def _read_file(path):
+  """Returns the content of a file. With many threads, Python's own file objects spend longer on waiting for each other."""
+  file, parts = os.open(path, os.O_RDONLY), []
+  try:
+    while not parts or len(parts[-1]) == READ:
+      parts.append(os.read(file, READ))
+  finally:
+    os.close(file)
+  return parts[0] if len(parts) == 1 else b''.join(parts)

@@ -101,10 +101,20 @@ def _from_bytes(encoded, upright):
   if not encoded:
     raise ValueError('an empty file; expected an image')
   pixels = _from_jpeg(encoded) if encoded.startswith(b'\xff\xd8') else None
-  if pixels is not None and not (upright and b'Exif' in encoded[:2**16]):
+  if pixels is not None and not (upright and _has_exif(encoded)):
     return pixels, 1
   with Image.open(io.BytesIO(encoded)) as image:
     return _from_pillow(image, upright) if pixels is None else (pixels, _orientation(image))
+
+
+def _has_exif(jpeg):
+  """Looks at the segments of a JPEG file; to search its bytes would take longer."""
+  at = 2
+  while jpeg[at:at + 1] == b'\xff' and jpeg[at + 1:at + 2] != b'\xda':  # the pixels come next
+    if jpeg[at + 1:at + 2] == b'\xe1' and jpeg[at + 4:at + 8] == b'Exif':
+      return True
+    at += 2 + int.from_bytes(jpeg[at + 2:at + 4], 'big')
+  return False
 
 
 def _from_jpeg(encoded):

@@ -59,22 +59,22 @@ def random_window(height: int, width: int, config: ml_collections.ConfigDict, rn
     config: the `data` section of a config.
     rng: a generator.
   """
-  least = config.crop_min_area * height * width
+  least, most = config.crop_min_area * height * width, config.crop_max_aspect
   for _ in range(CROP_ATTEMPTS):
-    aspect = rng.uniform(1 / config.crop_max_aspect, config.crop_max_aspect)
+    shape, size, down, right = rng.random(4)
+    aspect = 1 / most + shape * (most - 1 / most)
     highest = min(round((height * width / aspect) ** 0.5), height)
     if round(highest * aspect) > width:
       highest = int((width + 0.5 - 1e-7) / aspect)
     lowest = min(round((least / aspect) ** 0.5), highest)
-    rows = int(rng.integers(lowest, highest + 1))
+    rows = lowest + int(size * (highest + 1 - lowest))
     columns = round(rows * aspect)
     if rows * columns < least:  # by rounding
       rows += 1
       columns = round(rows * aspect)
     if least <= rows * columns and 0 < rows <= height and 0 < columns <= width:
       # TensorFlow never draws the last position.
-      top, left = (int(rng.integers(max(space, 1))) for space in (height - rows, width - columns))
-      return top, left, rows, columns
+      return int(down * (height - rows)), int(right * (width - columns)), rows, columns
   return 0, 0, height, width
 
 
@@ -93,7 +93,7 @@ def crop(image: np.ndarray, window: Window, flip: bool, size: tuple[int, int]) -
   part = image[top:top + height, left:left + width]
   if part.shape[:2] != tuple(size):
     part = cv2.convertScaleAbs(cv2.resize(part.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR))
-  return part[:, ::-1] if flip else part
+  return cv2.flip(part, 1) if flip else part
 
 
 def stream_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
