@@ -64,7 +64,8 @@ def measure_input() -> list[dict]:
   with tempfile.TemporaryDirectory() as folder:
     kilobytes = make_jpegs(Path(folder), PHOTO)
     found = _in_process('', {'name': f'folder:{folder}', 'batches': 24})
-  print(f'  input pipeline alone, JPEG of {PHOTO[1]}x{PHOTO[0]} ({kilobytes:.0f} KB): {found["images_per_s"]:.0f} images/s', flush=True)
+  size = f'{PHOTO[1]}x{PHOTO[0]} ({kilobytes:.0f} KB)'
+  print(f'  input pipeline alone, JPEG of {size}: {found["images_per_s"]:.0f} images/s', flush=True)
   return [{'implementation': 'mobilenet_jax input', 'model': 'JPEG to 224', 'mode': 'input', 'batch': BATCH,
            'ms_per_image': round(1e3 / found['images_per_s'], 3), 'peak_mb': '', 'compile_s': '', 'ratio': ''}]
 
@@ -72,7 +73,8 @@ def measure_input() -> list[dict]:
 def _in_process(checkout, case):
   """Measures a case with the code in the folder `checkout`, by default this one, in a process of its own."""
   environment = {**os.environ, 'PYTHONPATH': checkout or str(Path(__file__).parent.parent), 'TF_CPP_MIN_LOG_LEVEL': '3'}
-  done = subprocess.run([sys.executable, __file__, f'--case={json.dumps(case)}'], env=environment, capture_output=True, text=True)
+  command = [sys.executable, __file__, f'--case={json.dumps(case)}']
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
   if done.returncode:
     sys.exit(f'error: {checkout or "this checkout"}: {done.stderr}')
   return json.loads(done.stdout.splitlines()[-1])

@@ -35,7 +35,7 @@ from PIL import Image
 from experiments import distillation
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
-from mobilenet_jax.data import TEACHER, Source, folders, from_arrays
+from mobilenet_jax.data import TEACHER, Source, folders, from_images
 from mobilenet_jax.errors import REQUEUE, UserError
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.storage import checkpoints, run_files
@@ -185,7 +185,7 @@ COUNTS = collections.defaultdict(lambda: 5, {
 
 def _plain(folder: Path) -> tuple:
   rng = np.random.default_rng(0)
-  return {}, tuple(from_arrays(rng.integers(0, 256, (count, 40, 40, 3), np.uint8), np.arange(count, dtype=np.int32) % 4, 4)
+  return {}, tuple(from_images(rng.integers(0, 256, (count, 40, 40, 3), np.uint8), np.arange(count, dtype=np.int32) % 4, 4)
                    for count in (50, 20))
 
 

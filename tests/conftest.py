@@ -27,7 +27,7 @@ import pytest
 from mobilenet_jax import __main__ as command_line
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
-from mobilenet_jax.data import from_arrays
+from mobilenet_jax.data import from_images
 from mobilenet_jax.runtime.environment import MEMORY_SETTING
 from mobilenet_jax.training.report import Report
 
@@ -144,7 +144,7 @@ def random_images(count, classes=4, size=32, seed=0):
   labels = np.arange(count) % classes
   colors = np.random.default_rng(99).uniform(50, 200, (classes, 1, 1, 3))
   images = colors[labels] + rng.normal(0, 40, (count, size, size, 3))
-  return from_arrays(np.clip(images, 0, 255).astype(np.uint8), labels.astype(np.int32), classes)
+  return from_images(np.clip(images, 0, 255).astype(np.uint8), labels.astype(np.int32), classes)
 
 
 def images_of(source):

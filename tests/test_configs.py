@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
-from mobilenet_jax.data import from_arrays, blank_batch
+from mobilenet_jax.data import from_images, blank_batch
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.training import checked, optimizer
@@ -27,7 +27,7 @@ def one_example(config):
     if config.task == 'attributes':
       extra['teacher'] = extra['teacher'][:, :17]
   names = {'attributes': tuple(map(str, range(17)))}
-  return from_arrays(np.zeros((1, 64, 64, 3), np.uint8), np.zeros(1, np.int32), 10, None, extra, ('0',), names)
+  return from_images(np.zeros((1, 64, 64, 3), np.uint8), np.zeros(1, np.int32), 10, None, extra, ('0',), names)
 
 
 def trace_one_step(config):

@@ -36,7 +36,8 @@ def main(argv: list[str]) -> None:
   devices.check_divisible('--batch', args.batch)
   # A model is evaluated on the held-out part of its own data, or on all of other data.
   source = data.keep_in_memory(data.load_whole(config.data) if args.data else data.load(config.data)[1])
-  means, = evaluate_trained([model], source, config, lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr))
+  skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
+  means, = evaluate_trained([model], source, config, skipping)
   if args.json:
     print(json.dumps({'model': args.model, 'data': config.data.name, **means}))
   else:

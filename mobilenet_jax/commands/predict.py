@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
-from mobilenet_jax.data import eval_batches, find_images, from_files, read_image
+from mobilenet_jax.data import eval_batches, find_images, from_images, read_image
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
 
@@ -34,7 +35,7 @@ def predict(model: trained.TrainedModel, paths: list[Path], k: int, batch: int,
   Images are read and cropped ahead, `batch` at a time, while the network works.
   """
   config = config_lib.changed(model.config, {'data.bad_images': 'skip'}).data
-  source = from_files([str(path) for path in paths], config.exif_orientation)
+  source = from_images([str(path) for path in paths], np.zeros(len(paths), np.int32), 0, upright=config.exif_orientation)
   batches = eval_batches(source, config, batch, lambda error: errors.append(str(error)), transform=model.task.transform)
   for first, made in zip(range(0, len(paths), batch), batches):
     for path, row, read in zip(paths[first:], model.prediction(made['image']), made['mask']):

@@ -2,7 +2,7 @@
 
 This module is the public interface of the package: other packages import from here.
 
-- Sources: `load`, `load_whole`, `from_arrays`, `from_files`, `keep_in_memory`. A `Source` is a sequence of examples, each with
+- Sources: `load`, `load_whole`, `from_images`, `keep_in_memory`. A `Source` is a sequence of examples, each with
   an id, an image and targets by name (ATTRIBUTES, TEACHER, 'label').
 - Batches: `train_batches`, `eval_batches`, `blank_batch`, `steps_per_epoch`, `left_out`. A `BadExample` cannot be read.
 - Images: `read_image`, `find_images`, `crop` run on the host; `normalize`, `distort_colors` run on the device;
@@ -11,8 +11,7 @@ This module is the public interface of the package: other packages import from h
 - Pairs of faces: `Pairs`, `read_pairs`, `draw_pairs`; `image_names`, the names by which pairs refer to images.
 """
 
-from mobilenet_jax.data.examples import (
-    ATTRIBUTES, TEACHER, BadExample, Example, Source, from_arrays, from_files, keep_in_memory)
+from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, BadExample, Example, Source, from_images, keep_in_memory
 from mobilenet_jax.data.folders import image_names
 from mobilenet_jax.data.images import find as find_images
 from mobilenet_jax.data.images import read as read_image
@@ -25,6 +24,6 @@ from mobilenet_jax.data.sources import load, load_whole
 
 __all__ = [
     'ATTRIBUTES', 'TEACHER', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source', 'Transform', 'blank_batch',
-    'crop', 'crop_and_flip', 'description', 'distort_colors', 'draw_pairs', 'eval_batches', 'find_images', 'from_arrays',
-    'from_files', 'image_names', 'keep_in_memory', 'left_out', 'load', 'load_whole', 'normalize', 'read_image', 'read_pairs',
+    'crop', 'crop_and_flip', 'description', 'distort_colors', 'draw_pairs', 'eval_batches', 'find_images', 'from_images',
+    'image_names', 'keep_in_memory', 'left_out', 'load', 'load_whole', 'normalize', 'read_image', 'read_pairs',
     'steps_per_epoch', 'stream_size', 'train_batches']

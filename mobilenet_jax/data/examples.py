@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from mobilenet_jax.errors import UserError
 ATTRIBUTES = 'attributes'  # name in a batch: attributes (b, a) in {0, 1}, or -1 if unknown
 TEACHER = 'teacher'  # name in a batch: a teacher's outputs (b, d)
 MAX_BYTES_IN_MEMORY = 2**30  # of decoded images
-READ = 2**20  # bytes at a time
 SAMPLE = 64  # the number of images from whose size it is estimated whether all of them fit into memory
 
 Targets = dict[str, np.ndarray]
@@ -37,28 +35,13 @@ class BadExample(UserError):
     self.name, self.reason = name, reason
 
 
-class Records(Protocol):
-  """Where examples are kept. Image i is an array, uint8 (h, w, 3), or the bytes of an image file."""
-
-  target_shapes: Shapes
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, i: int) -> tuple[np.ndarray | bytes, Targets]:
-    """Returns the image and the targets of example i. Raises OSError or ValueError if they cannot be read."""
-
-  def id(self, i: int) -> str:
-    """Returns the id of example i."""
-
-  def name(self, i: int) -> str:
-    """Returns what a person can find example i by: its file or record."""
-
-  def targets(self) -> Targets:
-    """Returns the targets of all examples, arrays (n, ...)."""
-
-
 class Table:
-  """Records whose targets are in memory: images in arrays, or in files."""
+  """Records whose targets are in memory: images in arrays, or in files.
+
+  Like all records, they have a length, and records[i] is an image, uint8 (h, w, 3) or the bytes of an image file, and its
+  targets. It raises OSError or ValueError if example i cannot be read. `id(i)` is the id of the example, `name(i)` what a
+  person can find it by, and `targets()` the targets of all examples, (n, ...), of the shapes and types `target_shapes`.
+  """
 
   def __init__(self, images: Sequence, targets: Targets, ids: Sequence[str]):
     """Stores n uint8 images (h, w, 3) of any sizes, or n paths (str) of image files; arrays (n, ...) of targets; and n ids."""
@@ -71,7 +54,8 @@ class Table:
   def __getitem__(self, i):
     image = self._images[i]
     if isinstance(image, str):
-      image = _read_file(image)
+      with open(image, 'rb', buffering=0) as file:
+        image = file.read()
     return image, {name: values[i] for name, values in self._targets.items()}
 
   def id(self, i):
@@ -96,21 +80,20 @@ class Source:
     extra_names: the names of the columns of a target, by the name of the target.
     rows: which of the records the examples are, in order, int (n,); None for all.
     upright: whether images are turned as their EXIF orientation says.
+    memory: what is kept of the records once it is decoded; see keep_in_memory.
   """
 
-  records: Records
+  records: Table  # or what behaves like it
   num_classes: int
   class_names: tuple[str, ...] | None = None
   extra: Targets = dataclasses.field(default_factory=dict)
   extra_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   rows: np.ndarray | None = None
   upright: bool = False
+  memory: dict | None = None
 
   def __len__(self) -> int:
     return len(self.records) if self.rows is None else len(self.rows)
-
-  def __iter__(self) -> Iterator[Example]:
-    return (self[i] for i in range(len(self)))
 
   def __getitem__(self, i: int) -> Example:
     """Returns example i.
@@ -120,14 +103,16 @@ class Source:
     """
     row = self._row(i)
     try:
-      image, targets = self.records[row]
-      image = images.decode(image, self.upright)
+      image, targets = (self.memory or {}).get(row) or self.records[row]
+      decoded = images.decode(image, self.upright)
     except (OSError, ValueError) as error:
       raise BadExample(self.records.name(row), getattr(error, 'strerror', None) or str(error)) from error
-    return Example(self.records.id(row), image, {**targets, **{name: values[i] for name, values in self.extra.items()}})
+    if self.memory is not None and decoded is not image:
+      self.memory.keep(row, decoded, targets)
+    return Example(self.records.id(row), decoded, {**targets, **{name: values[i] for name, values in self.extra.items()}})
 
   def _row(self, i):
-    if not 0 <= i < len(self):
+    if not 0 <= i < len(self):  # which also ends an iteration
       raise IndexError(f'{i} is not in [0, {len(self)})')
     return i if self.rows is None else int(self.rows[i])
 
@@ -159,24 +144,16 @@ class Source:
     return dataclasses.replace(self, rows=rows, extra={name: values[indices] for name, values in self.extra.items()})
 
 
-def from_arrays(images: Sequence[np.ndarray], labels: np.ndarray, num_classes: int,
+def from_images(images: Sequence[np.ndarray | str], labels: np.ndarray, num_classes: int,
                 class_names: tuple[str, ...] | None = None, extra: Targets | None = None, ids: Sequence[str] | None = None,
-                extra_names: dict[str, tuple[str, ...]] | None = None) -> Source:
-  """Returns a source of uint8 images (n, h, w, 3), or n images of any sizes, and labels (n,).
+                extra_names: dict[str, tuple[str, ...]] | None = None, upright: bool = False) -> Source:
+  """Returns a source of n images, each uint8 (h, w, 3) or the path of an image file, and labels (n,).
 
-  The other arguments are as in Source. By default, the id of an example is its number.
+  The other arguments are as in Source. By default, the id of an example is '<folder>/<file>', or the number of an array.
   """
-  records = Table(images, {'label': labels}, ids or [str(i) for i in range(len(images))])
-  return Source(records, num_classes, class_names, extra or {}, extra_names or {})
-
-
-def from_files(paths: Sequence[str], upright: bool, targets: Targets | None = None, ids: Sequence[str] | None = None,
-               num_classes: int = 0, class_names: tuple[str, ...] | None = None) -> Source:
-  """Returns a source of image files and targets, arrays (n, ...) by name.
-
-  The other arguments are as in Source. By default, the id of an example is its path.
-  """
-  return Source(Table(paths, targets or {}, ids or paths), num_classes, class_names, upright=upright)
+  ids = ids or ['/'.join(image.split('/')[-2:]) if isinstance(image, str) else str(i) for i, image in enumerate(images)]
+  records = Table(images, {'label': labels}, ids)
+  return Source(records, num_classes, class_names, extra or {}, extra_names or {}, upright=upright)
 
 
 def keep_in_memory(source: Source) -> Source:
@@ -184,48 +161,25 @@ def keep_in_memory(source: Source) -> Source:
 
   This changes the time that reading takes, and nothing else.
   """
-  return dataclasses.replace(source, records=_Kept(source.records, lambda image: images.decode(image, source.upright)))
+  return dataclasses.replace(source, memory=_Memory(len(source)))
 
 
-class _Kept:
-  """Records that are kept decoded, up to MAX_BYTES_IN_MEMORY and if they are expected to fit."""
+class _Memory(dict):
+  """Decoded images and targets by row, until MAX_BYTES_IN_MEMORY are expected not to suffice for all `rows` of them."""
 
-  def __init__(self, records: Records, decode: Callable[[np.ndarray | bytes], np.ndarray]):
-    self._records, self._decode = records, decode
-    self._kept: dict[int, tuple[np.ndarray, Targets]] = {}
-    self._bytes, self._full = 0, False
-    self.target_shapes, self.id, self.name, self.targets = records.target_shapes, records.id, records.name, records.targets
+  def __init__(self, rows: int):
+    self._rows, self._bytes, self._full = rows, 0, False
 
-  def __len__(self):
-    return len(self._records)
-
-  def __getitem__(self, i):
-    if (found := self._kept.get(i)) is not None:
-      return found
-    image, targets = self._records[i]
-    if self._full or isinstance(image, np.ndarray):
-      return image, targets
-    found = self._decode(image), targets
-    self._kept[i] = found
-    self._bytes += found[0].nbytes
-    count = len(self._kept)
-    if count >= min(SAMPLE, len(self)) and self._bytes / count * len(self) > MAX_BYTES_IN_MEMORY:
-      self._full = True
-      self._kept.clear()
-    return found
+  def keep(self, row, image, targets):
+    if not self._full:
+      self[row] = image, targets
+      self._bytes += image.nbytes
+      count = len(self)  # once, as other threads keep images too
+      if count >= min(SAMPLE, self._rows) and self._bytes / count * self._rows > MAX_BYTES_IN_MEMORY:
+        self._full = True
+        self.clear()
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
   """Returns integers as int32, the type of a device's integers."""
   return values.astype(np.int32, copy=False) if values.dtype.kind in 'biu' else values
-
-
-def _read_file(path):
-  """Returns the content of a file. With many threads, Python's own file objects spend longer on waiting for each other."""
-  file, parts = os.open(path, os.O_RDONLY), []
-  try:
-    while not parts or len(parts[-1]) == READ:
-      parts.append(os.read(file, READ))
-  finally:
-    os.close(file)
-  return parts[0] if len(parts) == 1 else b''.join(parts)

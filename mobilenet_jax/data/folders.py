@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import Source, from_files
+from mobilenet_jax.data.examples import Source, from_images
 from mobilenet_jax.data.images import SUFFIXES
 from mobilenet_jax.data.pairs import read_pairs
 from mobilenet_jax.errors import UserError
@@ -87,7 +87,7 @@ def _classes(root, config, minimum=2):
                       'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
     images += [f'{root}/{name}/{file}' for file in files]
     labels += [label] * len(files)
-  return _source(images, labels, len(classes), tuple(classes), config)
+  return from_images(images, np.array(labels, np.int32), len(classes), tuple(classes), upright=config.exif_orientation)
 
 
 def _from_labels_file(root, config):
@@ -103,12 +103,8 @@ def _from_labels_file(root, config):
   labels = [row['label'] for row in rows]
   names = None if all(label.isdecimal() for label in labels) else tuple(sorted(set(labels)))
   numbers = [names.index(label) if names else int(label) for label in labels]
-  return _source([str(file) for file in files], numbers, max(numbers) + 1, names, config)
-
-
-def _source(files, labels, num_classes, class_names, config):
-  ids = ['/'.join(file.split('/')[-2:]) for file in files]
-  return from_files(files, config.exif_orientation, {'label': np.array(labels, np.int32)}, ids, num_classes, class_names)
+  labels = np.array(numbers, np.int32)
+  return from_images([str(file) for file in files], labels, max(numbers) + 1, names, upright=config.exif_orientation)
 
 
 def image_names(source: Source) -> list[str]:

@@ -2,14 +2,7 @@
 
 JPEG is decoded by libjpeg-turbo with the accurate DCT, as TensorFlow does with dct_method='INTEGER_ACCURATE'. A JPEG file for
 which libjpeg-turbo has a warning is refused, because its warnings are all that tells a damaged file; most flipped bits give
-none. All other formats are decoded by Pillow. Every format becomes 8-bit RGB:
-
-    gray        the same value for red, green and blue
-    palette     the colours of the palette
-    alpha       dropped; a pixel keeps the colour that it has beneath it
-    16 bits     the upper eight
-    CMYK        without a colour profile: red is the product of what cyan and black let through
-    animation   the first frame; of a PIL image, the current one
+none. All other formats are decoded by Pillow. Every format becomes 8-bit RGB; docs/data.md says how.
 """
 
 import io
@@ -140,7 +133,7 @@ def _from_pillow(image, upright):
     inks = 255 - np.asarray(image).astype(np.uint16)
     return (inks[..., :3] * inks[..., 3:] // 255).astype(np.uint8), orientation
   if image.mode not in _EIGHT_BITS:
-    raise ValueError(f'the mode is {image.mode}; expected RGB or gray of 8 or 16 bits; convert the image with the right scaling')
+    raise ValueError(f'the mode is {image.mode}; expected RGB or gray of 8 or 16 bits; convert it with the right scaling')
   if image.mode in ('P', 'PA'):
     image = image.convert('RGBA')  # straight to RGB, Pillow warns of transparency
   return np.asarray(image.convert('RGB')), orientation

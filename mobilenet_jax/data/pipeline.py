@@ -10,7 +10,7 @@ hosts.
 import collections
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import ml_collections
@@ -24,7 +24,6 @@ from mobilenet_jax.runtime import devices
 from mobilenet_jax.runtime.threads import Workers
 
 BATCHES_AHEAD = 4
-
 Batch = dict[str, np.ndarray]
 
 
@@ -60,15 +59,12 @@ def train_batches(source: Source, config: ml_collections.ConfigDict, batch_size:
       own = indices[k * batch_size:(k + 1) * batch_size][part]
       yield own, [(seed, epoch, int(i)) for i in own]
 
-  made = _made(source, config, batch_size, transform, requests(), on_stall, stop)
-  for step, (batch, bad) in enumerate(made, start=start_step):
-    for error in bad:
-      _report(error, config, on_bad_image)
+  made = _made(source, config, batch_size, transform, requests(), on_bad_image, on_stall, stop)
+  for step, batch in enumerate(made, start=start_step):
     good = np.flatnonzero(batch['mask'])
     if not len(good):
-      raise UserError(f'data.name={config.name}: none of the {len(bad)} images of step {step} can be read; the last is '
-                      f'{bad[-1].name}: {bad[-1].reason}')
-    yield {name: values[np.resize(good, len(values))] for name, values in batch.items()} if bad else batch
+      raise UserError(f'data.name={config.name}: none of the {len(batch["mask"])} images of step {step} can be read')
+    yield batch if batch['mask'].all() else {name: values[np.resize(good, len(values))] for name, values in batch.items()}
 
 
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int,
@@ -82,10 +78,7 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
   part = devices.host_part(batch_size)
   requests = ((indices, [None] * len(indices)) for first in range(start * batch_size, len(source), batch_size)
               for indices in (np.arange(first, min(first + batch_size, len(source)))[part],))
-  for batch, bad in _made(source, config, batch_size, transform, requests, on_stall, stop):
-    for error in bad:
-      _report(error, config, on_bad_image)
-    yield batch
+  return _made(source, config, batch_size, transform, requests, on_bad_image, on_stall, stop)
 
 
 def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: int) -> Batch:
@@ -95,14 +88,8 @@ def blank_batch(config: ml_collections.ConfigDict, source: Source, batch_size: i
           **{name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in source.target_shapes.items()}}
 
 
-def _report(error, config, on_bad_image):
-  if config.bad_images == 'error':
-    raise UserError(f'{error}, or skip such images with --config.data.bad_images=skip') from error
-  on_bad_image(error)
-
-
-def _made(source, config, batch_size, transform, requests: Iterable[tuple[np.ndarray, list]], on_stall, stop):
-  """Yields for each request a batch and the BadExamples in it. Threads, one per core, work BATCHES_AHEAD batches ahead.
+def _made(source, config, batch_size, transform, requests, on_bad_image, on_stall, stop):
+  """Yields a batch for each request, in which bad examples have mask 0. Threads, one per core, work BATCHES_AHEAD batches ahead.
 
   A request is the indices of the examples, and the arguments of order.generator, or None, for each.
   """
@@ -124,7 +111,11 @@ def _made(source, config, batch_size, transform, requests: Iterable[tuple[np.nda
       if not _wait(parts, config.stall_seconds, on_stall, stop):
         return
       begun.extend(map(begin, itertools.islice(requests, 1)))
-      yield batch, [error for part in parts for error in part.result()]
+      for error in (error for part in parts for error in part.result()):
+        if config.bad_images == 'error':
+          raise UserError(f'{error}, or skip such images with --config.data.bad_images=skip') from error
+        on_bad_image(error)
+      yield batch
   finally:
     workers.close()
 
@@ -152,9 +143,7 @@ def _fill(batch, source, transform, rows, indices, seeds, closed):
 def _wait(parts, stall_seconds, on_stall, stop):
   """Waits for the parts of a batch. Returns False if a stop is wanted first."""
   asked, said = time.monotonic(), 0
-  while futures.wait(parts, min(stall_seconds, 1.0), futures.FIRST_EXCEPTION).not_done:
-    if any(part.done() and part.exception() for part in parts):
-      break
+  while futures.wait(parts, min(stall_seconds, 1.0)).not_done:
     if devices.host_count() == 1 and stop():  # a host that waits cannot agree with other hosts to stop
       return False
     waited = time.monotonic() - asked

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax.data import folders, recorded, tfds_sets
-from mobilenet_jax.data.examples import Source, from_arrays
+from mobilenet_jax.data.examples import Source, from_images
 from mobilenet_jax.errors import UserError
 
 
@@ -59,5 +59,5 @@ def _from_npz(path, split):
   if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
     raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '
                     f'{labels.shape}; expected uint8 (n, h, w, 3) and (n,)')
-  return from_arrays(images, labels, max(int(part.max()) for part in all_labels) + 1,
+  return from_images(images, labels, max(int(part.max()) for part in all_labels) + 1,
                      ids=[f'{split}/{i}' for i in range(len(images))])

@@ -16,7 +16,7 @@ from mobilenet_jax.errors import UserError
 
 EMBEDDED = ('fabrics', 'faces')
 FEATURE = 'feature:'  # precedes the name of a feature in data.recorded
-INDEX_CACHE = Path('~/.cache/mobilenet_jax/index')  # for data in folders that cannot be written
+INDEX_CACHE = Path('~/.cache/mobilenet_jax/index')  # where the records begin, see tfrecords.py
 
 
 def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
@@ -30,12 +30,7 @@ def load_whole(config: ml_collections.ConfigDict) -> Source:
 
 
 def source(builder, split: str, recorded: str = '') -> Source:
-  """Returns the examples of a split, which may be a part such as 'train[:10%]'.
-
-  Args:
-    builder: a tfds.core.DatasetBuilder whose data is prepared.
-    split: the split in TFDS's notation.
-    recorded: as data.recorded.
+  """Returns the examples of a split, such as 'train[:10%]', of a prepared builder. `recorded` is as data.recorded.
 
   Raises:
     UserError: if there is no such split or feature, or a file is missing.
@@ -86,8 +81,8 @@ class _Records:
       self._raw = lambda i: records[i]
     else:
       files = [Path(part.filename) for part in self._parts]
-      index = f'{builder.info.full_name.replace("/", "-")}-{hashlib.sha256(repr((files, split)).encode()).hexdigest()[:12]}.npz'
-      records = TFRecords(files, [files[0].parent / f'index-{index}', INDEX_CACHE.expanduser() / index], f'{builder.name}/{split}')
+      index = f'{builder.name}-{hashlib.sha256(repr(files).encode()).hexdigest()[:16]}.npz'
+      records = TFRecords(files, INDEX_CACHE.expanduser() / index, f'{builder.name}/{split}')
       self._raw = lambda i: records.read(*self._place(i))
     self.target_shapes = {'label': ((), np.dtype(np.int32))}
     if 'attributes' in self._features:

@@ -5,6 +5,7 @@ see https://www.tensorflow.org/tutorials/load_data/tfrecord. Where the records b
 length, and is kept in an index, so that any record can be read by its number. Every checksum is verified.
 """
 
+import contextlib
 import mmap
 import os
 import struct
@@ -16,7 +17,6 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import whole_file
 
 HEADER, FOOTER = 12, 4  # bytes before and after the data of a record
@@ -26,26 +26,20 @@ SAY_EVERY = 5  # seconds
 class TFRecords:
   """The records of several files, by file and number."""
 
-  def __init__(self, files: Sequence[Path], index: Sequence[Path], name: str):
+  def __init__(self, files: Sequence[Path], index: Path, name: str):
     """Reads the index, or makes it.
 
     Args:
       files: TFRecord files.
-      index: paths of the index; it is written to the first that can be written.
+      index: path of the index.
       name: what the records are called while an index is made.
-
-    Raises:
-      UserError: if a file cannot be read; the error names it.
     """
     self._files = files
-    try:
-      found = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-      self._starts = _known(files, found, index)
-      if todo := [i for i, starts in enumerate(self._starts) if starts is None]:
-        self._make(todo, name)
-        _keep(files, found, self._starts, index)
-    except OSError as error:
-      raise UserError(f'{error.filename}: {error.strerror}; prepare the dataset again') from error
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    self._starts = _known(state, index)
+    if self._starts is None:
+      self._starts = _starts_of_all(files, name)
+      _keep(state, self._starts, index)
 
   def read(self, file: int, number: int) -> bytes:
     """Returns the data of record `number` of files[file].
@@ -67,39 +61,32 @@ class TFRecords:
       raise ValueError('a checksum is wrong')
     return data
 
-  def _make(self, todo, name):
-    said = time.monotonic()
-    for done, i in enumerate(todo):
-      if time.monotonic() - said > SAY_EVERY:
-        said = time.monotonic()
-        print(f'looking up the records of {name}, once: {done} of {len(todo)} files', flush=True)
-      self._starts[i] = _starts(self._files[i])
+
+def _known(state, index):
+  """Returns the starts of the records in each file from the index; None if there is none, or it is of other files."""
+  try:
+    with np.load(index) as arrays:
+      same = arrays['state'].tolist() == np.array(state).tolist()
+      return np.split(arrays['starts'], np.cumsum(arrays['counts'])[:-1]) if same else None
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # there is none, or it is damaged
+    return None
 
 
-def _known(files, found, index):
-  """Returns the starts of the records in each file from the index; None where it has none or is older than the file."""
-  for path in index:
-    try:
-      with np.load(path) as arrays:
-        names, sizes, times, counts, starts = (arrays[name] for name in ('files', 'sizes', 'times', 'counts', 'starts'))
-      parts = dict(zip(zip(names.tolist(), sizes.tolist(), times.tolist()), np.split(starts, np.cumsum(counts)[:-1])))
-      return [parts.get((file.name, *state)) for file, state in zip(files, found)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # there is none, or it is damaged
-      continue
-  return [None] * len(files)
+def _keep(state, starts, index):
+  with contextlib.suppress(OSError):  # a folder that cannot be written: it is made again
+    index.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(index) as file:
+      np.savez(file, state=state, counts=[len(part) for part in starts], starts=np.concatenate(starts))
 
 
-def _keep(files, found, starts, index):
-  sizes, times = np.array(found, np.int64).T
-  for path in index:
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      with whole_file(path) as file:
-        np.savez(file, files=[file.name for file in files], sizes=sizes, times=times, counts=[len(part) for part in starts],
-                 starts=np.concatenate(starts))
-      return
-    except OSError:  # a folder that cannot be written
-      continue
+def _starts_of_all(files, name):
+  found, said = [], time.monotonic()
+  for file in files:
+    if time.monotonic() - said > SAY_EVERY:
+      said = time.monotonic()
+      print(f'looking up the records of {name}, once: {len(found)} of {len(files)} files', flush=True)
+    found.append(_starts(file))
+  return found
 
 
 def _starts(path):

@@ -129,7 +129,8 @@ class _Group:
     task.check(self._eval_source)
     if shared.data.recorded:
       outputs = task.outputs(train_source)
-      train_source, self._eval_source = (distillation.selected(source, *outputs) for source in (train_source, self._eval_source))
+      both = (train_source, self._eval_source)
+      train_source, self._eval_source = (distillation.selected(source, *outputs) for source in both)
     if teacher:
       teacher = dataclasses.replace(teacher, variables=devices.replicate(teacher.variables))
     if fewer := left_out(train_source, shared.data):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mobilenet_jax import tasks
 from mobilenet_jax.data import (
-    BadExample, Source, eval_batches, examples, from_arrays, keep_in_memory, load, load_whole, train_batches)
+    BadExample, Source, eval_batches, examples, from_images, keep_in_memory, load, load_whole, train_batches)
 from mobilenet_jax.data.drawn import fabrics
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
@@ -77,7 +77,7 @@ def test_training_batches_repeat_from_any_step():
 
 def test_an_epoch_sees_every_example_once():
   images = np.zeros((40, 32, 32, 3), np.uint8)
-  source = from_arrays(images, np.arange(40, dtype=np.int32), 40)
+  source = from_images(images, np.arange(40, dtype=np.int32), 40)
   stream = train_batches(source, data_config(), 8, seed=0, start_step=0, on_bad_image=NEVER)
   epochs = [np.concatenate([next(stream)['label'] for _ in range(5)]) for _ in range(2)]
   assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
@@ -217,7 +217,7 @@ def test_a_folder_that_vanishes_is_one_line(folder, tmp_path):
   stream = train_batches(source, config, 4, 0, 0, lambda error: None)
   next(stream)
   shutil.rmtree(tmp_path / 'data')
-  with pytest.raises(UserError, match=r'none of the 4 images of step \d+ can be read; the last is .*: No such file'):
+  with pytest.raises(UserError, match=r'none of the 4 images of step \d+ can be read'):
     list(itertools.islice(stream, 9))
 
 
@@ -371,6 +371,6 @@ def test_batches_of_identities(people, in_memory):
   for _ in range(8):
     labels = next(stream)['label']
     assert labels[0] == labels[1] and labels[2] == labels[3]
-  single = from_arrays(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32), 8)
+  single = from_images(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32), 8)
   with pytest.raises(UserError, match='data.per_identity=2: none of the 8 identities has that many images'):
     next(train_batches(single, config, 4, 0, 0, NEVER))

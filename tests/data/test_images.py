@@ -9,7 +9,7 @@ import pytest
 from conftest import NEVER, data_config
 from PIL import Image, ImageOps
 
-from mobilenet_jax.data import BadExample, eval_batches, from_files, images, read_image
+from mobilenet_jax.data import BadExample, eval_batches, from_images, images, read_image
 from mobilenet_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_a_format_means_the_same_by_every_path_and_in_tensorflow(kind, tmp_path)
   path = tmp_path / f'image.{kind.partition(",")[0]}'
   path.write_bytes(content)
   config = data_config(image_size=(40, 49), eval_crop=1.0)
-  batch, = eval_batches(from_files([str(path)], True), config, 1, NEVER)
+  batch, = eval_batches(from_images([str(path)], np.zeros(1, np.int32), 0, upright=True), config, 1, NEVER)
   found = {'folder': batch['image'][0], 'path': read_image(path, True), 'bytes': read_image(content, True),
            'PIL image': read_image(Image.open(path), True), 'array': read_image(read_image(path, True), True)}
   expected = NOT_TENSORFLOWS.get(kind)
@@ -121,7 +121,7 @@ def test_what_is_no_image_is_said_in_one_line(content, message, tmp_path, capfd)
     read_image(path, True)
   assert '\n' not in str(found.value) and '0x' not in str(found.value)
   with pytest.raises(BadExample, match=message) as bad:
-    from_files([str(path)], True)[0]
+    from_images([str(path)], np.zeros(1, np.int32), 0, upright=True)[0]
   assert bad.value.name == str(path) and str(found.value) == f'{path}: {bad.value.reason}'
   assert capfd.readouterr() == ('', '')  # nor do the C libraries say anything
 
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     cases['secret.jpg'] = 'Permission denied'
   for name, message in cases.items():
     with pytest.raises(BadExample, match=rf'{name}: {message}.*; repair or remove it'):
-      from_files([str(tmp_path / name)], True)[0]
+      from_images([str(tmp_path / name)], np.zeros(1, np.int32), 0, upright=True)[0]
 
 
 def test_flipped_bits_of_a_jpeg_are_detected_where_the_decoder_warns():

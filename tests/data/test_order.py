@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from conftest import data_config
 
-from mobilenet_jax.data import from_arrays, order
+from mobilenet_jax.data import from_images, order
 
 CONFIG = data_config()
 
 
 def source(count, labels=None):
   image = np.zeros((1, 1, 3), np.uint8)
-  return from_arrays([image] * count, np.zeros(count, np.int32) if labels is None else labels, 1)
+  return from_images([image] * count, np.zeros(count, np.int32) if labels is None else labels, 1)
 
 
 def epoch(count, seed=0, number=0, batch=1):
@@ -87,7 +87,7 @@ def test_identities_come_in_groups_each_image_once_before_any_comes_again():
 
 @pytest.mark.slow
 def test_a_million_examples_are_ordered_in_no_time():
-  many = from_arrays(np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (1281167, 1, 1, 3)), np.zeros(1281167, np.int32), 1,
+  many = from_images(np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (1281167, 1, 1, 3)), np.zeros(1281167, np.int32), 1,
                      ids=range(1281167))
   started = time.monotonic()
   assert len(order.epoch_order(many, CONFIG, 256, 0, 89)) == 1281167

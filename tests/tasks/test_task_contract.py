@@ -12,7 +12,7 @@ from conftest import NEVER, command, images_of, random_images, tiny_config
 from PIL import Image
 
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import crop_and_flip, eval_batches, from_arrays, load, train_batches
+from mobilenet_jax.data import crop_and_flip, eval_batches, from_images, load, train_batches
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.sweeps.sweep import sweep
@@ -27,7 +27,7 @@ def everything():
   labels = (np.arange(COUNT) % 8).astype(np.int32)
   extra = {'attributes': rng.integers(0, 2, (COUNT, 3)).astype(np.int32),
            'teacher': rng.normal(size=(COUNT, 3)).astype(np.float32)}
-  return from_arrays(np.zeros((COUNT, 40, 40, 3), np.uint8), labels, 8, None, extra, tuple(map(str, range(COUNT))),
+  return from_images(np.zeros((COUNT, 40, 40, 3), np.uint8), labels, 8, None, extra, tuple(map(str, range(COUNT))),
                      {'attributes': ('hat', 'beard', 'scarf')})
 
 
@@ -197,7 +197,7 @@ def test_boxes_follow_crops_and_flips(road, tmp_path):
   images, boxes = with_boxes()
   config = tiny_config(**{'data.image_size': (96, 128), 'data.crop_min_area': 0.6, 'data.eval_crop': 0.9}).data
   if road == 'arrays':
-    source = from_arrays(images, np.zeros(24, np.int32), 2)
+    source = from_images(images, np.zeros(24, np.int32), 2)
   else:
     for i, image in enumerate(images):
       path = tmp_path / 'train' / str(i % 2) / f'{i:02}.png'

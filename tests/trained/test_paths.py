@@ -6,13 +6,12 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import NEVER, SHARED, command, data_config
+from conftest import NEVER, SHARED, command
 from PIL import Image
 
-import mobilenet_jax
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import eval_batches, from_files, keep_in_memory, load, load_whole, tfds_sets
+from mobilenet_jax import trained
+from mobilenet_jax.data import eval_batches, from_images, keep_in_memory, load_whole, tfds_sets
 from mobilenet_jax.models import MobileNet
 from mobilenet_jax.trained import recording
 from mobilenet_jax.trained.published import weights
@@ -40,7 +39,7 @@ def model_for(size, stream):
   return trained.TrainedModel(config, variables, None, 'zeros')
 
 
-def from_tfds(paths, folder, file_format):
+def from_tfds(paths, folder, file_format, monkeypatch):
   """Returns the files as a TFDS set, whose records are their bytes."""
   import tensorflow_datasets as tfds
 
@@ -58,6 +57,7 @@ def from_tfds(paths, folder, file_format):
       for i, path in enumerate(paths):
         yield i, {'image': io.BytesIO(path.read_bytes()), 'label': 0}
 
+  monkeypatch.setattr(tfds_sets, 'INDEX_CACHE', folder / 'cache')
   builder = Photos(data_dir=str(folder / file_format), file_format=file_format)
   builder.download_and_prepare()
   return tfds_sets.source(builder, 'train')
@@ -71,8 +71,8 @@ def by_every_path(paths, model, folder, monkeypatch):
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(path)
   whole = load_whole(config_lib.changed(model.config, {'data.name': f'folder:{folder}/classes'}).data)
-  sources = {'folder': whole, 'folder, kept': keep_in_memory(whole), 'paths': from_files([str(path) for path in paths], True),
-             **{kind: from_tfds(paths, folder, kind) for kind in ('tfrecord', 'array_record')}}
+  alone = from_images([str(path) for path in paths], np.zeros(len(paths), np.int32), 0, upright=True)
+  sources = {'folder': whole, 'folder, kept': keep_in_memory(whole), 'paths': alone, **{kind: from_tfds(paths, folder, kind, monkeypatch) for kind in ('tfrecord', 'array_record')}}
   batches = lambda source: np.concatenate([batch['image'][batch['mask'] > 0] for batch in eval_batches(
       source, config, 7, NEVER, transform=model.task.transform)])
   found = {name: batches(source) for name, source in sources.items()}
@@ -105,15 +105,15 @@ def test_pixels_are_the_same_by_every_path_and_tensorflows(name, size, stream, c
   assert different / len(paths) <= 0.01
 
 
-def published(name):
-  return trained.load(str(SHARED / 'mobilenet_v1_slim' / f'{name.replace("mobilenet_", "mobilenet_v1_")}_frozen.pb'))
+def weights_of(name):
+  return SHARED / 'mobilenet_v1_slim' / f'{name.replace("mobilenet_", "mobilenet_v1_")}_frozen.pb'
 
 
 def tensorflows_classes(name, size, paths):
   """Returns the class of each image by the published graph in TensorFlow, which counts the background."""
   import tensorflow as tf
   graph = tf.compat.v1.GraphDef()
-  graph.ParseFromString((SHARED / 'mobilenet_v1_slim' / f'{name.replace("mobilenet_", "mobilenet_v1_")}_frozen.pb').read_bytes())
+  graph.ParseFromString(weights_of(name).read_bytes())
   network = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=''), []).prune(
       'input:0', 'MobilenetV1/Predictions/Reshape_1:0')
   classes = []
@@ -129,7 +129,7 @@ def tensorflows_classes(name, size, paths):
 def test_published_models_have_the_same_top1_by_every_path(name, size, right, count, photos, tmp_path):
   """For every image: in a notebook, by predict, on a folder and kept in memory; and for all but a tie in TensorFlow."""
   pytest.importorskip('tensorflow')
-  model, paths = published(name), photos['imagenet_val1300'][:count]
+  model, paths = trained.load(str(weights_of(name))), photos['imagenet_val1300'][:count]
   root = paths[0].parent.parent
   whole = load_whole(config_lib.changed(model.config, {'data.name': f'folder:{root}'}).data)
   rows = [i for i, example in enumerate(whole.ids) if example.rpartition('/')[2] in {path.name for path in paths}]
@@ -139,8 +139,7 @@ def test_published_models_have_the_same_top1_by_every_path(name, size, right, co
   for kind, source in (('folder', part), ('kept', keep_in_memory(part))):
     found[kind] = np.concatenate([model.prediction(batch['image'])[batch['mask'] > 0] for batch in eval_batches(
         source, model.config.data, 50, NEVER, transform=model.task.transform)])
-  done = command('predict', SHARED / 'mobilenet_v1_slim' / f'{name.replace("mobilenet_", "mobilenet_v1_")}_frozen.pb', '-',
-                 '--format=csv', '--top=1', stdin='\n'.join(map(str, paths)))
+  done = command('predict', weights_of(name), '-', '--format=csv', '--top=1', stdin='\n'.join(map(str, paths)))
   labels = [row['label'] for row in csv.DictReader(io.StringIO(done.stdout))]
   classes = {kind: rows.argmax(-1).tolist() for kind, rows in found.items()}
   classes['predict'] = [model.labels.index(label) for label in labels]

@@ -13,7 +13,7 @@ from PIL import Image
 import mobilenet_jax
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, trained
-from mobilenet_jax.data import from_arrays, read_image
+from mobilenet_jax.data import from_images, read_image
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import MobileNet
 from mobilenet_jax.trained.published import weights
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 def test_a_run_is_loaded_as_it_was_evaluated(tiny_model, tmp_path):
   """Averaged weights, labels and preprocessing are loaded: top-1 on the images of the evaluation equals that of the row."""
   sources = random_images(64), random_images(20, seed=1)
-  named = [from_arrays(images_of(source), source.labels, 4, ('a', 'b', 'c', 'd')) for source in sources]
+  named = [from_images(images_of(source), source.labels, 4, ('a', 'b', 'c', 'd')) for source in sources]
   config = tiny_config(**{'ema_decay': 0.9, 'data.eval_crop': 0.8, 'train_for': '30 steps', 'eval_every': '30 steps'})
   row = train(config, tmp_path / 'run', named)
   model = trained.load(tmp_path / 'run')
@@ -93,7 +93,7 @@ def test_folding_with_keras_padding_changes_nothing():
     (('fork', 'spoon'), 2, 'lacks fork'),
     (None, 5, 'has 4 classes, the data has 5')))
 def test_classes_are_matched(names, count, expected):
-  source = from_arrays(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), count, names)
+  source = from_images(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), count, names)
   if isinstance(expected, str):
     with pytest.raises(UserError, match=expected):
       random_model().outputs_of(source)
@@ -107,10 +107,10 @@ def test_classes_are_matched(names, count, expected):
 def test_fine_tuning(freeze_body, freeze_batch_stats, tiny_model, tmp_path):
   """Frozen variables stay the same to the bit, and the others change. The classifier is new, or has the rows of the classes."""
   first = random_images(32)
-  first = from_arrays(images_of(first), first.labels, 4, ('a', 'b', 'c', 'd'))
+  first = from_images(images_of(first), first.labels, 4, ('a', 'b', 'c', 'd'))
   train(tiny_config(), tmp_path / 'first', (first, first))
   other = random_images(32, classes=3, seed=2)
-  other = from_arrays(images_of(other), other.labels, 3, ('d', 'b', 'a'))
+  other = from_images(images_of(other), other.labels, 3, ('d', 'b', 'a'))
   changes = {'init.model': str(tmp_path / 'first'), 'init.freeze_body': freeze_body, 'init.keep_head': freeze_body,
              'model.freeze_batch_stats': freeze_batch_stats, 'optim.weight_decay': 0.1, 'train_for': '2 steps',
              'eval_every': '2 steps', 'ema_decay': 0.9}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import images_of, random_images, tiny_config, SmallMobileNet
 from mobilenet_jax import models, tasks, trained
-from mobilenet_jax.data import from_arrays, recorded
+from mobilenet_jax.data import from_images, recorded
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 from mobilenet_jax.trained import recording
@@ -25,7 +25,7 @@ def faces(count, seed=0, names=NAMES):
   means = np.stack([image.mean((0, 1)) for image in images_of(source)])
   attributes = (means > np.median(means, 0)).astype(np.int32)
   ids = tuple(f'{label}/{i}.jpg' for i, label in enumerate(source.labels))
-  return from_arrays(images_of(source), source.labels, 4, None, {'attributes': attributes}, ids, {'attributes': names})
+  return from_images(images_of(source), source.labels, 4, None, {'attributes': attributes}, ids, {'attributes': names})
 
 
 def attribute_config(**changes):

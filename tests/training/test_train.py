@@ -12,7 +12,7 @@ import pytest
 from conftest import FLAGS, ROOT, images_of, random_images, tiny_config
 
 from mobilenet_jax import models, tasks
-from mobilenet_jax.data import from_arrays, train_batches
+from mobilenet_jax.data import from_images, train_batches
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.storage import checkpoints as checkpoints_lib
@@ -140,7 +140,7 @@ def test_overfits_32_images(small_model, tmp_path):
       'checkpoint_every': '200 steps', 'data.crop_min_area': 1.0, 'data.flip': False, 'optim.learning_rate': 0.02})
   noise = np.random.default_rng(0).integers(0, 255, (32, 32, 32, 3), dtype=np.uint8)
   source = random_images(32)
-  source = from_arrays(noise, source.labels, 4)  # there is nothing to learn but the images themselves
+  source = from_images(noise, source.labels, 4)  # there is nothing to learn but the images themselves
   train(config, tmp_path, (source, source))
   last = [row for row in read_metrics(tmp_path)[0] if row['split'] == 'train'][-1]
   final, *_ = [row for row in read_metrics(tmp_path)[0] if row['split'] == 'eval']
