@@ -18,7 +18,7 @@ import numpy as np
 from configs import face_embeddings
 from experiments import distillation, roc
 from mobilenet_jax import trained
-from mobilenet_jax.data import TEACHER, image_names, keep_in_memory, load
+from mobilenet_jax.data import TEACHER, image_names, load
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.tasks import pairs_of, verification
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> list[dict]:
 def verify(folder: Path) -> verification.Verification:
   """Verifies a trained run on the images that it was evaluated on. The result has the whole curve."""
   model = trained.load(folder)
-  source = keep_in_memory(load(model.config.data)[1])
+  source = load(model.config.data)[1]
   return _verify(model.config, source, trained.outputs_for(model, source))
 
 

@@ -241,6 +241,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not ok:
       raise UserError(f'{field}={given}: expected {expected}')
 
+  expect(config.seed >= 0, 'seed', config.seed, 'a number of at least 0')
   data = config.data
   size = tuple(data.image_size)
   expect(len(size) == 2 and min(size) >= MIN_SIZE, 'data.image_size', size,

@@ -22,6 +22,8 @@ def main(argv: list[str]) -> None:
                       "of the model's own data")
   parser.add_argument('--split', default='', help="split of the data; by default the model's own")
   parser.add_argument('--data_dir', default='', help='folder of TFDS data')
+  parser.add_argument('--ignore_exif', action='store_true', help='do not turn images as their EXIF orientation says, as '
+                      'published benchmarks are read')
   parser.add_argument('--batch', type=int, default=100, help='images at a time; does not affect the result')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
@@ -32,10 +34,11 @@ def main(argv: list[str]) -> None:
   config = config_lib.changed(model.config, {
       'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
       **({'data.eval_split': args.split} if args.split else {}),
+      **({'data.exif_orientation': False} if args.ignore_exif else {}),
       **({'data.data_dir': args.data_dir} if args.data_dir else {})})
   devices.check_divisible('--batch', args.batch)
   # A model is evaluated on the held-out part of its own data, or on all of other data.
-  source = data.keep_in_memory(data.load_whole(config.data) if args.data else data.load(config.data)[1])
+  source = data.load_whole(config.data) if args.data else data.load(config.data)[1]
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
   means, = evaluate_trained([model], source, config, skipping)
   if args.json:

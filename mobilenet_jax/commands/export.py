@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax import trained
-from mobilenet_jax.data import find_images
+from mobilenet_jax.commands.image_paths import find_images
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.trained.export import FORMATS, Network, export
 

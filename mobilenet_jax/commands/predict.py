@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
-from mobilenet_jax.data import eval_batches, find_images, from_images, read_image
+from mobilenet_jax.commands.image_paths import find_images
+from mobilenet_jax.data import eval_batches, from_images, read_image
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
 
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--batch={args.batch}: expected at least 1')
   listed = sys.stdin.read().splitlines() if STANDARD_INPUT in args.images else []
   paths = find_images(path for path in args.images if path != STANDARD_INPUT)
-  paths += [Path(line) for line in listed if line]
+  paths += [Path(line).expanduser() for line in listed if line]
   if not paths:
     raise UserError('standard input names no image; expected one path per line')
   model = trained.load(args.model)

@@ -5,7 +5,7 @@ This module is the public interface of the package: other packages import from h
 - Sources: `load`, `load_whole`, `from_images`, `keep_in_memory`. A `Source` is a sequence of examples, each with
   an id, an image and targets by name (ATTRIBUTES, TEACHER, 'label').
 - Batches: `train_batches`, `eval_batches`, `blank_batch`, `steps_per_epoch`, `left_out`. A `BadExample` cannot be read.
-- Images: `read_image`, `find_images`, `crop` run on the host; `normalize`, `distort_colors` run on the device;
+- Images: `read_image`, `IMAGE_SUFFIXES`, `crop` run on the host; `normalize`, `distort_colors` run on the device;
   `stream_size`; `description`, which is saved with every checkpoint.
 - What is done to an example: a `Transform`, usually `crop_and_flip`, with `CropTargets` for targets such as boxes.
 - Pairs of faces: `Pairs`, `read_pairs`, `draw_pairs`; `image_names`, the names by which pairs refer to images.
@@ -13,7 +13,7 @@ This module is the public interface of the package: other packages import from h
 
 from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, BadExample, Example, Source, from_images, keep_in_memory
 from mobilenet_jax.data.folders import image_names
-from mobilenet_jax.data.images import find as find_images
+from mobilenet_jax.data.images import SUFFIXES as IMAGE_SUFFIXES
 from mobilenet_jax.data.images import read as read_image
 from mobilenet_jax.data.order import left_out, steps_per_epoch
 from mobilenet_jax.data.pairs import Pairs, draw_pairs, read_pairs
@@ -23,7 +23,7 @@ from mobilenet_jax.data.preprocessing import (
 from mobilenet_jax.data.sources import load, load_whole
 
 __all__ = [
-    'ATTRIBUTES', 'TEACHER', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source', 'Transform', 'blank_batch',
-    'crop', 'crop_and_flip', 'description', 'distort_colors', 'draw_pairs', 'eval_batches', 'find_images', 'from_images',
+    'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source', 'Transform', 'blank_batch',
+    'crop', 'crop_and_flip', 'description', 'distort_colors', 'draw_pairs', 'eval_batches', 'from_images',
     'image_names', 'keep_in_memory', 'left_out', 'load', 'load_whole', 'normalize', 'read_image', 'read_pairs',
     'steps_per_epoch', 'stream_size', 'train_batches']

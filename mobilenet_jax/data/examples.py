@@ -31,7 +31,7 @@ class BadExample(UserError):
   """An example that cannot be read or decoded. `name` is that of its file or record, `reason` is what is wrong with it."""
 
   def __init__(self, name: str, reason: str):
-    super().__init__(f'{name}: {reason}; repair or remove it')
+    super().__init__(f'{name}: {reason}')
     self.name, self.reason = name, reason
 
 
@@ -140,7 +140,7 @@ class Source:
 
   def subset(self, indices: np.ndarray) -> 'Source':
     """Returns the examples at `indices`, in that order."""
-    rows = np.asarray(indices) if self.rows is None else self.rows[indices]
+    rows = (np.arange(len(self)) if self.rows is None else self.rows)[indices]
     return dataclasses.replace(self, rows=rows, extra={name: values[indices] for name, values in self.extra.items()})
 
 
@@ -151,8 +151,10 @@ def from_images(images: Sequence[np.ndarray | str], labels: np.ndarray, num_clas
 
   The other arguments are as in Source. By default, the id of an example is '<folder>/<file>', or the number of an array.
   """
-  ids = ids or ['/'.join(image.split('/')[-2:]) if isinstance(image, str) else str(i) for i, image in enumerate(images)]
-  records = Table(images, {'label': labels}, ids)
+  assert len(images) == len(labels), (len(images), len(labels))
+  if ids is None:
+    ids = ['/'.join(image.split('/')[-2:]) if isinstance(image, str) else str(i) for i, image in enumerate(images)]
+  records = Table(images, {'label': np.asarray(labels)}, ids)
   return Source(records, num_classes, class_names, extra or {}, extra_names or {}, upright=upright)
 
 

@@ -81,7 +81,8 @@ def _classes(root, config, minimum=2):
     raise UserError(f'{root}: {len(classes)} sub-folders; expected one per class, at least {minimum}')
   images, labels = [], []
   for label, name in enumerate(classes):
-    files = sorted(file for file in os.listdir(root / name) if file.lower().endswith(SUFFIXES))
+    files = sorted(entry.name for entry in os.scandir(root / name)  # hidden files are none of the user's
+                   if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith('.') and not entry.is_dir())
     if not files:
       raise UserError(f'{root / name}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
                       'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
@@ -92,9 +93,9 @@ def _classes(root, config, minimum=2):
 
 def _from_labels_file(root, config):
   path = root / LABELS_FILE
-  with path.open(newline='') as file:
+  with path.open(newline='', encoding='utf-8-sig') as file:
     rows = list(csv.DictReader(file))
-  if not rows or not {'file', 'label'} <= set(rows[0]):
+  if not rows or not all(row.get('file') and row.get('label') for row in rows):
     raise UserError(f'{path}: expected the header file,label and then one line per image')
   found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in SUFFIXES}
   files = [root / row['file'] if (root / row['file']).exists() else found.get(row['file']) for row in rows]

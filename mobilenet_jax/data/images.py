@@ -6,7 +6,6 @@ none. All other formats are decoded by Pillow. Every format becomes 8-bit RGB; d
 """
 
 import io
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from mobilenet_jax.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
+_FORMATS = ('PNG', 'BMP', 'GIF', 'WEBP')  # besides JPEG; told by the content of a file, whatever its suffix
 _EIGHT_BITS = ('RGB', 'L', 'P', '1', 'LA', 'PA', 'RGBA', 'RGBX', 'YCbCr', 'HSV')
 _MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # for which Pillow refuses an image of another format
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -37,14 +37,14 @@ def decode(image: bytes | np.ndarray | Image.Image, upright: bool) -> np.ndarray
   if isinstance(image, np.ndarray):
     return image
   try:
-    pixels, orientation = _from_pillow(image, upright) if isinstance(image, Image.Image) else _from_bytes(image, upright)
+    pixels, exif = _from_pillow(image) if isinstance(image, Image.Image) else _from_bytes(image)
   except UnidentifiedImageError as error:
-    raise ValueError('not an image') from error
-  except (OSError, SyntaxError, struct.error, MemoryError, EOFError, Image.DecompressionBombError) as error:
+    raise ValueError('not a JPEG, PNG, BMP, GIF or WebP image') from error
+  except Exception as error:  # decoders raise errors of many types
     raise ValueError(f'not an image, or damaged ({" ".join(str(error).split())})') from error
-  if pixels.shape[:2] == (1, 1):
-    raise ValueError('a single pixel; expected an image')
-  if orientation not in _TURNS:
+  if pixels.size <= 3:
+    raise ValueError('a single pixel, or none; expected an image')
+  if not upright or (orientation := _orientation(exif)) not in _TURNS:
     return pixels
   exchanged, down, right = _TURNS[orientation]
   pixels = pixels.swapaxes(0, 1) if exchanged else pixels
@@ -63,84 +63,72 @@ def read(image, upright: bool) -> np.ndarray:
       image = Path(image).expanduser().read_bytes()
     if not isinstance(image, (bytes, Image.Image)):
       image = np.asarray(image)
-      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
         raise ValueError(f'{image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB')
     return decode(image, upright)
   except (OSError, ValueError) as error:
     raise UserError(f'{name}: {getattr(error, "strerror", None) or error}') from error
 
 
-def find(paths) -> list[Path]:
-  """Returns the paths of images in order. A folder stands for all images in it and below it, sorted.
-
-  Raises:
-    UserError: if a folder has no images, or a path does not exist.
-  """
-  found = []
-  for path in map(Path, paths):
-    if path.is_dir():
-      inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES)
-      if not inside:
-        raise UserError(f'{path}: no image in this folder ({" ".join(SUFFIXES)})')
-      found += inside
-    elif path.exists():
-      found.append(path)
-    else:
-      raise UserError(f'{path}: there is no such file or folder')
-  return found
-
-
-def _from_bytes(encoded, upright):
+def _from_bytes(encoded):
+  """Returns the pixels, and the bytes of the EXIF or None."""
   if not encoded:
-    raise ValueError('an empty file; expected an image')
-  pixels = _from_jpeg(encoded) if encoded.startswith(b'\xff\xd8') else None
-  if pixels is not None and not (upright and _has_exif(encoded)):
-    return pixels, 1
-  with Image.open(io.BytesIO(encoded)) as image:
-    return _from_pillow(image, upright) if pixels is None else (pixels, _orientation(image))
-
-
-def _has_exif(jpeg):
-  """Looks at the segments of a JPEG file; to search its bytes would take longer."""
-  at = 2
-  while jpeg[at:at + 1] == b'\xff' and jpeg[at + 1:at + 2] != b'\xda':  # the pixels come next
-    if jpeg[at + 1:at + 2] == b'\xe1' and jpeg[at + 4:at + 8] == b'Exif':
-      return True
-    at += 2 + int.from_bytes(jpeg[at + 2:at + 4], 'big')
-  return False
-
-
-def _from_jpeg(encoded):
-  """Returns the pixels of a JPEG file; None if they are left to Pillow."""
+    raise ValueError('an empty file')
+  if not encoded.startswith(b'\xff\xd8'):
+    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+      return _from_pillow(image)
   try:
     height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
     if height * width > _MOST_PIXELS:
       raise ValueError(f'{height} x {width} pixels')
-    # libjpeg-turbo has an idea of its own of CMYK as RGB.
-    return simplejpeg.decode_jpeg(encoded, 'RGB') if colors not in ('CMYK', 'YCCK') else None
-  except (ValueError, KeyError) as error:
-    if 'unknown JFIF revision' in str(error):  # which says nothing about the pixels
-      return None
-    raise ValueError(f'damaged ({" ".join(str(error).split())})') from error
+    if colors in ('CMYK', 'YCCK'):
+      return _from_inks(simplejpeg.decode_jpeg(encoded, 'CMYK')), _exif(encoded)
+    return simplejpeg.decode_jpeg(encoded, 'RGB'), _exif(encoded)
+  except ValueError as error:
+    if 'unknown JFIF revision' not in str(error):  # which says nothing about the pixels
+      raise
+    at = encoded.index(b'JFIF') + 5
+    return _from_bytes(encoded[:at] + b'\1\1' + encoded[at + 2:])
 
 
-def _from_pillow(image, upright):
-  orientation = _orientation(image) if upright else 1
+def _exif(jpeg):
+  """Returns the EXIF of a JPEG file. It looks at the segments, as searching all bytes would take longer."""
+  at = 2
+  while jpeg[at:at + 1] == b'\xff' and jpeg[at + 1:at + 2] != b'\xda':  # the pixels come next
+    if jpeg[at + 1:at + 2] == b'\xff':  # a byte that fills
+      at += 1
+      continue
+    size = int.from_bytes(jpeg[at + 2:at + 4], 'big')
+    if jpeg[at + 1:at + 2] == b'\xe1' and jpeg[at + 4:at + 8] == b'Exif':
+      return jpeg[at + 4:at + 2 + size]
+    at += 2 + size
+  return None
+
+
+def _from_pillow(image):
+  image.load()  # EXIF may come after the pixels
   if image.mode.startswith('I;16'):
-    pixels = (np.asarray(image) >> 8).astype(np.uint8)
-    return np.repeat(pixels[..., None], 3, axis=2), orientation
-  if image.mode == 'CMYK':
-    inks = 255 - np.asarray(image).astype(np.uint16)
-    return (inks[..., :3] * inks[..., 3:] // 255).astype(np.uint8), orientation
-  if image.mode not in _EIGHT_BITS:
+    pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+  elif image.mode == 'CMYK':
+    pixels = _from_inks(255 - np.asarray(image))
+  elif image.mode in _EIGHT_BITS:
+    # Straight from a palette to RGB, Pillow would warn of transparency.
+    pixels = np.asarray((image.convert('RGBA') if image.mode in ('P', 'PA') else image).convert('RGB'))
+  else:
     raise ValueError(f'the mode is {image.mode}; expected RGB or gray of 8 or 16 bits; convert it with the right scaling')
-  if image.mode in ('P', 'PA'):
-    image = image.convert('RGBA')  # straight to RGB, Pillow warns of transparency
-  return np.asarray(image.convert('RGB')), orientation
+  return pixels, image.info.get('exif')
 
 
-def _orientation(image):
+def _from_inks(let_through):
+  """Returns RGB from how much of the light cyan, magenta, yellow and black let through, as TensorFlow does."""
+  let_through = let_through.astype(np.uint16)
+  return (let_through[..., :3] * let_through[..., 3:] // 255).astype(np.uint8)
+
+
+def _orientation(exif):
+  tags = Image.Exif()
   try:
-    return image.getexif().get(_ORIENTATION, 1)
-  except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):  # damaged EXIF says nothing
+    tags.load(exif or b'')
+    return tags.get(_ORIENTATION, 1)
+  except Exception:  # of damaged EXIF, of many types; then there is no orientation
     return 1

@@ -113,7 +113,7 @@ def _made(source, config, batch_size, transform, requests, on_bad_image, on_stal
       begun.extend(map(begin, itertools.islice(requests, 1)))
       for error in (error for part in parts for error in part.result()):
         if config.bad_images == 'error':
-          raise UserError(f'{error}, or skip such images with --config.data.bad_images=skip') from error
+          raise UserError(f'{error}; repair or remove it, or train with --config.data.bad_images=skip') from error
         on_bad_image(error)
       yield batch
   finally:

@@ -56,8 +56,9 @@ def _from_npz(path, split):
   except KeyError as error:
     raise UserError(f'data.name=npz:{path}: {error}; expected the arrays {split}_images (n, h, w, 3) uint8 '
                     f'and {split}_labels (n,)') from error
-  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+  if (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]
+      or labels.dtype.kind not in 'iu' or not labels.size):
     raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '
-                    f'{labels.shape}; expected uint8 (n, h, w, 3) and (n,)')
+                    f'{labels.dtype} {labels.shape}; expected uint8 (n, h, w, 3) and integers (n,)')
   return from_images(images, labels, max(int(part.max()) for part in all_labels) + 1,
                      ids=[f'{split}/{i}' for i in range(len(images))])

@@ -58,7 +58,7 @@ def is_feature(recorded: str) -> bool:
 
 
 class _Records:
-  """The records of a split; see examples.Records. An example has the id '<split>/<number>', counted in the whole split."""
+  """The records of a split; see examples.Table. An example has the id '<split>/<number>', counted in the whole split."""
 
   def __init__(self, builder, split, teacher):
     import tensorflow_datasets as tfds
@@ -67,6 +67,8 @@ class _Records:
       self._parts = splits[split].file_instructions
     except (KeyError, ValueError) as error:
       raise UserError(f'{builder.name} has no split {split!r}; it has {", ".join(splits)}') from error
+    if min((part.take for part in self._parts), default=0) < 1:
+      raise UserError(f'{builder.name}: the split {split!r} has no examples')
     self._features, self._teacher = builder.info.features, teacher
     self._ends = np.cumsum([part.take for part in self._parts])
     self._decoders = {'image': tfds.decode.SkipDecoding()}
@@ -91,7 +93,7 @@ class _Records:
       self.target_shapes[TEACHER] = self._features[teacher].shape, np.dtype(np.float32)
 
   def __len__(self):
-    return int(self._ends[-1]) if len(self._ends) else 0
+    return int(self._ends[-1])
 
   def __getitem__(self, i):
     try:
@@ -124,6 +126,7 @@ class _Records:
 
   @functools.cached_property
   def _all_targets(self):
+    print(f'reading all {len(self):,} examples for their targets', flush=True)
     rows = []
     for i in range(len(self)):
       try:
@@ -162,8 +165,9 @@ def _builder(config: ml_collections.ConfigDict):
     raise UserError(f'data.name={config.name}: not prepared in {builder.data_path.parent}; prepare it once with: '
                     f'tfds build {config.name}{where}')
   features = builder.info.features
-  if 'image' not in features or not {'label', 'attributes', 'identity'} & set(features):
-    raise UserError(f'data.name={config.name}: the features are {sorted(features)}; expected an image and a label, '
+  kinds = (np.uint8, np.uint16)
+  if 'image' not in features or features['image'].np_dtype not in kinds or not {'label', 'attributes', 'identity'} & set(features):
+    raise UserError(f'data.name={config.name}: the features are {sorted(features)}; expected an image of 8 or 16 bits and a label, '
                     'attributes or an identity')
   return builder
 

@@ -102,7 +102,7 @@ class TrainedModel:
 
   def prepare(self, images) -> np.ndarray:
     """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
-    if isinstance(images, (str, Path)) or not isinstance(images, Sequence) and np.ndim(images) in (0, 3):
+    if isinstance(images, (str, Path)) or not isinstance(images, Sequence) and np.ndim(images) in (0, 2, 3):
       images = [images]
     upright = self.config.data.exif_orientation
     return np.stack([self.task.transform(read_image(image, upright), {}, None)[0] for image in images])
@@ -195,6 +195,7 @@ def load_folder(folder: Path, origin: str) -> TrainedModel:
   """
   variables, kept = checkpoints.read_model(folder)
   variables['params'].pop(models.PROJECTION, None)  # used only in distillation; not part of the model
+  kept['config']['data'].setdefault('exif_orientation', False)  # before there was the field, EXIF was ignored
   config = config_lib.from_dict(kept['config'])
   try:
     config.model = models.complete(config.model)

@@ -184,7 +184,7 @@ class _Group:
     if not runs or self._stop():
       return
     evaluations = evaluation.evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
-                           self._on_stall, self._stop)
+                                      self._on_stall, self._stop)
     for run, found in zip(runs, evaluations):
       _or_stop(run, lambda: then(run, found))
 

@@ -196,7 +196,7 @@ def test_bad_images_are_named_and_fatal_or_skipped(kind, kept, folder, tmp_path)
     damage(path, kind)
   if kept:
     source, eval_source = map(keep_in_memory, (source, eval_source))
-  with pytest.raises(UserError, match=r'dark/4\.jpg: .*; repair or remove it, or skip such images with --config.data.bad_images='):
+  with pytest.raises(UserError, match=r'dark/4\.jpg: .*; repair or remove it, or train with --config.data.bad_'):
     list(itertools.islice(train_batches(source, config, 4, 0, 0, NEVER), 3))
 
   config.bad_images = 'skip'
@@ -324,6 +324,10 @@ def test_npz(tmp_path):
   train, test = load(data_config(name=f'npz:{path}'))
   assert (len(train), len(test), train.num_classes, test.num_classes) == (12, 5, 4, 4)
   assert train.ids[3] == 'train/3' and test.ids[4] == 'test/4'
+  for wrong in (labels / 1.0, labels[:0]):
+    np.savez(tmp_path / 'wrong.npz', train_images=images[:len(wrong)], train_labels=wrong, test_images=images[:5], test_labels=labels[:5])
+    with pytest.raises(UserError, match=r'train_labels .*; expected uint8 \(n, h, w, 3\) and integers \(n,\)'):
+      load(data_config(name=f'npz:{tmp_path}/wrong.npz'))
   np.savez(path, train_images=images / 255, train_labels=labels)
   with pytest.raises(UserError, match=r'train_images is float64 \(12, 32, 32, 3\).*expected uint8'):
     load(data_config(name=f'npz:{path}'))

@@ -73,6 +73,9 @@ def test_records_are_what_tfds_reads(file_format, tmp_path):
     assert [example.id for example in found] == list(found.ids) == list(keep_in_memory(found).ids)
   assert tfds_sets.source(builder, 'train[4:9]').ids == tuple(f'train/{i}' for i in range(4, 9))
   assert tfds_sets.source(builder, 'test+train[:2]').ids == (*(f'test/{i}' for i in range(5)), 'train/0', 'train/1')
+  for split in ('train[:0]', 'train[5:2]'):
+    with pytest.raises(UserError, match=r"tagged: the split 'train\[.*\]' has no examples"):
+      tfds_sets.source(builder, split)
   with pytest.raises(UserError, match="tagged has no split 'validation'; it has "):
     tfds_sets.source(builder, 'validation')
 
@@ -169,7 +172,7 @@ def test_a_damaged_record_is_named_and_by_config_left_out(file_format, after, ke
   source = source if after else tfds_sets.source(builder, 'train')
   source = keep_in_memory(source) if kept else source
   config = data_config(image_size=(32, 32))
-  with pytest.raises(UserError, match=rf'{path}, record \d+: .*; repair or remove it, or skip such images with'):
+  with pytest.raises(UserError, match=rf'{path}, record \d+: .*; repair or remove it, or train with --config.data.bad_images=skip'):
     list(eval_batches(source, config, 6, NEVER))
   config.bad_images = 'skip'
   lost, again = [], []

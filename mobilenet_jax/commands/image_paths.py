@@ -1,0 +1,26 @@
+"""Images as arguments of a command."""
+
+from pathlib import Path
+
+from mobilenet_jax.data import IMAGE_SUFFIXES
+from mobilenet_jax.errors import UserError
+
+
+def find_images(paths) -> list[Path]:
+  """Returns the paths of images in order. A folder stands for all images in it and below it, sorted.
+
+  Raises:
+    UserError: if a folder has no images, or a path does not exist.
+  """
+  found = []
+  for path in map(Path, paths):
+    if path.is_dir():
+      inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+      if not inside:
+        raise UserError(f'{path}: no image in this folder ({" ".join(IMAGE_SUFFIXES)})')
+      found += inside
+    elif path.exists():
+      found.append(path)
+    else:
+      raise UserError(f'{path}: there is no such file or folder')
+  return found
