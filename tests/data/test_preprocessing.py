@@ -61,12 +61,12 @@ def windows(height, width, count, seed=0, **changes):
 
 
 @pytest.mark.parametrize('height, width, changes', (
-    (375, 500, {'crop_min_area': 0.35}), (500, 375, {'crop_min_area': 0.08}), (64, 64, {'crop_min_area': 0.6}),
+    (375, 500, {'crop_min_area': 0.35}), (64, 64, {'crop_min_area': 0.6}),
     (32, 32, {'crop_min_area': 0.9, 'crop_max_aspect': 1.1}), (20, 31, {'crop_min_area': 0.05}),
     (200, 600, {'crop_min_area': 0.35, 'crop_max_aspect': 2.0})))
 def test_random_crops_are_distributed_as_tensorflows(height, width, changes):
   """Compares the distribution functions of everything about a crop (a test of Kolmogorov and Smirnov at 1e-4)."""
-  count = 3000
+  count = 2000
   ours, theirs = windows(height, width, count, **changes)
   measures = lambda w: {'top': w[:, 0], 'left': w[:, 1], 'height': w[:, 2], 'width': w[:, 3], 'area': w[:, 2] * w[:, 3],
                         'aspect': w[:, 3] / w[:, 2], 'bottom': w[:, 0] + w[:, 2], 'right': w[:, 1] + w[:, 3]}
@@ -83,7 +83,7 @@ def test_where_no_crop_fits_the_whole_image_is_taken():
 
 def test_few_crops_have_the_full_height():
   """Where crops are clipped instead of drawn again, 37 % of those of a photograph have."""
-  ours, theirs = windows(375, 500, 2000, crop_min_area=0.35)
+  ours, theirs = windows(375, 500, 500, crop_min_area=0.35)
   assert (ours[:, 2] == 375).mean() < 0.03 and (theirs[:, 2] == 375).mean() < 0.03
 
 

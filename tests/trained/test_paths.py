@@ -17,7 +17,7 @@ from mobilenet_jax.trained import recording
 from mobilenet_jax.trained.published import weights
 
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason=f'the photographs are not here: {SHARED}')
-FEW = 30
+FEW = 12
 
 
 @pytest.fixture(scope='module')
