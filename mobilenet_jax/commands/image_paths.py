@@ -7,7 +7,7 @@ from mobilenet_jax.errors import UserError
 
 
 def find_images(paths) -> list[Path]:
-  """Returns the paths of images in order. A folder stands for all images in it and below it, sorted.
+  """Returns the paths of images in order. A folder stands for all images in it and below it, sorted, but for hidden ones.
 
   Raises:
     UserError: if a folder has no images, or a path does not exist.
@@ -15,7 +15,7 @@ def find_images(paths) -> list[Path]:
   found = []
   for path in map(Path, paths):
     if path.is_dir():
-      inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+      inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
       if not inside:
         raise UserError(f'{path}: no image in this folder ({" ".join(IMAGE_SUFFIXES)})')
       found += inside
