@@ -93,8 +93,10 @@ def _classes(root, config, minimum=2):
 
 def _from_labels_file(root, config):
   path = root / LABELS_FILE
-  with path.open(newline='', encoding='utf-8-sig') as file:
-    rows = list(csv.DictReader(file))
+  try:
+    rows = list(csv.DictReader(path.read_text(encoding='utf-8-sig').splitlines()))
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}: {error}; save it as UTF-8') from error
   if not rows or not all(row.get('file') and row.get('label') for row in rows):
     raise UserError(f'{path}: expected the header file,label and then one line per image')
   found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in SUFFIXES}

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
@@ -61,7 +62,7 @@ class TrainedModel:
     """Returns probabilities of classes or attributes, or embeddings of unit length: float32 (n, num_classes).
 
     Args:
-      images: a path, a PIL image or a uint8 array (h, w, 3) of any size, or a sequence of them.
+      images: a path, the bytes of an image file, a PIL image or a uint8 array (h, w, 3) of any size, or a sequence of them.
 
     Raises:
       UserError: if a path is not an image, or the model has no classifier.
@@ -102,7 +103,7 @@ class TrainedModel:
 
   def prepare(self, images) -> np.ndarray:
     """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
-    if isinstance(images, (str, Path)) or not isinstance(images, Sequence) and np.ndim(images) in (0, 2, 3):
+    if isinstance(images, (str, Path, bytes, Image.Image)) or not isinstance(images, Sequence) and np.ndim(images) in (2, 3):
       images = [images]
     upright = self.config.data.exif_orientation
     return np.stack([self.task.transform(read_image(image, upright), {}, None)[0] for image in images])

@@ -317,6 +317,14 @@ def test_empty_class_folder_is_named(tmp_path):
     tasks.create(config).outputs(load_whole(config.data))
 
 
+def test_labels_that_are_not_utf8_are_one_line(tmp_path):
+  Image.new('RGB', (40, 40)).save(tmp_path / '1.png')
+  for content, message in ((b'file,label\n1.png,caf\xe9\n', 'save it as UTF-8'), (b'file,label\n1.png\n', 'expected the header')):
+    (tmp_path / 'labels.csv').write_bytes(content)
+    with pytest.raises(UserError, match=f'labels.csv: .*{message}'):
+      load_whole(data_config(name=f'folder:{tmp_path}'))
+
+
 def test_npz(tmp_path):
   source = random_images(12)
   images, labels, path = images_of(source), source.labels, tmp_path / 'set.npz'
@@ -325,7 +333,8 @@ def test_npz(tmp_path):
   assert (len(train), len(test), train.num_classes, test.num_classes) == (12, 5, 4, 4)
   assert train.ids[3] == 'train/3' and test.ids[4] == 'test/4'
   for wrong in (labels / 1.0, labels[:0]):
-    np.savez(tmp_path / 'wrong.npz', train_images=images[:len(wrong)], train_labels=wrong, test_images=images[:5], test_labels=labels[:5])
+    np.savez(tmp_path / 'wrong.npz', train_images=images[:len(wrong)], train_labels=wrong, test_images=images[:5],
+             test_labels=labels[:5])
     with pytest.raises(UserError, match=r'train_labels .*; expected uint8 \(n, h, w, 3\) and integers \(n,\)'):
       load(data_config(name=f'npz:{tmp_path}/wrong.npz'))
   np.savez(path, train_images=images / 255, train_labels=labels)

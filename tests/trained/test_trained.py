@@ -187,6 +187,10 @@ def test_bad_images_are_one_line_each(folder, tmp_path):
     with pytest.raises(UserError, match=f'(?i){path.stem}') as error:
       read_image(path, True)
     assert str(path) in str(error.value) and '\n' not in str(error.value)
+  model, gray = mobilenet_jax.load(folder), Image.fromarray(np.full((40, 40), 7, np.uint8))
+  assert model.predict(gray).shape == (1, 5) and model.predict(good[0].read_bytes()).shape == (1, 5)
+  with pytest.raises(UserError, match='the image: not an image, or damaged'):
+    model.predict(Image.open(io.BytesIO(good[0].read_bytes()[:-100])))
   paths = [path for pair in itertools.zip_longest(bad, good) for path in pair if path]
   expected = command('predict', folder, *good, '--format=json')
   assert expected.returncode == 0 and expected.stderr == ''
