@@ -188,7 +188,6 @@ if __name__ == '__main__':
   if sys.argv[1:] and sys.argv[1].startswith('--case='):  # before anything of this checkout is imported
     print(json.dumps(_measure(json.loads(sys.argv[1].removeprefix('--case=')))))
   else:
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     from mobilenet_jax.runtime import command_line
     parser = command_line.Parser(__doc__)
     parser.add_argument('--out', type=Path, default=Path('runs/benchmark_input'), help='folder of the table')

@@ -174,7 +174,7 @@ FAULTS = {
         'checkpoint', fill_disk, (1,), damage=empty_disk, small_disk=True, says='disk is full'),
     'data stalls for 2 s': Fault('example', stall, (0,), says='has given no batch for'),
     'an image damaged and skipped, killed in a step': Fault(
-        'step', send(signal.SIGKILL), KILLED, data='damaged image', says='class_1/17.png: '),
+        'step', send(signal.SIGKILL), KILLED, data='damaged image', says='class_1/17.png: not an image, or damaged'),
     'batches with NaN left out, killed in a step': Fault(
         'step', send(signal.SIGKILL), KILLED, data='NaN', says='going back to step'),
     'one of two hosts killed': Fault('step', send(signal.SIGKILL), KILLED, hosts=2),
@@ -203,11 +203,11 @@ def _damaged_image(folder: Path) -> tuple:
   root = folder.parent / 'images'
   _, arrays = _plain(folder)
   for split, source in zip(('train', 'test'), arrays):
-    for i, (image, label) in enumerate(((example.image, example.targets['label']) for example in source)):
-      path = root / split / f'class_{label}' / f'{i}.png'
+    for i, example in enumerate(source):
+      path = root / split / f'class_{example.targets["label"]}' / f'{i}.png'
       path.parent.mkdir(parents=True, exist_ok=True)
       if not path.exists():
-        Image.fromarray(image).save(path)
+        Image.fromarray(example.image).save(path)
   path = root / 'train' / 'class_1' / '17.png'
   path.write_bytes(path.read_bytes()[:200])
   changes = {'data.name': f'folder:{root}'}

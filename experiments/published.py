@@ -33,7 +33,8 @@ def evaluate_published(names: list[str], data: dict) -> list[dict]:
     if not models:
       continue
     started = time.monotonic()
-    config = config_lib.changed(next(iter(models.values())).config, {**data, 'data.exif_orientation': False, 'eval_batch_size': 100})
+    config = config_lib.changed(next(iter(models.values())).config, {
+        **data, 'data.exif_orientation': False, 'eval_batch_size': 100})
     source = load_whole(config.data)
     evaluations = evaluate_trained(list(models.values()), source, config, lambda error: print(f'skipping {error.name}'))
     for (name, model), means in zip(models.items(), evaluations):

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from mobilenet_jax.data.examples import Targets
+
 cv2.setNumThreads(1)  # the pipeline has threads of its own, one per core
 
-Targets = dict[str, np.ndarray]
 Window = tuple[int, int, int, int]  # top, left, height and width of a crop, in pixels
 # (image, targets, rng) -> (image, targets): uint8 (h, w, 3) -> (*stream_size, 3). In evaluation, rng is None.
 Transform = Callable[[np.ndarray, Targets, np.random.Generator | None], tuple[np.ndarray, Targets]]
