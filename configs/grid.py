@@ -2,8 +2,9 @@
 
     mobilenet_jax sweep --config=configs/grid.py:data=cifar10,res=56 --workdir=runs/cifar10
 
-`data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. `res` is the
-largest resolution (0: the recipe's own); the others are 6/7, 5/7 and 4/7 of it, as 192, 160 and 128 are of 224.
+`data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. To train on ImageNet in
+a folder by its own recipe, add recipe=imagenet. `res` is the largest resolution (0: the recipe's own); the others are 6/7, 5/7
+and 4/7 of it, as 192, 160 and 128 are of 224.
 The images of all 16 models are cropped at the largest resolution and resized on the device, no matter which models train
 together. Grouping therefore changes the time that a sweep takes, but not its results.
 As in the paper, "all models train with the same parameters" (section 3.2): a field that is set on the command line, such as
@@ -20,13 +21,14 @@ GROUPS = {'all': (), 'resolution': ('data.image_size',), 'alpha': ('model.width_
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, data='fabrics', res=0)
+  arg = config_lib.parse_arg(arg, data='fabrics', res=0, recipe='')
   size = f'res={arg.res}' if arg.res else ''
-  if arg.data == 'fabrics':
+  recipe = arg.recipe or {'fabrics': 'fabrics', 'imagenet2012': 'imagenet'}.get(arg.data, 'small_images')
+  if recipe not in ('fabrics', 'imagenet', 'small_images') or recipe == 'fabrics' and arg.data != 'fabrics':
+    raise UserError(f'recipe={recipe}: expected imagenet or small_images, with data={arg.data}')
+  if recipe == 'fabrics':
     return fabrics.get_config(size)
-  if arg.data == 'imagenet2012':
-    return imagenet.get_config(size)
-  return small_images.get_config(f'data={arg.data},{size}')
+  return {'imagenet': imagenet, 'small_images': small_images}[recipe].get_config(f'data={arg.data},{size}')
 
 
 def sweep(config):

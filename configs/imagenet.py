@@ -4,18 +4,20 @@
 
 Expected, from the paper: 70.6 % top-1 for 1.0 at 224, 50.6 % for 0.25 at 224. Not run here yet. The recipe is RMSprop, as in
 section 3.2, with Inception's values: decay 0.9, momentum 0.9, epsilon 1, a learning rate of 0.045 per 96 images x 0.94 every
-2 epochs, and averaged weights. Prepare the data once with `tfds build imagenet2012`.
+2 epochs, and averaged weights. Prepare the data once with `tfds build imagenet2012`, or name a folder with the images as they
+are distributed, `data=folder:/imagenet`: train/<synset>/ and val/, sorted into synsets or flat beside the devkit.
 """
 
 from mobilenet_jax import config as config_lib
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, alpha=float, res=224, batch=96, model='mobilenet')
+  arg = config_lib.parse_arg(arg, data='imagenet2012', alpha=float, res=224, batch=96, model='mobilenet')
   config = config_lib.base()
 
-  config.data.name = 'imagenet2012'
-  config.data.eval_split = 'validation'
+  config.data.name = arg.data
+  config.data.eval_split = 'validation' if arg.data == 'imagenet2012' else 'val'
+  config.data.exif_orientation = False  # as published figures are read
   config.data.image_size = config_lib.square(arg.res)
   config.batch_size = arg.batch
 

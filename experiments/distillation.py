@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from mobilenet_jax import config as config_lib
+from mobilenet_jax import trained
+from mobilenet_jax.data import teacher_of
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import fields
 from mobilenet_jax.storage.files import write_whole
@@ -87,6 +89,9 @@ def train_teacher(config: ml_collections.ConfigDict, folder: Path) -> tuple[dict
   teacher = {'model.name': 'nn2', 'model.activation': 'relu', 'model.dropout_rate': 0.001}
   row, = sweep(config_lib.changed(config, teacher), [{}], folder)
   outputs = folder / 'outputs.npz'
+  if outputs.exists() and teacher_of(outputs) != trained.load(folder / row['name']).digest:
+    raise UserError(f'{outputs}: holds the outputs of another teacher than the one in {folder / row["name"]} by now; remove it '
+                    'to record them anew, and train the students in another --out')
   if not outputs.exists():
     command = [sys.executable, '-m', 'mobilenet_jax', 'record', folder / row['name'], f'--data={config.data.name}',
                f'--data_dir={config.data.data_dir}', f'--out={outputs}']

@@ -34,7 +34,7 @@ def base() -> ml_collections.ConfigDict:
           crop_min_area=0.35,  # fraction of the image, in training: "limiting the size of small crops" (section 3.2)
           crop_max_aspect=4 / 3,
           flip=True,
-          split_by='image',  # or class, for people: a folder without splits holds out a tenth of its images or classes
+          split_by='',  # image, or class if classes are people: what a folder without splits holds out a tenth of; '': by task
           pairs='',  # LFW's pairs.txt for a folder of people; the evaluation uses its images, see held_out_folds
           held_out_folds=(),  # folds of the pairs, from 0, whose people are not trained on; (): all folds
           recorded='',  # a teacher's outputs: an .npz file, see data/recorded.py, or feature:NAME of a TFDS dataset
@@ -250,13 +250,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
   expect(stream == (0, 0) or len(stream) == 2 and all(a >= b for a, b in zip(stream, size)), 'data.stream_size', stream,
          f'(0, 0), or (height, width) of at least image_size={size}')
   choices = {
-      'data.split_by': (data.split_by, ('image', 'class')),
+      'data.split_by': (data.split_by, ('', 'image', 'class')),
       'data.recorded_missing': (data.recorded_missing, ('error', 'skip')),
       'nonfinite_loss': (config.nonfinite_loss, ('stop', 'skip')),
       'data.bad_images': (data.bad_images, ('error', 'skip')),
   }
   for field, (given, known) in choices.items():
-    expect(given in known, field, repr(given), 'one of ' + ', '.join(known))
+    expect(given in known, field, repr(given), 'one of ' + ', '.join(filter(None, known)))
   expect(0 <= config.ema_decay < 1, 'ema_decay', config.ema_decay, 'a number in [0, 1); 0 is off')
   expect(data.stall_seconds > 0, 'data.stall_seconds', data.stall_seconds, 'a number of seconds above 0')
   for field in ('crop_min_area', 'eval_crop'):

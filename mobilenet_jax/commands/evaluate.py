@@ -6,13 +6,11 @@
 
 import json
 import sys
-from pathlib import Path
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import data, tasks, trained
-from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line, devices
-from mobilenet_jax.training import evaluate_trained
+from mobilenet_jax.training import evaluate_trained, own_evaluation
 
 
 def main(argv: list[str]) -> None:
@@ -29,8 +27,6 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
 
   model = trained.load(args.model)
-  if args.split and args.data.startswith('folder:') and not (Path(args.data[7:]).expanduser() / args.split).is_dir():
-    raise UserError(f'--split={args.split}: there is no such folder in {args.data[7:]}; expected one, or no --split')
   config = config_lib.changed(model.config, {
       'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
       **({'data.eval_split': args.split} if args.split else {}),
@@ -38,11 +34,16 @@ def main(argv: list[str]) -> None:
       **({'data.data_dir': args.data_dir} if args.data_dir else {})})
   devices.check_divisible('--batch', args.batch)
   # A model is evaluated on the held-out part of its own data, or on all of other data.
-  source = data.load_whole(config.data) if args.data else data.load(config.data)[1]
+  source = data.load_whole(config.data, args.split) if args.data else own_evaluation(model, config)
+  for remark in (*source.remarks, *(['classes are matched by number, as the model or the data has no names']
+                                    if model.matched_by_number(source) else [])):
+    print(remark, file=sys.stderr)
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
   means, = evaluate_trained([model], source, config, skipping)
+  against = model.task.measured_against(source)
   if args.json:
-    print(json.dumps({'model': args.model, 'data': config.data.name, **means}))
+    print(json.dumps({'model': args.model, 'data': config.data.name, 'measured_against': against, **means}))
   else:
-    print(f'{args.model} on {config.data.name}, {means["examples"]:,} examples: {tasks.headline(means)}')
+    against = '' if against == 'labels' else f' against {against}'
+    print(f'{args.model} on {config.data.name}, {means["examples"]:,} examples{against}: {tasks.headline(means)}')
     print(model.task.details(means), end='')

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mobilenet_jax.data import IMAGE_SUFFIXES
+from mobilenet_jax.data import IMAGE_SUFFIXES, walk
 from mobilenet_jax.errors import UserError
 
 
@@ -10,12 +10,12 @@ def find_images(paths) -> list[Path]:
   """Returns the paths of images in order. A folder stands for all images in it and below it, sorted, but for hidden ones.
 
   Raises:
-    UserError: if a folder has no images, or a path does not exist.
+    UserError: if a folder has no images or cannot be read, or a path does not exist.
   """
   found = []
   for path in map(Path, paths):
     if path.is_dir():
-      inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
+      inside = [path / image for image in walk(path).images]
       if not inside:
         raise UserError(f'{path}: no image in this folder ({" ".join(IMAGE_SUFFIXES)})')
       found += inside

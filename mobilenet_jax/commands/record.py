@@ -37,13 +37,16 @@ def main(argv: list[str]) -> None:
       'data.recorded': ''})
   parts = args.out.with_suffix('.parts')
   names, outputs = [], []
-  for split, source in zip(('train', 'test'), data.load(config.data)):
+  both = data.load(config.data)
+  for remark in both[0].remarks:
+    print(remark, flush=True)
+  for split, source in zip(('train', 'test'), both):
     found = trained.record(model, source, parts / split)
     names += found[0]
     outputs.append(found[1])
   kind = 'embeddings' if model.task.kind == 'vector' else 'logits'
   labels = {'labels': model.labels} if model.labels else {}
   with whole_file(args.out) as file:
-    np.savez(file, names=names, **{kind: np.concatenate(outputs)}, **labels)
+    np.savez(file, names=names, **{kind: np.concatenate(outputs)}, teacher=model.digest, **labels)
   shutil.rmtree(parts)
   print(f'{len(names)} examples in {args.out}')

@@ -8,22 +8,28 @@ This module is the public interface of the package: other packages import from h
 - Images: `read_image`, `IMAGE_SUFFIXES`, `crop` run on the host; `normalize`, `distort_colors` run on the device;
   `stream_size`; `description`, which is saved with every checkpoint.
 - What is done to an example: a `Transform`, usually `crop_and_flip`, with `CropTargets` for targets such as boxes.
+- What identifies data: `fingerprint` of a source, `digest` of anything; `some_unlabelled` looks at the labels.
 - Pairs of faces: `Pairs`, `read_pairs`, `draw_pairs`; `image_names`, the names by which pairs refer to images.
 """
 
-from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, BadExample, Example, Source, from_images, keep_in_memory
+from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, UNKNOWN, BadExample, Example, Source, from_images, keep_in_memory
+from mobilenet_jax.data.fingerprints import digest, fingerprint, some_unlabelled
 from mobilenet_jax.data.folders import image_names
+from mobilenet_jax.data.image_files import walk
 from mobilenet_jax.data.images import SUFFIXES as IMAGE_SUFFIXES
 from mobilenet_jax.data.images import read as read_image
 from mobilenet_jax.data.order import left_out, steps_per_epoch
-from mobilenet_jax.data.pairs import Pairs, draw_pairs, read_pairs
+from mobilenet_jax.data.pairs import Pairs, draw_pairs
+from mobilenet_jax.data.pairs_file import read_pairs
 from mobilenet_jax.data.pipeline import Batch, blank_batch, eval_batches, train_batches
 from mobilenet_jax.data.preprocessing import (
     CropTargets, Transform, crop, crop_and_flip, description, distort_colors, normalize, stream_size)
+from mobilenet_jax.data.recorded import teacher_of
 from mobilenet_jax.data.sources import load, load_whole
+from mobilenet_jax.data.splits import few
 
 __all__ = [
-    'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source', 'Transform', 'blank_batch',
-    'crop', 'crop_and_flip', 'description', 'distort_colors', 'draw_pairs', 'eval_batches', 'from_images',
-    'image_names', 'keep_in_memory', 'left_out', 'load', 'load_whole', 'normalize', 'read_image', 'read_pairs',
-    'steps_per_epoch', 'stream_size', 'train_batches']
+    'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'UNKNOWN', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source',
+    'Transform', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs', 'eval_batches',
+    'few', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'left_out', 'load', 'load_whole', 'normalize',
+    'read_image', 'read_pairs', 'some_unlabelled', 'steps_per_epoch', 'stream_size', 'teacher_of', 'train_batches', 'walk']

@@ -1,50 +1,190 @@
-"""Folders of images: one folder per class or person, with or without splits; images with a labels.csv; images alone."""
+"""Folders of images: one folder per class or person, images with a labels.csv, ImageNet's, or images alone; with splits or not."""
 
-import csv
+import dataclasses
 import os
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import Source, from_images
+from mobilenet_jax.data import imagenet, labels_file, splits
+from mobilenet_jax.data.examples import ATTRIBUTES, UNKNOWN, Source, from_images
+from mobilenet_jax.data.image_files import walk
 from mobilenet_jax.data.images import SUFFIXES
-from mobilenet_jax.data.pairs import read_pairs
+from mobilenet_jax.data.pairs_file import read_pairs
 from mobilenet_jax.errors import UserError
 
-LABELS_FILE = 'labels.csv'
-HELD_OUT = 0.1  # the fraction of a folder without splits that is held out for evaluation
+
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+  """n images as they are found, before their classes are numbered.
+
+  Attributes:
+    ids: the path of each image from the folder that data.name names, which is its id.
+    paths: the path of each image.
+    classes: the name of the class of each image, or None.
+    people: whether classes are people.
+    numbered: whether the classes are numbers, in whose order they are counted; else it is the alphabetical order.
+    targets, names: further targets, and the names of their columns.
+    splits: the split of each image, or None.
+    left_out: what is left out, as text.
+  """
+
+  ids: list[str]
+  paths: list[str]
+  classes: list[str] | None = None
+  people: bool = False
+  numbered: bool = False
+  targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  splits: list[str] | None = None
+  left_out: str = ''
+
+  def split(self, name: str) -> '_Listing':
+    """Returns the images of one split."""
+    rows = [i for i, split in enumerate(self.splits) if split == name]
+    pick = lambda values: values and [values[i] for i in rows]
+    return dataclasses.replace(self, ids=pick(self.ids), paths=pick(self.paths), classes=pick(self.classes), splits=None,
+                               targets={target: values[rows] for target, values in self.targets.items()})
 
 
 def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   """Returns the training and the evaluation source of a folder; `config` is the `data` section of a config.
 
   Raises:
-    UserError: if there is no such folder, or a class has no images.
+    UserError: if there is no such folder, or it is not as docs/data.md describes.
   """
   root = _existing_folder(path)
   if config.pairs:
-    return _by_pairs(_classes(root, config), config)
-  splits = (config.train_split, config.eval_split)
-  if all((root / split).is_dir() for split in splits):
-    return tuple(_classes(root / split, config) for split in splits)
-  whole = _classes(root, config)
-  # If the classes are people, an evaluation on people seen in training proves nothing.
-  if config.split_by == 'class' and whole.num_classes > 1:
-    order = np.random.default_rng(0).permutation(whole.num_classes)
-    held_out = np.isin(whole.labels, order[:max(round(HELD_OUT * whole.num_classes), 1)])
-  else:
-    order = np.random.default_rng(0).permutation(len(whole))
-    held_out = np.isin(np.arange(len(whole)), order[:max(round(HELD_OUT * len(whole)), 1)])
-  return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out))
+    return _by_pairs(*_sources([_listing(root, config)], config), config)
+  folders = _split_folders(root, config)
+  if folders:
+    names = config.train_split, splits.evaluation_split(folders, config)
+    for name in names:
+      if name not in folders:
+        raise UserError(f'{root}: has the splits {", ".join(folders)}, not {name or config.eval_split}; name one with '
+                        f'--config.data.{"train_split" if name == config.train_split else "eval_split"}, or give '
+                        f'data.name=folder:{root / folders[0]} to hold a tenth of it out')
+    listings = [_listing(root / name, config, f'{name}/', minimum) for name, minimum in zip(names, (2, 1))]
+    return _two(listings, names, config)
+  whole = _listing(root, config)
+  if whole.splits:
+    there = list(dict.fromkeys(whole.splits))
+    names = config.train_split, splits.evaluation_split(there, config)
+    if names[0] not in there or names[1] is None:
+      raise UserError(f'{root / labels_file.NAME}: has the splits {", ".join(there)}; expected data.train_split='
+                      f'{config.train_split} and data.eval_split={config.eval_split}')
+    return _two([whole.split(name) for name in names], names, config)
+  return splits.hold_out(*_sources([whole], config), config)
 
 
-def load_whole(path: str, config: ml_collections.ConfigDict) -> Source:
-  """Returns the images in the labels.csv of a folder, or else those of its eval_split, or else all of its images."""
+def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') -> Source:
+  """Returns the images of the evaluation split or, in a folder without splits, all of its images.
+
+  Args:
+    path, config: as in `load`.
+    split: a split that there must be; by default it is data.eval_split, or what stands for it.
+
+  Raises:
+    UserError: as in `load`, or if there is no such split.
+  """
   root = _existing_folder(path)
-  if (root / LABELS_FILE).exists():
-    return _from_labels_file(root, config)
-  return _classes(root / config.eval_split if (root / config.eval_split).is_dir() else root, config, minimum=1)
+  folders = _split_folders(root, config)
+  if split and (root / split).is_dir():
+    return _sources([_listing(root / split, config, f'{split}/', minimum=1)], config)[0]
+  listing = None if folders else _listing(root, config, minimum=1)
+  there = folders or list(dict.fromkeys(listing.splits or ()))
+  name = split or splits.evaluation_split(there, config)
+  if split and split not in there or there and name is None:
+    raise UserError(f'data.name=folder:{path}: there is no split {split or config.eval_split}; expected '
+                    + (f'one of {", ".join(there)}' if there else 'none, as the folder has no splits'))
+  if folders:
+    return _said(_sources([_listing(root / name, config, f'{name}/', minimum=1)], config), config, name)[0]
+  return _said(_sources([listing.split(name)], config), config, name)[0] if there else _sources([listing], config)[0]
+
+
+def _two(listings, names, config):
+  return _said(splits.checked(*_sources(listings, config), config), config, names[1])
+
+
+def _said(sources, config, name):
+  """Returns the sources with a remark if their evaluation split is not the one that the config names."""
+  if name == config.eval_split:
+    return sources
+  remark = f'evaluating on the split {name}, as there is no {config.eval_split}'
+  return tuple(dataclasses.replace(source, remarks=(*source.remarks, remark)) for source in sources)
+
+
+def _existing_folder(path):
+  root = Path(path).expanduser().resolve()
+  if not root.is_dir():
+    raise UserError(f'data.name=folder:{path}: there is no such folder')
+  return root
+
+
+def _split_folders(root, config):
+  """Returns the folders in `root` that are splits; none if its folders are classes, or if a labels.csv says what is what."""
+  if (root / labels_file.NAME).is_file():
+    return []
+  folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
+  known = [name for name in folders if name in {config.train_split, config.eval_split, *splits.EVALUATION_SPLITS}]
+  if config.train_split in known and len(known) > 1 or known == folders:
+    return known
+  return known if config.train_split in known and any(entry.is_dir() for entry in os.scandir(root / config.train_split)) else []
+
+
+def _listing(folder, config, inside='', minimum=2):
+  """Returns the images of a folder, which is the split `inside` or, if that is '', a whole set."""
+  labels = folder / labels_file.NAME
+  ignored = (labels_file.NAME, os.path.basename(config.pairs), imagenet.KAGGLE)
+  found = walk(folder, ignored)
+  if labels.is_file():
+    return _from_labels_file(folder, inside, found, labels_file.read(labels, found))
+  beside = [image for image in found.images if '/' not in image]
+  images = [image for image in found.images if image.count('/') == 1]
+  classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith('.'))
+  if imagenet.are_validation_images(beside) and not images:
+    return _Listing([inside + file for file in beside], [f'{folder}/{file}' for file in beside],
+                    imagenet.classes(folder, beside), left_out=found.left_out())
+  if beside and not classes:  # images without labels, which suffice if there is a teacher
+    inside = inside or f'{folder.name}/'
+    return _Listing([inside + file for file in beside], [f'{folder}/{file}' for file in beside], left_out=found.left_out())
+  if len(classes) < minimum:
+    raise UserError(f'{folder}: {len(classes)} sub-folders; expected one per class, at least {minimum}')
+  held = [image.partition('/')[0] for image in images]
+  if empty := sorted(set(classes) - set(held)):
+    raise UserError(f'{folder / empty[0]}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
+                    'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
+  below = len(found.images) - len(beside) - len(images)
+  return _Listing([inside + image for image in images], [f'{folder}/{image}' for image in images], held,
+                  left_out=found.left_out(len(beside), below))
+
+
+def _from_labels_file(folder, inside, found, labels):
+  left_out = found.left_out(unlisted=len(set(found.images) - set(labels.files)))
+  numbered = bool(labels.classes) and not labels.people and all(name.isdecimal() for name in labels.classes)
+  return _Listing([inside + file for file in labels.files], [str(folder / file) for file in labels.files], labels.classes,
+                  labels.people, numbered, labels.targets, {ATTRIBUTES: labels.attributes} if labels.attributes else {},
+                  labels.splits, left_out)
+
+
+def _sources(listings, config):
+  """Returns a source of each listing. All have the same numbers for the same names of classes."""
+  names = {name for listing in listings for name in listing.classes or ()}
+  classes = tuple(sorted(names, key=int if all(listing.numbered for listing in listings) else None))
+  numbers = {name: number for number, name in enumerate(classes)}
+  people = any(listing.people for listing in listings)
+  if len({tuple(listing.names.items()) for listing in listings}) > 1:
+    raise UserError(f'data.name={config.name}: the attributes of its splits differ; expected the same columns in each '
+                    f'{labels_file.NAME}')
+  sources = []
+  for listing in listings:
+    labels = [numbers[name] for name in listing.classes] if listing.classes else [UNKNOWN] * len(listing.ids)
+    source = from_images(listing.paths, np.array(labels, np.int32), 0 if people else len(classes), classes or None,
+                         listing.targets, listing.ids, listing.names, config.exif_orientation)
+    remarks = (f'left out: {listing.left_out}',) if listing.left_out else ()
+    sources.append(dataclasses.replace(source, remarks=remarks))
+  return sources
 
 
 def _by_pairs(whole, config):
@@ -57,57 +197,13 @@ def _by_pairs(whole, config):
   if missing:
     raise UserError(f'data.held_out_folds={tuple(config.held_out_folds)}: {config.pairs} has the folds 0 to '
                     f'{pairs.fold.max()}')
-  names = [image.rpartition('.')[0] for image in whole.ids]
+  names = image_names(whole)
   in_pairs = {*pairs.first, *pairs.second}
   held_out = np.isin(pairs.fold, config.held_out_folds or np.unique(pairs.fold))
-  people = {name.partition('/')[0] for names in (pairs.first, pairs.second) for name, out in zip(names, held_out) if out}
-  kept = [label for label, person in enumerate(whole.class_names) if person not in people]
-  return (whole.subset(np.flatnonzero(np.isin(whole.labels, kept))),
+  tested = {name for side in (pairs.first, pairs.second) for name, out in zip(side, held_out) if out}
+  people = whole.labels[[name in tested for name in names]]
+  return (whole.subset(np.flatnonzero(~np.isin(whole.labels, people))),
           whole.subset(np.flatnonzero([name in in_pairs for name in names])))
-
-
-def _existing_folder(path: str) -> Path:
-  root = Path(path).expanduser().resolve()
-  if not root.is_dir():
-    raise UserError(f'data.name=folder:{path}: there is no such folder')
-  return root
-
-
-def _classes(root, config, minimum=2):
-  classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-  if not classes and any(file.lower().endswith(SUFFIXES) for file in os.listdir(root)):
-    root, classes = root.parent, [root.name]  # images without labels, which suffice if there is a teacher
-  elif len(classes) < minimum:
-    raise UserError(f'{root}: {len(classes)} sub-folders; expected one per class, at least {minimum}')
-  images, labels = [], []
-  for label, name in enumerate(classes):
-    files = sorted(entry.name for entry in os.scandir(root / name)  # hidden files are none of the user's
-                   if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith('.') and not entry.is_dir())
-    if not files:
-      raise UserError(f'{root / name}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
-                      'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
-    images += [f'{root}/{name}/{file}' for file in files]
-    labels += [label] * len(files)
-  return from_images(images, np.array(labels, np.int32), len(classes), tuple(classes), upright=config.exif_orientation)
-
-
-def _from_labels_file(root, config):
-  path = root / LABELS_FILE
-  try:
-    rows = list(csv.DictReader(path.read_text(encoding='utf-8-sig').splitlines()))
-  except UnicodeDecodeError as error:
-    raise UserError(f'{path}: {error}; save it as UTF-8') from error
-  if not rows or not all(row.get('file') and row.get('label') for row in rows):
-    raise UserError(f'{path}: expected the header file,label and then one line per image')
-  found = {file.name: file for file in root.rglob('*') if file.suffix.lower() in SUFFIXES}
-  files = [root / row['file'] if (root / row['file']).exists() else found.get(row['file']) for row in rows]
-  if missing := [row['file'] for row, file in zip(rows, files) if file is None]:
-    raise UserError(f'{path}: {len(missing)} of its {len(rows)} images are not in {root}, such as {missing[0]}')
-  labels = [row['label'] for row in rows]
-  names = None if all(label.isdecimal() for label in labels) else tuple(sorted(set(labels)))
-  numbers = [names.index(label) if names else int(label) for label in labels]
-  labels = np.array(numbers, np.int32)
-  return from_images([str(file) for file in files], labels, max(numbers) + 1, names, upright=config.exif_orientation)
 
 
 def image_names(source: Source) -> list[str]:

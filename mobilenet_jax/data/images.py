@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from mobilenet_jax.errors import UserError
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
-_FORMATS = ('PNG', 'BMP', 'GIF', 'WEBP')  # besides JPEG; told by the content of a file, whatever its suffix
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
+_FORMATS = ('PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')  # besides JPEG; told by the content of a file, whatever its suffix
 _EIGHT_BITS = ('RGB', 'L', 'P', '1', 'LA', 'PA', 'RGBA', 'RGBX', 'YCbCr', 'HSV')
 _MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # for which Pillow refuses an image of another format
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -39,7 +39,7 @@ def decode(image: bytes | np.ndarray | Image.Image, upright: bool) -> np.ndarray
   try:
     pixels, exif = _from_pillow(image) if isinstance(image, Image.Image) else _from_bytes(image)
   except UnidentifiedImageError as error:
-    raise ValueError('not a JPEG, PNG, BMP, GIF or WebP image') from error
+    raise ValueError('not a JPEG, PNG, BMP, GIF, WebP or TIFF image') from error
   except Exception as error:  # decoders raise errors of many types
     raise ValueError(f'not an image, or damaged ({" ".join(str(error).split())})') from error
   if pixels.size <= 3:

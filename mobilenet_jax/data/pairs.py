@@ -1,4 +1,4 @@
-"""Pairs of face images: LFW's pairs.txt, and pairs drawn from identities.
+"""Pairs of face images, and how they are drawn from identities; pairs_file.py reads files of pairs.
 
 Labeled Faces in the Wild, Huang et al., 2007: http://vis-www.cs.umass.edu/lfw.
 """
@@ -6,7 +6,6 @@ Labeled Faces in the Wild, Huang et al., 2007: http://vis-www.cs.umass.edu/lfw.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -26,49 +25,6 @@ class Pairs:
   second: tuple[str, ...]
   same: np.ndarray
   fold: np.ndarray
-
-
-def read_pairs(path: Path) -> Pairs:
-  """Reads LFW's pairs.txt.
-
-  The first line is 'folds count'. Then each fold has `count` lines 'person i j' for images i and j of one person, followed
-  by `count` lines 'person i person j' for images of two people.
-
-  Raises:
-    UserError: if there is no such file or a line is not valid; the error names the line.
-  """
-  try:
-    lines = path.read_text(encoding='utf-8').rstrip().split('\n')
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}; expected LFW's pairs.txt") from error
-  header = lines[0].split()
-  if len(header) != 2 or not all(number.isdecimal() and int(number) for number in header):
-    raise UserError(f'{path}, line 1: {lines[0]!r}: expected the number of folds and the number of pairs of each kind per '
-                    "fold, such as '10 300'")
-  folds, count = map(int, header)
-  if len(lines) != 1 + folds * 2 * count:
-    raise UserError(f'{path}: {len(lines)} lines; expected {1 + folds * 2 * count}, as the first line announces {folds} '
-                    f'folds of twice {count} pairs')
-
-  same = np.arange(folds * 2 * count) % (2 * count) < count
-  pairs = [_read_pair(line, is_same, f'{path}, line {i}')
-           for i, (line, is_same) in enumerate(zip(lines[1:], same), start=2)]
-  first, second = zip(*pairs)
-  return Pairs(first, second, same, np.arange(len(same)) // (2 * count))
-
-
-def _read_pair(line, is_same, where):
-  match line.split():
-    case (person, i, j) if is_same:
-      other = person
-    case (person, i, other, j) if not is_same and person != other:
-      pass
-    case _:
-      expected = "two images of one person, 'person i j'" if is_same else "images of two people, 'person i person j'"
-      raise UserError(f'{where}: {line!r}: expected {expected}')
-  if not (i.isdecimal() and j.isdecimal()) or (person, int(i)) == (other, int(j)):
-    raise UserError(f'{where}: {line!r}: expected the numbers of two different images, such as 1 and 4')
-  return f'{person}/{person}_{int(i):04d}', f'{other}/{other}_{int(j):04d}'
 
 
 def draw_pairs(names: Sequence[str], identities: Sequence[str], folds: int, per_fold: int, seed: int) -> Pairs:

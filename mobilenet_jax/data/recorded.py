@@ -1,13 +1,14 @@
 """A teacher's outputs, recorded beforehand in a .npz file with these arrays:
 
-    names       (n,) the id of each example: '<folder>/<file>' or '<file>' for a folder of images, '<split>/<number>' for an
-                embedded dataset, a TFDS dataset or arrays
-    logits      (n, d) float32, of classes or attributes; or probs, probabilities of attributes; or embeddings
+    names       (n,) the id of each example, see docs/data.md; leading folders may be missing if the rest tells examples apart
+    logits      (n, d) float32, of classes or attributes; or probs, the probabilities; or embeddings
     attributes  (d,) the name of each output, if the outputs have names; or labels
+    teacher     () a digest of the teacher's weights, if it is known
 
 Alternatively, a feature of a TFDS dataset may hold the outputs; data/tfds_sets.py reads it.
 """
 
+import collections
 import dataclasses
 import zipfile
 from pathlib import Path
@@ -16,43 +17,58 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax.data.examples import TEACHER, Source
+from mobilenet_jax.data.splits import few
 from mobilenet_jax.errors import UserError
 
 OUTPUTS = ('logits', 'probs', 'embeddings')
 COLUMNS = ('attributes', 'labels')
-SMALLEST = 1e-7  # because a probability of 0 would give a logit of minus infinity
 
 
-def join(source: Source, config: ml_collections.ConfigDict) -> Source:
-  """Returns `source` with the outputs that data.recorded has for its examples.
+def join(sources: tuple[Source, Source], config: ml_collections.ConfigDict) -> tuple[Source, Source]:
+  """Returns the training and the evaluation source with the outputs that data.recorded has for their examples.
 
   Raises:
-    UserError: if the file is not valid, has NaN, or lacks some of the examples while data.recorded_missing='error'.
+    UserError: if the file is not valid, has NaN, or lacks some of the examples while data.recorded_missing='error'; or if one
+      of its names stands for several examples.
   """
-  names, outputs, columns = read(config.recorded)
-  if not any('/' in name for name in names[:100]):  # the names are file names without folders
-    ids = [name.rpartition('/')[2] for name in source.ids]
-  else:
-    ids = source.ids
-  if len(set(ids)) < len(ids):
-    raise UserError(f'data.recorded={config.recorded}: the names are file names without folders, and '
-                    f'{len(ids) - len(set(ids))} of the {len(ids)} files of {config.name} have the same name as another; '
-                    'expected names <folder>/<file>')
+  names, kind, outputs, columns = read(config.recorded)
   places = {name: i for i, name in enumerate(names)}
-  rows = np.array([places.get(name, -1) for name in ids])
-  missing = np.flatnonzero(rows < 0)
-  if len(missing) and config.recorded_missing == 'error' or len(missing) == len(rows):
-    few = ', '.join(ids[i] for i in missing[:3]) + (', ...' if len(missing) > 3 else '')
-    raise UserError(f'data.recorded={config.recorded}: no outputs for {len(missing)} of {len(rows)} examples of '
-                    f'{config.name} ({few}); record them, or leave them out with --config.data.recorded_missing=skip')
-  kept = np.flatnonzero(rows >= 0)
-  source = source.subset(kept) if len(missing) else source
-  return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[rows[kept]]},
-                             extra_names={**source.extra_names, **({TEACHER: columns} if columns else {})})
+  rows = _rows(places, [id for source in sources for id in source.ids], config.recorded)
+  joined = []
+  for source, rows, part in zip(sources, np.split(rows, [len(sources[0])]), ('train', 'evaluate')):
+    kept, missing = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+    remarks = source.remarks
+    if len(missing):
+      lacking = (f'data.recorded={config.recorded}: no outputs for {len(missing):,} of {len(rows):,} examples to {part} on '
+                 f'({few([source.ids[i] for i in missing[:4]])})')
+      if config.recorded_missing == 'error' or not len(kept):
+        raise UserError(f'{lacking}; record them, or leave them out with --config.data.recorded_missing=skip')
+      remarks = (*remarks, f'{lacking}, which are left out')
+      source = source.subset(kept)
+    joined.append(dataclasses.replace(
+        source, extra={**source.extra, TEACHER: outputs[rows[kept]]}, outputs_kind=kind, remarks=remarks,
+        extra_names={**source.extra_names, **({TEACHER: columns} if columns else {})}))
+  return tuple(joined)
 
 
-def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
-  """Reads the names, the logits or embeddings, and the column names from a file.
+def _rows(places, ids, path):
+  """Returns the row in the file of each example, or -1: by its id or, if no id is there, by its last parts."""
+  for dropped in range(max(id.count('/') for id in ids) + 1):
+    keys = [id.split('/', min(dropped, id.count('/')))[-1] for id in ids]
+    rows = np.array([places.get(key, -1) for key in keys])
+    if (rows >= 0).any():
+      meant = collections.defaultdict(set)  # the same example may be in both sources
+      for key, id in zip(keys, ids):
+        meant[key].add(id)
+      if doubled := [key for key, own in meant.items() if len(own) > 1 and key in places]:
+        raise UserError(f'data.recorded={path}: {len(doubled)} of its names stand for several examples each, such as '
+                        f'{doubled[0]} for {few(sorted(meant[doubled[0]]))}; expected names in full')
+      break
+  return rows
+
+
+def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]:
+  """Reads the names, the kind of outputs, which is one of OUTPUTS, the outputs and the column names from a file.
 
   Raises:
     UserError: if the file lacks something; the error names it.
@@ -62,7 +78,10 @@ def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
       arrays = {name: file[name] for name in file.files}
   except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
     raise UserError(f'data.recorded={path}: not a readable .npz file ({error})') from error
-  kind = next((name for name in OUTPUTS if name in arrays), None)
+  kinds = [name for name in OUTPUTS if name in arrays]
+  if len(kinds) > 1:
+    raise UserError(f'data.recorded={path}: has {" and ".join(kinds)}; expected one of them')
+  kind = kinds[0] if kinds else ''
   outputs, names = arrays.get(kind), arrays.get('names')
   if names is None or outputs is None or outputs.ndim != 2 or len(names) != len(outputs):
     shapes = ', '.join(f'{name} {array.shape}' for name, array in arrays.items())
@@ -75,10 +94,17 @@ def read(path: str) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
     if outputs.min() < 0 or outputs.max() > 1:
       raise UserError(f'data.recorded={path}: probs range from {outputs.min():.3g} to {outputs.max():.3g}; expected '
                       'probabilities in [0, 1]; use the name logits for other values')
-    probs = np.clip(outputs.astype(np.float64), SMALLEST, 1 - SMALLEST)
-    outputs = np.log(probs) - np.log1p(-probs)
   if doubled := len(names) - len(set(map(str, names))):
     raise UserError(f'data.recorded={path}: {doubled} of {len(names)} examples have the same name as another; expected each '
                     'name once')
   columns = next((tuple(map(str, arrays[name])) for name in COLUMNS if name in arrays), None)
-  return list(map(str, names)), outputs.astype(np.float32), columns
+  if columns and (len(columns) != outputs.shape[1] or len(set(columns)) < len(columns)):
+    raise UserError(f'data.recorded={path}: {len(columns)} names of outputs ({few(columns)}) for {outputs.shape[1]} outputs; '
+                    'expected a different name for each')
+  return list(map(str, names)), kind, outputs.astype(np.float32), columns
+
+
+def teacher_of(path: Path) -> str:
+  """Returns the digest of the weights of the teacher whose outputs are in a file; '' if the file has none."""
+  with np.load(path) as file:
+    return str(file['teacher']) if 'teacher' in file else ''

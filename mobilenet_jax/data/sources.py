@@ -2,18 +2,17 @@
 
     fabrics, faces  the embedded datasets (data/drawn/), drawn on first use
     <name>          any TFDS dataset with images and with labels, attributes or identities; it must have been prepared
-    folder:/path    /path/<class>/<image>, of which a tenth is held out; or /path/<split>/<class>/<image>; or images and
-                    a /path/labels.csv (columns file and label; for evaluation, not for training); or images alone,
-                    for which a teacher provides all targets
-    npz:/path.npz   the arrays train_images, train_labels, test_images, test_labels
+    folder:/path    images in folders by class or person, with splits or without, or with a labels.csv; see folders.py
+    npz:/path.npz   the arrays train_images, train_labels, test_images, test_labels and, if classes have names, class_names
 """
 
+import dataclasses
 import zipfile
 
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import folders, recorded, tfds_sets
+from mobilenet_jax.data import folders, recorded, splits, tfds_sets
 from mobilenet_jax.data.examples import Source, from_images
 from mobilenet_jax.errors import UserError
 
@@ -21,29 +20,43 @@ from mobilenet_jax.errors import UserError
 def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   """Returns the training and the evaluation source that `config`, the `data` section of a config, names.
 
+  Both have the same numbers for the same classes. Their `remarks` are the same, too.
+
   Raises:
-    UserError: if there is no such dataset, split or folder, or it holds no images or is not prepared.
+    UserError: if there is no such dataset, split or folder, or it holds no images or is not prepared; or if there are
+      examples to evaluate on of a class that is not trained on.
   """
   kind, _, path = config.name.partition(':')
   if config.pairs and kind != 'folder':
     raise UserError(f'data.pairs={config.pairs}: expected data.name=folder:/path, a folder with the images of the pairs')
   if kind == 'npz':
-    both = tuple(_from_npz(path, split) for split in (config.train_split, config.eval_split))
+    both = splits.checked(*(_from_npz(path, split) for split in (config.train_split, config.eval_split)), config)
   elif kind == 'folder':
     both = folders.load(path, config)
   else:
     both = tfds_sets.load(config)
   if config.recorded and not tfds_sets.is_feature(config.recorded):
-    both = tuple(recorded.join(source, config) for source in both)
-  return both
+    both = recorded.join(both, config)
+  remarks = tuple(dict.fromkeys((*both[0].remarks, *both[1].remarks)))
+  return tuple(dataclasses.replace(source, remarks=remarks) for source in both)
 
 
-def load_whole(config: ml_collections.ConfigDict) -> Source:
-  """Returns the examples of `config.name` to evaluate on: its eval_split, or all examples of a folder without splits."""
+def load_whole(config: ml_collections.ConfigDict, split: str = '') -> Source:
+  """Returns the examples of `config.name` to evaluate on: its eval_split, or all examples of a folder without splits.
+
+  Args:
+    config: the `data` section of a config.
+    split: a split that there must be, in place of eval_split.
+
+  Raises:
+    UserError: as in `load`.
+  """
   kind, _, path = config.name.partition(':')
   if kind == 'folder':
-    return folders.load_whole(path, config)
-  return _from_npz(path, config.eval_split) if kind == 'npz' else tfds_sets.load_whole(config)
+    return folders.load_whole(path, config, split)
+  if kind == 'npz':
+    return _from_npz(path, split or config.eval_split)
+  return tfds_sets.load_whole(config, split or config.eval_split)
 
 
 def _from_npz(path, split):
@@ -51,6 +64,8 @@ def _from_npz(path, split):
     with np.load(path) as arrays:
       images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
       all_labels = [arrays[name] for name in arrays.files if name.endswith('_labels')]
+      names = arrays['class_names'] if 'class_names' in arrays else None
+      sums = {name.filename: name.CRC for name in arrays.zip.infolist()}
   except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
     raise UserError(f'data.name=npz:{path}: not a readable .npz file ({error})') from error
   except KeyError as error:
@@ -60,5 +75,8 @@ def _from_npz(path, split):
       or labels.dtype.kind not in 'iu' or not labels.size):
     raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '
                     f'{labels.dtype} {labels.shape}; expected uint8 (n, h, w, 3) and integers (n,)')
-  return from_images(images, labels, max(int(part.max()) for part in all_labels) + 1,
-                     ids=[f'{split}/{i}' for i in range(len(images))])
+  if names is not None and (names.ndim != 1 or names.dtype.kind != 'U' or len(set(names.tolist())) < len(names)):
+    raise UserError(f'data.name=npz:{path}: class_names is {names.dtype} {names.shape}; expected a different text for each class')
+  classes = max(int(part.max(initial=-1)) for part in all_labels) + 1 if names is None else len(names)
+  return from_images(images, labels, classes, None if names is None else tuple(names.tolist()),
+                     ids=[f'{split}/{i}' for i in range(len(images))], content=str(sums.get(f'{split}_images.npy')))

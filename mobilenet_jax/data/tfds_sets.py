@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, Source
+from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, UNKNOWN, Source
 from mobilenet_jax.data.tfrecords import TFRecords
 from mobilenet_jax.errors import UserError
 
@@ -25,8 +25,8 @@ def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   return tuple(source(builder, split, config.recorded) for split in (config.train_split, config.eval_split))
 
 
-def load_whole(config: ml_collections.ConfigDict) -> Source:
-  return source(_builder(config), config.eval_split)
+def load_whole(config: ml_collections.ConfigDict, split: str) -> Source:
+  return source(_builder(config), split)
 
 
 def source(builder, split: str, recorded: str = '') -> Source:
@@ -37,19 +37,37 @@ def source(builder, split: str, recorded: str = '') -> Source:
   """
   features = builder.info.features
   teacher = recorded.removeprefix(FEATURE) if is_feature(recorded) else ''
-  if teacher and len(getattr(dict(features).get(teacher), 'shape', ())) != 1:
-    raise UserError(f'data.recorded={FEATURE}{teacher}: {builder.name} has the features {", ".join(features)}; '
-                    'expected a feature of shape (d,) with logits or embeddings')
-  label = dict(features).get('label')
+  extra_names = {ATTRIBUTES: tuple(sorted(features['attributes']))} if 'attributes' in features else {}
+  if teacher and (columns := _columns(builder, teacher)):
+    extra_names[TEACHER] = columns
+  label = dict(features).get('label', dict(features).get('identity'))
+  if hasattr(label, 'keys'):  # a dict of features, in celeb_a
+    label = label['Identity_No']
+  if label is not None and (label.shape or np.dtype(label.np_dtype).kind not in 'iuSUO'):
+    raise UserError(f'{builder.name}: the feature label has the shape {label.shape} and the type {label.np_dtype}; expected '
+                    'a class, or the number or name of a person')
   names = getattr(label, 'names', None)
   named = names and names != [str(i) for i in range(len(names))]
-  attributes = {ATTRIBUTES: tuple(sorted(features['attributes']))} if 'attributes' in features else {}
   records = _Records(builder, split, teacher)
-  people = {}
-  if label is not None and not hasattr(label, 'num_classes'):  # in lfw it is the name of a person
-    people['label'] = np.unique(records.targets()['label'], return_inverse=True)[1].astype(np.int32)
+  if label is not None and np.dtype(label.np_dtype).kind in 'SUO':  # in lfw it is the name of a person
+    people, labels = np.unique(records.targets()['label'].astype(str), return_inverse=True)
+    known = people != ''
+    labels = np.where(known, np.cumsum(known) - 1, UNKNOWN)[labels].astype(np.int32)
+    return Source(records, 0, tuple(people[known].tolist()), {'label': labels}, extra_names)
   # A label that is a person instead of a class to predict has no num_classes.
-  return Source(records, getattr(label, 'num_classes', 0), tuple(names) if named else None, people, attributes)
+  return Source(records, getattr(label, 'num_classes', None) or 0, tuple(names) if named else None, {}, extra_names)
+
+
+def _columns(builder, teacher) -> tuple[str, ...] | None:
+  """Returns the names of the outputs in a feature, which is a dict of numbers; None if it is a vector, without names."""
+  features = dict(builder.info.features)
+  feature = features.get(teacher)
+  if hasattr(feature, 'keys') and all(value.shape == () and np.dtype(value.np_dtype).kind in 'iuf' for value in feature.values()):
+    return tuple(sorted(feature))
+  if len(getattr(feature, 'shape', ()) or ()) != 1 or None in feature.shape:
+    raise UserError(f'data.recorded={FEATURE}{teacher}: {builder.name} has the features {", ".join(features)}; expected a '
+                    'feature of shape (d,) with logits or embeddings, or a dict of numbers by the names of the outputs')
+  return None
 
 
 def is_feature(recorded: str) -> bool:
@@ -59,6 +77,8 @@ def is_feature(recorded: str) -> bool:
 
 class _Records:
   """The records of a split; see examples.Table. An example has the id '<split>/<number>', counted in the whole split."""
+
+  in_memory = False
 
   def __init__(self, builder, split, teacher):
     import tensorflow_datasets as tfds
@@ -70,6 +90,7 @@ class _Records:
     if min((part.take for part in self._parts), default=0) < 1:
       raise UserError(f'{builder.name}: the split {split!r} has no examples')
     self._features, self._teacher = builder.info.features, teacher
+    self.content = builder.info.full_name  # with its version
     self._ends = np.cumsum([part.take for part in self._parts])
     self._decoders = {'image': tfds.decode.SkipDecoding()}
     # By file: the name of its split, and the number of its first example in it.
@@ -90,7 +111,8 @@ class _Records:
     if 'attributes' in self._features:
       self.target_shapes[ATTRIBUTES] = (len(self._features['attributes']),), np.dtype(np.int32)
     if teacher:
-      self.target_shapes[TEACHER] = self._features[teacher].shape, np.dtype(np.float32)
+      columns = _columns(builder, teacher)
+      self.target_shapes[TEACHER] = (len(columns),) if columns else self._features[teacher].shape, np.dtype(np.float32)
 
   def __len__(self):
     return int(self._ends[-1])
@@ -112,10 +134,13 @@ class _Records:
     part = self._parts[file]
     return file, int(i - self._ends[file] + part.take + part.skip)
 
-  def id(self, i):
-    file, number = self._place(i)
-    split, first = self._first[str(self._parts[file].filename)]
-    return f'{split}/{first + number}'
+  @functools.cached_property
+  def ids(self):
+    ids = []
+    for part in self._parts:
+      split, first = self._first[str(part.filename)]
+      ids += [f'{split}/{number}' for number in range(first + part.skip, first + part.skip + part.take)]
+    return ids
 
   def name(self, i):
     file, number = self._place(i)
@@ -133,17 +158,18 @@ class _Records:
         rows.append(self[i][1])
       except (OSError, ValueError) as error:
         raise UserError(f'{self.name(i)}: {error}; all examples are needed here: prepare the dataset again') from error
-    return {name: np.array([row[name] for row in rows], None if name == 'label' else dtype)
-            for name, (_, dtype) in self.target_shapes.items()}
+    return {name: np.array([row[name] for row in rows]) for name in self.target_shapes}
 
   def _targets(self, example):
     """Returns the targets of an example. The label of a face is its identity, which celeb_a stores one level deeper."""
-    label = example.get('label', example.get('identity', 0))
+    label = example.get('label', example.get('identity', UNKNOWN))
     targets = {'label': label['Identity_No'] if isinstance(label, dict) else label}
     if 'attributes' in self._features:
-      targets[ATTRIBUTES] = np.array([example['attributes'][name] for name in sorted(self._features['attributes'])], np.int32)
+      targets[ATTRIBUTES] = np.array([example['attributes'][name] for name in sorted(self._features['attributes'])], np.int64)
     if self._teacher:
-      targets[TEACHER] = np.asarray(example[self._teacher], np.float32)
+      outputs = example[self._teacher]
+      outputs = [outputs[name] for name in sorted(outputs)] if isinstance(outputs, dict) else outputs
+      targets[TEACHER] = np.asarray(outputs, np.float32)
     return targets
 
 

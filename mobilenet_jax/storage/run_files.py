@@ -1,6 +1,7 @@
 """The files in a run's folder: their names, and how to read and write the config, the metrics and the run's row.
 
     config.json      the complete config
+    inputs.json      digests of what it was made from besides, see training/inputs.py
     metrics.jsonl    one row per logging step and per evaluation
     tensorboard/     the same values for TensorBoard
     checkpoints/     the two newest and the best
@@ -17,7 +18,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import write_whole
 
-CONFIG_FILE, METRICS_FILE, RESULT_FILE = 'config.json', 'metrics.jsonl', 'result.json'
+CONFIG_FILE, INPUTS_FILE, METRICS_FILE, RESULT_FILE = 'config.json', 'inputs.json', 'metrics.jsonl', 'result.json'
 CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
 # The columns of every row. The metrics of the task stand between the two groups.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
@@ -39,6 +40,26 @@ def read_row(folder: Path) -> dict | None:
     return row if {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) else None
   except (FileNotFoundError, ValueError, TypeError):
     return None
+
+
+def write_inputs(folder: Path, inputs: dict) -> None:
+  """Writes the digests of a run's inputs, whole or not at all."""
+  write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + '\n')
+
+
+def read_inputs(folder: Path) -> dict | None:
+  """Returns the digests of a run's inputs; None if there are none, as in the folders of earlier versions.
+
+  Raises:
+    UserError: if the file is damaged.
+  """
+  path = folder / INPUTS_FILE
+  try:
+    return dict(json.loads(path.read_bytes()))
+  except FileNotFoundError:
+    return None
+  except (ValueError, TypeError) as error:
+    raise UserError(f'{path}: damaged; remove it to go on without a check of the data') from error
 
 
 def read_metrics(folder: Path) -> tuple[list[dict], int]:

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import data, tasks, training
+from mobilenet_jax import tasks, training
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.sweeps.job import GPUS
@@ -35,14 +35,22 @@ class Needs(NamedTuple):
   step: int
 
 
-def prepare(configs: dict[str, dict]) -> tuple[Machine, Needs]:
-  """Prepares or checks the data of the runs. Returns the machine they run on and the memory they need."""
+def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict]]:
+  """Prepares or checks the data of the runs.
+
+  Args:
+    configs: the config of each run, by its name.
+    waiting: the names of the runs that are to be trained.
+
+  Returns:
+    The machine they run on, the memory that the waiting runs need, and the digests of the inputs of all runs, by name.
+  """
   environment.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
-  largest = max(configs.values(), key=cost)
-  # Each run checks itself whether its number of classes fits the data.
-  task = tasks.create(config_lib.changed(largest, {'model.num_classes': 0}))
-  num_outputs, _ = task.outputs(data.load(largest.data)[0])
+  inputs = _inputs(configs)
+  name = max(waiting or configs, key=lambda name: cost(configs[name]))
+  largest = _without_classes(configs[name])
+  num_outputs, _ = tasks.create(largest).outputs(inputs[name].train)
   states = {name: training.state_bytes(config, num_outputs) for name, config in configs.items()}
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
   gpus = []
@@ -50,15 +58,37 @@ def prepare(configs: dict[str, dict]) -> tuple[Machine, Needs]:
     given = os.environ.get(GPUS)
     gpus = given.split(',') if given else [str(i) for i in range(jax.local_device_count())]
   machine = Machine(jax.default_backend(), devices.memory_at_hand(), cores, gpus)
-  return machine, Needs(states, training.step_bytes(largest, num_outputs))
+  return machine, Needs(states, training.step_bytes(largest, num_outputs)), _digests(configs, inputs)
 
 
-def prepare_elsewhere(configs: dict[str, dict]) -> tuple[Machine, Needs]:
+def digests(configs: dict[str, ml_collections.ConfigDict]) -> dict[str, dict]:
+  """Returns the digests of the inputs of each run, by its name."""
+  return _digests(configs, _inputs(configs))
+
+
+def _digests(configs, inputs):
+  return {name: {**inputs[name].digests, **training.starting_weights(config)} for name, config in configs.items()}
+
+
+def _inputs(configs):
+  """Returns the inputs of each run, by its name. What several runs share is loaded once."""
+  keys = {name: training.stream(config) for name, config in configs.items()}
+  one = {key: configs[name] for name, key in keys.items()}
+  shared = {key: training.load_inputs(_without_classes(config)) for key, config in one.items()}
+  return {name: shared[key] for name, key in keys.items()}
+
+
+def _without_classes(config):
+  """Returns a config whose classes are those of the data; each run checks itself whether its number fits the data."""
+  return config_lib.changed(config, {'model.num_classes': 0})
+
+
+def prepare_elsewhere(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict]]:
   """Calls `prepare` in a process that then ends, so that the process that launches jobs holds neither data nor devices."""
   # The system cleans up what the libraries of an ended process left open. A person need not see warnings about it.
   os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')
   with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-    return pool.submit(prepare, configs).result()
+    return pool.submit(prepare, configs, waiting).result()
 
 
 def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: int, machine: Machine, needs: Needs,

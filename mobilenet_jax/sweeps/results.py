@@ -40,7 +40,8 @@ def collect(workdir: Path) -> None:
 def write_csv(path: Path, rows: list[dict]) -> None:
   """Writes rows as CSV, whole or not at all."""
   text = io.StringIO()
-  columns = list(rows[0]) if rows else [*MODEL_COLUMNS, *RUN_COLUMNS]
+  columns = list(max(rows, key=len)) if rows else [*MODEL_COLUMNS, *RUN_COLUMNS]
+  columns += dict.fromkeys(name for row in rows for name in row if name not in columns)  # rows may be of several versions
   writer = csv.DictWriter(text, columns, lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)

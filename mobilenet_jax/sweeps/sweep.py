@@ -23,7 +23,7 @@ from mobilenet_jax.sweeps import grouping as grouping_lib
 from mobilenet_jax.sweeps import job, launch, results, status, watch
 from mobilenet_jax.sweeps.grouping import ALONE, Groupings
 from mobilenet_jax.sweeps.launch import LAUNCHERS
-from mobilenet_jax.training import checked, described
+from mobilenet_jax.training import checked, described, difference
 
 __all__ = ['ALONE', 'LAUNCHERS', 'sweep']
 
@@ -96,10 +96,11 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
   with contextlib.ExitStack() as alone:
     waiting = devices.on_first_host(lambda: _claim(runs, workdir, alone))
     if not waiting:
+      devices.on_first_host(lambda: _check_finished(runs, workdir))
       return {}
     if devices.is_first_host():
       _forget_failures(workdir, waiting)
-    machine, needs = devices.on_first_host(lambda: grouping_lib.prepare({name: runs[name].to_dict() for name in waiting}))
+    machine, needs = devices.on_first_host(lambda: _prepared(grouping_lib.prepare, runs, workdir, waiting))
     groups = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
     say = functools.partial(print, flush=True) if devices.is_first_host() else lambda text: None
     say(_intention(runs, waiting, workdir, groups, 1, f'on {devices.device_name()}', _estimate(groups, 1, machine, needs)))
@@ -117,11 +118,12 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
   with contextlib.ExitStack() as alone:
     waiting = _claim(runs, workdir, alone)
     if not waiting:
+      _check_finished(runs, workdir)
       return {}
     submit = launch.submitter(launcher, workdir / JOBS_FOLDER, slurm)
     running = status.running_jobs(workdir)
     waiting = [name for name in waiting if not any(name in names for names in running.values())]
-    machine, needs = grouping_lib.prepare_elsewhere({name: runs[name].to_dict() for name in waiting or runs})
+    machine, needs = _prepared(grouping_lib.prepare_elsewhere, runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
       groups = grouping_lib.group(runs, waiting, None if grouping == 'auto' else groupings[grouping])
       at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
@@ -137,6 +139,28 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
     print(_intention(runs, waiting, workdir, groups, min(at_once, len(groups)), where, estimate), flush=True)
     _forget_failures(workdir, waiting)
     return watch.Jobs(runs, workdir, launcher, submit, retries).run(groups, shares, running, alone.close)
+
+
+def _prepared(prepare, runs, workdir, waiting) -> tuple:
+  """Returns the machine and what the runs need, once their inputs are known to be those with which they were begun."""
+  machine, needs, digests = prepare({name: config.to_dict() for name, config in runs.items()}, waiting)
+  _check(runs, workdir, digests)
+  return machine, needs
+
+
+def _check_finished(runs, workdir) -> None:
+  """Checks the inputs of runs that have all finished, unless they are gone, which is said."""
+  try:
+    digests = grouping_lib.digests(runs)
+  except UserError as error:
+    print(f'all runs have finished; whether their data is still the same cannot be checked: {error}', flush=True)
+    return
+  _check(runs, workdir, digests)
+
+
+def _check(runs, workdir, digests) -> None:
+  if different := [text for name in runs if (text := difference(workdir / name, digests[name]))]:
+    raise UserError(different[0] + (f' ({len(different)} of the {len(runs)} runs)' if len(different) > 1 else ''))
 
 
 def _forget_failures(workdir, names) -> None:

@@ -38,12 +38,16 @@ class Task(Protocol):
       such as {'top1': ('top-1', '.2%')}.
     transform: what is done to an example between the decoder and the network, see data.Transform, such as
       data.crop_and_flip(config.data). What is random about it comes from its generator only.
+    needs_labels: whether the loss and the evaluation use the label of an example, so that none may be unknown.
+    split_by: how a set without splits is divided: by 'image', or by 'class' if classes are people.
   """
 
   kind: str
   main_metric: str
   headlines: Mapping[str, tuple[str, str]]
   transform: Transform
+  needs_labels: bool
+  split_by: str
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
     """Returns the number of outputs of a model trained on `source`, and their names, or None if they have none.
@@ -54,6 +58,9 @@ class Task(Protocol):
 
   def check(self, source: Source) -> None:
     """Raises UserError if models cannot be evaluated on `source`. Called before training."""
+
+  def measured_against(self, source: Source) -> str:
+    """Returns what an evaluation on `source` compares a model with, for a row: 'labels' or, say, "the teacher's decisions"."""
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Returns the training loss of each example against the targets in `batch`: (b, outputs) -> (b,)."""

@@ -21,6 +21,8 @@ class Attributes:
   kind = 'attributes'
   main_metric = 'mean_ap'
   headlines = {'mean_ap': ('mean AP', '.2%'), 'emulation': ('emulation', '.4f')}
+  needs_labels = False  # the label of an example is a class or a person, if there is one
+  split_by = 'image'
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
@@ -35,7 +37,13 @@ class Attributes:
     return len(names), names
 
   def check(self, source: Source) -> None:
-    """Accepts any source."""
+    """Raises UserError if there is nothing to measure against."""
+    if ATTRIBUTES not in source.target_shapes and TEACHER not in source.extra_names:
+      raise UserError(f'task=attributes: the examples of {self._config.data.name} to evaluate on have no attributes, and there '
+                      'is no teacher; expected one of the two')
+
+  def measured_against(self, source: Source) -> str:
+    return 'labels' if ATTRIBUTES in source.target_shapes else "the teacher's decisions"
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Returns the cross-entropy in nats, averaged over the known attributes: logits (b, a) -> (b,)."""

@@ -14,9 +14,14 @@ class Classification:
   kind = 'classes'
   main_metric = 'top1'
   headlines = {'top1': ('top-1', '.2%'), 'top5': ('top-5', '.2%')}
+  needs_labels = True
+  split_by = 'image'
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config = config
+    if config.data.split_by == 'class':
+      raise UserError('data.split_by=class: the classes that are held out would be asked for and never trained on; expected '
+                      'image for task=classification')
     self.transform = crop_and_flip(config.data)
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:
@@ -33,6 +38,10 @@ class Classification:
 
   def check(self, source: Source) -> None:
     """Accepts any source."""
+
+  def measured_against(self, source: Source) -> str:
+    del source
+    return 'labels'
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Returns the cross-entropy in nats, with label smoothing: logits (b, classes) -> (b,)."""

@@ -18,6 +18,8 @@ class Embedding:
   kind = 'vector'
   main_metric = 'accuracy'
   headlines = {'accuracy': ('accuracy', '.2%'), 'auc': ('AUC', '.4f'), 'distance': ('distance', '.4f')}
+  needs_labels = True
+  split_by = 'class'  # an evaluation on people seen in training would prove little
 
   def __init__(self, config: ml_collections.ConfigDict):
     self._config, data = config, config.data
@@ -37,6 +39,10 @@ class Embedding:
     if missing := [name for name in dict.fromkeys(pairs.first + pairs.second) if name not in names]:
       raise UserError(f'data.pairs={data.pairs}: {len(missing)} images of the pairs are not in {data.name}, such as '
                       f'{missing[0]}; expected all of them')
+
+  def measured_against(self, source: Source) -> str:
+    del source
+    return 'given pairs' if self._config.data.pairs else 'drawn pairs'
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Returns FaceNet's triplet loss with semi-hard negatives from the batch of all devices: (b, d) -> (b,)."""

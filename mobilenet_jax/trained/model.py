@@ -18,7 +18,7 @@ from PIL import Image
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
-from mobilenet_jax.data import Source, description, normalize, read_image
+from mobilenet_jax.data import Source, description, digest, normalize, read_image
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import checkpoints
 from mobilenet_jax.storage.files import write_whole
@@ -47,6 +47,12 @@ class TrainedModel:
     """Returns the number of outputs; 0 if the model has no classifier."""
     classifier = self.variables['params'].get(models.CLASSIFIER)
     return classifier['bias'].shape[0] if classifier else 0
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Returns a digest of the weights and the labels."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(self.variables))
+    return digest(repr(self.labels), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
   @functools.cached_property
   def task(self) -> tasks.Task:
@@ -131,26 +137,42 @@ class TrainedModel:
       return jax.tree.map(lambda x: x.astype(jnp.float32), found)
     return functools.partial(jax.jit(features), self.variables)
 
-  def outputs_of(self, source: Source) -> np.ndarray:
-    """Returns the output that belongs to each label of `source`: int32 (source.num_classes,).
+  def outputs_of(self, source: Source) -> np.ndarray | None:
+    """Returns the output that stands for each class, attribute or number of `source`, int32; None for embeddings.
 
-    Classes are matched by name if model and source both have names; the name of a synset is its number, 'n01440764'.
-    Otherwise the labels of `source` are the numbers of the model's classes, not counting the background.
+    They are matched by name if model and source both have names; the name of a synset is its number, 'n01440764'. Names that
+    are numbers are the numbers of the model's classes, not counting the background, if no class of the model has such a name.
+    Without names on one of the two sides, classes are matched by number.
 
     Raises:
-      UserError: if the model lacks some of the classes; the error names them.
+      UserError: if the model lacks some of them; the error names them.
     """
+    if self.task.kind == 'vector':
+      return None
+    if self.task.kind != 'classes':
+      return self._by_name(self.labels or (), self.task.outputs(source)[1] or (), self.task.kind)
     ours, theirs = class_keys(self.labels or ()), class_keys(source.class_names or ())
-    if ours and theirs:
-      if missing := [name for name in theirs if name not in ours]:
-        raise UserError(f'{self.origin}: has {len(ours)} classes ({some(ours)}), the data has {len(theirs)}; the model '
-                        f'lacks {some(missing)}; expected data with the same classes')
-      return np.array([ours.index(name) for name in theirs], np.int32)
+    numbered = bool(theirs) and all(name.isdecimal() for name in theirs)
+    if ours and theirs and (not numbered or any(name.isdecimal() for name in ours)):
+      return self._by_name(ours, theirs, 'classes')
     first = int(bool(ours) and ours[0] == BACKGROUND)
-    if source.num_classes > self.num_classes - first:
-      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data has {source.num_classes}; expected '
-                      'data with the same classes')
-    return np.arange(first, first + source.num_classes, dtype=np.int32)
+    numbers = [int(name) for name in theirs] if numbered else range(source.num_classes)
+    if beyond := [number for number in numbers if number >= self.num_classes - first]:
+      such = f', such as {beyond[0]}, counted from 0' if numbered else ''
+      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data has {len(numbers)}{such}; expected data '
+                      'with the same classes')
+    return np.array(numbers, np.int32) + first
+
+  def _by_name(self, ours, theirs, what):
+    if missing := [name for name in theirs if name not in ours]:
+      raise UserError(f'{self.origin}: has {len(ours)} {what} ({some(ours)}), the data has {len(theirs)}; the model '
+                      f'lacks {some(missing)}; expected data with the same {what}')
+    places = {name: i for i, name in enumerate(ours)}
+    return np.array([places[name] for name in theirs], np.int32)
+
+  def matched_by_number(self, source: Source) -> bool:
+    """Returns whether `outputs_of` matches classes by number, because the model or the data has no names."""
+    return self.task.kind == 'classes' and not (self.labels and source.class_names)
 
   def variables_for(self, source: Source, like: dict, keep_head: bool) -> dict:
     """Returns {'params', 'batch_stats'} from which the training of another model starts.
@@ -168,7 +190,8 @@ class TrainedModel:
     if keep_head:
       if classifier is None:
         raise UserError(f'init.keep_head: {self.origin} has no classifier to keep')
-      outputs = self.outputs_of(source) if self.task.kind == 'classes' else slice(None)
+      outputs = self.outputs_of(source)
+      outputs = slice(None) if outputs is None else outputs
       head = {'kernel': classifier['kernel'][:, outputs], 'bias': classifier['bias'][outputs]}
     projection = {name: value for name, value in like['params'].items() if name == models.PROJECTION}
     variables = {'params': {**params, **projection, models.CLASSIFIER: head}, 'batch_stats': self.variables['batch_stats']}

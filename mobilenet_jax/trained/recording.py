@@ -1,13 +1,12 @@
 """Records the outputs of a trained model for a whole dataset. Each image is cropped centrally, as in evaluation."""
 
-import hashlib
+import dataclasses
 import itertools
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from mobilenet_jax.data import Source, eval_batches
+from mobilenet_jax.data import Source, digest, eval_batches
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import whole_file, write_whole
 from mobilenet_jax.trained.model import TrainedModel
@@ -24,6 +23,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
   Raises:
     UserError: if outputs are not finite; the error names an example.
   """
+  source = dataclasses.replace(source, labelled=False)
   folder.mkdir(parents=True, exist_ok=True)
   _claim(folder / 'of.sha256', model, source)
   firsts = range(0, len(source), PART)
@@ -43,7 +43,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
 
 def outputs_for(model: TrainedModel, source: Source) -> np.ndarray:
   """Returns the raw outputs (n, d) of all examples, cropped as in evaluation."""
-  return np.concatenate(list(_outputs(model, source, start=0)))
+  return np.concatenate(list(_outputs(model, dataclasses.replace(source, labelled=False), start=0)))
 
 
 def _outputs(model, source, start):
@@ -53,12 +53,10 @@ def _outputs(model, source, start):
 
 def _claim(path, model, source):
   """Records the weights and examples that the parts belong to, or checks that these are the same as before."""
-  digest = hashlib.sha256('\n'.join(source.ids).encode())
-  for leaf in jax.tree.leaves(model.variables):
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+  now = digest(model.digest, *source.ids)
   if not path.exists():
-    write_whole(path, digest.hexdigest())
-  elif path.read_text() != digest.hexdigest():
+    write_whole(path, now)
+  elif path.read_text() != now:
     raise UserError(f'{path.parent}: holds the outputs of another teacher or for other examples; remove the folder, or give '
                     'another --out')
 

@@ -2,6 +2,7 @@
 
     loop.py          the only training loop; it trains a group of models
     run.py           one model in the loop: its compiled steps, and when it logs, evaluates, goes back and ends
+    inputs.py        what a run is made from besides its config, and whether it is still the same
     run_folder.py    reads and writes the folder of a run
     state.py         what a step changes, and what a checkpoint stores
     step.py          one step; it uses optimizer.py and distillation.py
@@ -12,9 +13,10 @@ This module is the interface of the package: other packages import from here.
 from mobilenet_jax.training.checks import checked
 from mobilenet_jax.training.distillation import Teacher
 from mobilenet_jax.training.evaluation import evaluate_trained
+from mobilenet_jax.training.inputs import difference, load_inputs, own_evaluation, starting_weights
 from mobilenet_jax.training.loop import stream, train, train_group
 from mobilenet_jax.training.memory import state_bytes, step_bytes
 from mobilenet_jax.training.report import described, duration
 
-__all__ = ['Teacher', 'checked', 'described', 'duration', 'evaluate_trained', 'state_bytes', 'step_bytes', 'stream', 'train',
-           'train_group']
+__all__ = ['Teacher', 'checked', 'described', 'difference', 'duration', 'evaluate_trained', 'load_inputs', 'own_evaluation',
+           'starting_weights', 'state_bytes', 'step_bytes', 'stream', 'train', 'train_group']

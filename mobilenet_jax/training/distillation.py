@@ -20,6 +20,9 @@ from mobilenet_jax.data import TEACHER, Source, normalize
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import PROJECTION
 
+SMALLEST = 1e-7  # because a probability of 0 would give a logit of minus infinity
+SUM_TOLERANCE = 0.01  # of the probabilities of classes, which may be rounded
+
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
@@ -98,15 +101,48 @@ def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
   return np.arange(count)
 
 
-def selected(source: Source, num_outputs: int, names: tuple[str, ...] | None) -> Source:
-  """Returns a source whose recorded outputs are those of the student, in the student's order; see `select`."""
-  outputs, shapes = source.extra.get(TEACHER), source.target_shapes
-  if outputs is None:
-    if TEACHER in shapes:  # a feature of the examples
-      match(None, num_outputs, None, shapes[TEACHER][0][0], 'the feature in data.recorded')
+def selected(source: Source, task: tasks.Task, num_outputs: int, names: tuple[str, ...] | None) -> Source:
+  """Returns a source whose recorded outputs are those of the student, in the student's order; see `select`.
+
+  Probabilities become logits: of classes by the logarithm, whose softmax they are, of attributes by the inverse of the sigmoid.
+
+  Raises:
+    UserError: if the outputs do not match, or are of another kind than the task's.
+  """
+  shapes = source.target_shapes
+  if TEACHER not in shapes:
     return source
-  order = match(names, num_outputs, source.extra_names.get(TEACHER), outputs.shape[1], 'the file in data.recorded')
-  return dataclasses.replace(source, extra={**source.extra, TEACHER: outputs[:, order]})
+  theirs, (count,) = source.extra_names.get(TEACHER), shapes[TEACHER][0]
+  order = match(names, num_outputs, theirs, count, 'data.recorded')
+  extra_names, remarks = source.extra_names, source.remarks
+  if theirs and names:
+    extra_names = {**extra_names, TEACHER: names}
+  elif names and task.kind != 'vector':
+    remarks = (*remarks, f'the recorded outputs have no names and are taken to be those of the student, in its order '
+               f'({trained.some(names)})')
+  extra = dict(source.extra)
+  if TEACHER in extra:  # else they are a feature of the examples
+    extra[TEACHER] = _as_logits(extra[TEACHER], source.outputs_kind, task.kind)
+  return dataclasses.replace(source, extra=extra, outputs_kind='', extra_names=extra_names, remarks=remarks,
+                             columns={**source.columns, TEACHER: order})
+
+
+def _as_logits(outputs, kind, task_kind):
+  """Returns outputs (n, d) of data/recorded.py as logits, or as they are if they are embeddings."""
+  expected = {'classes': ('logits', 'probs', ''), 'attributes': ('logits', 'probs', '')}.get(
+      task_kind, ('embeddings', 'logits', ''))
+  if kind not in expected:
+    raise UserError(f'data.recorded: has {kind}; this task needs {" or ".join(filter(None, expected))}')
+  if kind != 'probs':
+    return outputs
+  probs = np.clip(outputs.astype(np.float64), SMALLEST, 1 - SMALLEST)
+  if task_kind == 'classes':
+    sums = outputs.sum(-1)
+    if len(wrong := np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)):
+      raise UserError(f'data.recorded: the probs of {len(wrong)} of {len(sums)} examples do not sum to 1, such as '
+                      f'{sums[wrong[0]]:.3g}; expected the probabilities of classes')
+    return np.log(probs).astype(np.float32)
+  return (np.log(probs) - np.log1p(-probs)).astype(np.float32)
 
 
 def feature_names(config: ml_collections.ConfigDict) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from mobilenet_jax import tasks
 from mobilenet_jax.data import BadExample, Source, eval_batches, normalize
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
-from mobilenet_jax.trained import TrainedModel, some
+from mobilenet_jax.trained import TrainedModel
 from mobilenet_jax.training import distillation
 
 
@@ -44,14 +44,17 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
     model: the network.
     task: see tasks.Task.
     image_size: height and width of the network's input.
-    outputs: the output that stands for each label; by default the one of the same index.
+    outputs: the output that stands for each class, attribute or number of the data, see TrainedModel.outputs_of; by default
+      the one of the same index.
     teacher: a teacher whose outputs are added to the batch, or None.
   """
   def eval_step(variables, batch, teacher_variables):
-    if outputs is not None:
+    if outputs is not None and task.kind == 'classes':
       batch = {**batch, 'label': jnp.asarray(outputs)[batch['label']]}
     batch, _ = distillation.add_outputs(batch, teacher, teacher_variables)
     found = model.apply(variables, normalize(batch['image'], image_size), train=False)
+    if outputs is not None and task.kind != 'classes':
+      found = found[:, outputs]
     sums = jax.lax.psum(tasks.metrics.sums(task.metrics(found, batch), batch['mask']), devices.AXIS)
     return sums, task.kept(found, batch)
 
@@ -110,24 +113,20 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
                      on_bad_image: Callable[[BadExample], None]) -> list[dict[str, float]]:
-  """Evaluates trained models that have the same preprocessing. Their classes are matched with those of `source`.
+  """Evaluates trained models that have the same preprocessing. Their outputs are matched with the names that `source` has.
 
   See `evaluate` for the arguments and the metrics.
 
   Raises:
     UserError: if the models do not fit the data, or if a model's outputs cannot be summarised.
   """
-  evaluated, model = [], models[0]
-  if model.config.data.recorded:
-    source = distillation.selected(source, model.num_classes, model.labels)
+  evaluated, task = [], models[0].task
+  source = dataclasses.replace(source, labelled=task.needs_labels)
+  source = distillation.selected(source, task, models[0].num_classes, models[0].labels)
+  task.check(source)
   for model in models:
-    task = model.task
-    outputs = model.outputs_of(source) if task.kind == 'classes' else None
-    if task.kind != 'classes' and (names := task.outputs(source)[1]) != model.labels:
-      raise UserError(f'{model.origin}: the model predicts {some(model.labels or ())}, the data has {some(names or ())}; '
-                      'expected data with the same names in the same order')
-    step = make_eval_step(model.module, task, model.config.data.image_size, outputs)
-    evaluated.append(Evaluated(task, devices.pmap_evaluation(step), model.variables))
+    step = make_eval_step(model.module, model.task, model.config.data.image_size, model.outputs_of(source))
+    evaluated.append(Evaluated(model.task, devices.pmap_evaluation(step), model.variables))
   evaluations = evaluate(evaluated, source, config, on_bad_image)
   for evaluation in evaluations:
     if isinstance(evaluation, UserError):

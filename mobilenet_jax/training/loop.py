@@ -12,10 +12,12 @@ import ml_collections
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks
-from mobilenet_jax.data import BadExample, Batch, Source, keep_in_memory, left_out, load, stream_size, train_batches
+from mobilenet_jax.data import BadExample, Batch, Source, left_out, stream_size, train_batches
 from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.runtime import devices, signals
 from mobilenet_jax.training import distillation, evaluation
+from mobilenet_jax.training import inputs as inputs_lib
+from mobilenet_jax.training.inputs import Inputs
 from mobilenet_jax.training.run import NonFinite, Run
 
 HOSTS_AGREE_EVERY = 10  # steps
@@ -82,8 +84,9 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
       stack.callback(runs[-1].close)
     stop = stack.enter_context(signals.stop_wanted())
     active = lambda: [run for run in runs if not run.outcome]
+    inputs = _claimed(runs, data, teacher)
     if active():
-      _Group(active, shared, stop).train(data, teacher)
+      _Group(active, shared, stop).train(inputs)
     if active():
       for run in active():
         _or_stop(run, run.pause)
@@ -95,6 +98,21 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
       raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; start the same '
                         'command again to continue')
     return [run.outcome for run in runs]
+
+
+def _claimed(runs: list[Run], data, teacher) -> Inputs | None:
+  """Loads the inputs of the runs, and checks that they are those with which runs were begun. None if all runs have ended."""
+  try:
+    inputs = inputs_lib.load_inputs(runs[0].config, data, teacher)
+  except UserError as error:
+    if not all(run.outcome for run in runs):
+      raise
+    for run in runs:
+      run.folder.note(f'finished before; whether its data is still the same cannot be checked: {error}')
+    return None
+  for run in runs:
+    _or_stop(run, lambda: run.folder.claim_inputs({**inputs.digests, **inputs_lib.starting_weights(run.config)}))
+  return inputs
 
 
 class _Group:
@@ -117,27 +135,20 @@ class _Group:
       return bool(self._wanted())
     return step % HOSTS_AGREE_EVERY == 0 and devices.over_hosts(bool(self._wanted())) > 0
 
-  def train(self, data: tuple[Source, Source] | None, teacher: distillation.Teacher | None) -> None:
-    """Trains until no run is active or a stop is wanted. The arguments are those of train_group."""
+  def train(self, inputs: Inputs) -> None:
+    """Trains until no run is active or a stop is wanted."""
     shared, active = self._config, self._active
-    train_source, self._eval_source = data or map(keep_in_memory, load(shared.data))
-    teacher = teacher or distillation.load_teacher(shared)
-    if teacher:
-      train_source, self._eval_source = (distillation.named(source, teacher) for source in (train_source, self._eval_source))
-    task = tasks.create(shared)
-    self._transform = task.transform
-    task.check(self._eval_source)
-    if shared.data.recorded:
-      outputs = task.outputs(train_source)
-      both = (train_source, self._eval_source)
-      train_source, self._eval_source = (distillation.selected(source, *outputs) for source in both)
+    train_source, self._eval_source, teacher = inputs.train, inputs.evaluation, inputs.teacher
+    self._transform = tasks.create(shared).transform
     if teacher:
       teacher = dataclasses.replace(teacher, variables=devices.replicate(teacher.variables))
-    if fewer := left_out(train_source, shared.data):
-      for run in active():
-        run.folder.note(fewer)
+    classes = f', {train_source.num_classes:,} classes' if train_source.num_classes else ''
+    counts = f'{shared.data.name}: {len(train_source):,} examples to train on, {len(self._eval_source):,} to evaluate on{classes}'
+    remarks = (counts, *train_source.remarks, left_out(train_source, shared.data))
+    for run, remark in itertools.product(active(), filter(None, remarks)):
+      run.folder.note(remark)
     self._train_source = train_source
-    devices.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, teacher)), active())
+    devices.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, self._eval_source, teacher)), active())
 
     # After an interruption, some runs may have stopped before an evaluation, and others may lack only their row.
     self._evaluate([run for run in active() if run.progress.pending], Run.keep)

@@ -72,11 +72,11 @@ class Run:
     """The number of steps done."""
     return self.progress.step
 
-  def start(self, train_source: Source, teacher: distillation.Teacher | None = None) -> None:
+  def start(self, train_source: Source, eval_source: Source, teacher: distillation.Teacher | None = None) -> None:
     """Builds the model and its state, and compiles its steps. Restores the newest checkpoint if there is one.
 
     Args:
-      train_source: the examples to train on.
+      train_source, eval_source: the examples to train on, and to evaluate on.
       teacher: the teacher to learn from, unless its outputs are recorded in the batches.
 
     Raises:
@@ -85,6 +85,7 @@ class Run:
     config = self.config
     task = self._task = tasks.create(config)
     num_outputs, self._labels = task.outputs(train_source)
+    self._measured_against = task.measured_against(eval_source)
     distillation.check(config, teacher is not None, TEACHER in train_source.target_shapes)
     per_epoch = steps_per_epoch(train_source, config.batch_size)
     steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
@@ -110,7 +111,7 @@ class Run:
 
     self._rng = jax.random.key(config.seed + 1)
     blank = lambda size: devices.split(blank_batch(config.data, train_source, size))
-    train_step = devices.pmap_step(make_train_step(model, task, tx, config, teacher))
+    train_step = devices.pmap_step(make_train_step(model, task, tx, config, teacher, train_source.labelled))
     train_args = self.progress.state, blank(config.batch_size), self._rng, self._teacher_variables
     self._train_step = train_step.lower(*train_args).compile()
     eval_step = devices.pmap_evaluation(make_eval_step(model, task, config.data.image_size, teacher=teacher))
@@ -242,7 +243,7 @@ class Run:
         'height': config.data.image_size[0], 'width': config.data.image_size[1],
         'mult_adds': cost.mult_adds, 'params': cost.trainable,
         **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
-        'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
+        'measured_against': self._measured_against, 'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
         'seconds': round(self._seconds(), 1),
         'dataset': config.data.name, 'seed': config.seed, 'commit': environment.commit(), 'device': devices.device_name(),
     }

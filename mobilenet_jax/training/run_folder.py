@@ -18,6 +18,7 @@ from mobilenet_jax.storage import run_files
 from mobilenet_jax.storage.checkpoints import Checkpoints
 from mobilenet_jax.storage.files import lock, whole_file
 from mobilenet_jax.tasks import Task
+from mobilenet_jax.training import inputs
 from mobilenet_jax.training.report import Report
 from mobilenet_jax.training.state import Progress, TrainState
 
@@ -58,6 +59,20 @@ class RunFolder:
       self._lock.close()
       raise
     return run_files.read_row(self.path)
+
+  def claim_inputs(self, now: dict) -> None:
+    """Records the digests of the run's inputs or, once it has begun, checks that they are the same.
+
+    Raises:
+      UserError: if they differ; it says in what.
+    """
+    devices.on_first_host(lambda: self._claim_inputs(now))
+
+  def _claim_inputs(self, now):
+    if different := inputs.difference(self.path, now):
+      raise UserError(different)
+    if not (self.row or run_files.newest_checkpoint(self.path)):
+      run_files.write_inputs(self.path, now)
 
   def note(self, text: str) -> None:
     """Passes a line to a person."""

@@ -14,8 +14,12 @@ from mobilenet_jax.training.state import TrainState
 FINITE = 'finite'  # one of the sums of a step: whether its update is finite, which its loss does not show
 
 
-def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher: distillation.Teacher | None = None):
-  """Returns step(state, batch, rng, teacher's variables) -> (state, sums) for one device; collectives use devices.AXIS."""
+def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher: distillation.Teacher | None = None,
+                    labelled: bool = True):
+  """Returns step(state, batch, rng, teacher's variables) -> (state, sums) for one device; collectives use devices.AXIS.
+
+  Without labels, the sums lack the task's metrics if these need labels.
+  """
 
   def loss_and_gradient(params, batch_stats, batch, rng, teacher_variables):
     color_rng, dropout_rng = jax.random.split(rng)
@@ -37,7 +41,8 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
     gradient, (batch_stats, outputs, losses) = jax.grad(loss, has_aux=True)(params)
     # 'loss' is the task's own loss, against the labels. If training minimises another loss, that is the 'objective'.
     values = {'objective': losses} if distillation.is_soft(config) else {'loss': losses}
-    return gradient, batch_stats, tasks.metrics.sums({**values, **task.metrics(outputs, batch)}, batch['mask'])
+    metrics = task.metrics(outputs, batch) if labelled or not task.needs_labels else {}
+    return gradient, batch_stats, tasks.metrics.sums({**values, **metrics}, batch['mask'])
 
   def train_step(state: TrainState, batch, rng, teacher_variables):
     rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), jax.lax.axis_index(devices.AXIS))

@@ -54,12 +54,13 @@ def test_a_run_without_tensorflow(npz, tmp_path):
   assert done.returncode == 0, done.stderr
   assert done.stderr == ''
   lines = done.stdout.splitlines()
-  assert [line.split()[1] for line in lines[:3]] == ['2/4', '4/4', '4/4']
-  assert 'images/s' in lines[0] and 'left' in lines[0] and 'evaluated on 21' in lines[2]
-  assert lines[3].startswith('mobilenet_0.25_32: top-1 ')
+  assert lines[0] == f'npz:{npz}: 40 examples to train on, 21 to evaluate on, 4 classes'
+  assert [line.split()[1] for line in lines[1:4]] == ['2/4', '4/4', '4/4']
+  assert 'images/s' in lines[1] and 'left' in lines[1] and 'evaluated on 21' in lines[3]
+  assert lines[4].startswith('mobilenet_0.25_32: top-1 ')
   row = json.loads((workdir / 'result.json').read_text())
   assert row['eval_examples'] == 21 and row['examples_seen'] == 32 and row['dataset'] == f'npz:{npz}'
-  assert {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'result.json', 'lock'} == {
+  assert {'config.json', 'inputs.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'result.json', 'lock'} == {
       path.name for path in workdir.iterdir()}
   assert list((workdir / 'tensorboard').glob('events.*'))
 

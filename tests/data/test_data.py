@@ -319,9 +319,9 @@ def test_empty_class_folder_is_named(tmp_path):
 
 def test_labels_that_are_not_utf8_are_one_line(tmp_path):
   Image.new('RGB', (40, 40)).save(tmp_path / '1.png')
-  for content, message in ((b'file,label\n1.png,caf\xe9\n', 'save it as UTF-8'), (b'file,label\n1.png\n', 'expected the header')):
+  for content, message in ((b'file,label\n1.png,caf\xe9\n', 'save it as UTF-8'), (b'file,label\n1.png\n', 'line 2: 1 cells; expected 2, as in the header')):
     (tmp_path / 'labels.csv').write_bytes(content)
-    with pytest.raises(UserError, match=f'labels.csv: .*{message}'):
+    with pytest.raises(UserError, match=f'labels.csv.*{message}'):
       load_whole(data_config(name=f'folder:{tmp_path}'))
 
 

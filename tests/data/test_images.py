@@ -57,8 +57,15 @@ FORMATS = {
     # TensorFlow does not read these.
     'webp, alpha': encoded(Image.fromarray(np.dstack([NOISE, NOISE[..., :1]])), 'webp', lossless=True, exact=True),
     'webp, animated': encoded(RGB, 'webp', save_all=True, append_images=[SECOND], lossless=True),
+    'tiff': encoded(RGB, 'tiff'),
+    'tiff, LZW': encoded(RGB, 'tiff', compression='tiff_lzw'),
+    'tiff, gray': encoded(GRAY, 'tiff'),
+    'tiff, gray, 16 bits': encoded(Image.fromarray(NOISE[..., 0].astype(np.uint16) * 256 + 77), 'tiff'),
+    'tiff, pages': encoded(RGB, 'tiff', save_all=True, append_images=[SECOND]),
 }
-NOT_TENSORFLOWS = {'webp, alpha': NOISE, 'webp, animated': NOISE}
+ALL_GRAY = np.repeat(NOISE[..., :1], 3, axis=2)
+NOT_TENSORFLOWS = {'webp, alpha': NOISE, 'webp, animated': NOISE, 'tiff': NOISE, 'tiff, LZW': NOISE, 'tiff, gray': ALL_GRAY,
+                   'tiff, gray, 16 bits': ALL_GRAY, 'tiff, pages': NOISE}
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -109,11 +116,12 @@ def test_damaged_exif_says_nothing():
 
 
 @pytest.mark.parametrize('content, message', (
-    (b'', 'an empty file'), (b'not an image', 'not a JPEG, PNG, BMP, GIF or WebP image'), (FORMATS['jpeg'][:300], 'damaged'),
+    (b'', 'an empty file'), (b'not an image', 'not a JPEG, PNG, BMP, GIF, WebP or TIFF image'), (FORMATS['jpeg'][:300], 'damaged'),
     (FORMATS['jpeg'][:-2], 'Premature end of JPEG file'), (FORMATS['png'][:2000], 'damaged'), (FORMATS['gif'][:300], 'damaged'),
     (FORMATS['webp'][:100], 'damaged|not a'), (FORMATS['jpeg'][:3], 'damaged|not a'),
     (encoded(Image.new('RGB', (1, 1)), 'png'), 'a single pixel'),
-    (encoded(Image.fromarray(NOISE), 'tiff'), 'not a JPEG, PNG, BMP, GIF or WebP image')))
+    (FORMATS['tiff'][:2000], 'damaged|not a'), (FORMATS['tiff, LZW'][:2000], 'damaged|not a'),
+    (encoded(Image.fromarray(NOISE), 'ppm'), 'not a JPEG, PNG, BMP, GIF, WebP or TIFF image')))
 def test_what_is_no_image_is_said_in_one_line(content, message, tmp_path, capfd):
   path = tmp_path / 'bad.jpg'
   path.write_bytes(content)
@@ -136,7 +144,7 @@ def test_what_is_no_picture_in_a_notebook_is_said(image, message):
 
 def test_whatever_the_bytes_they_are_an_image_or_refused():
   """No error of a decoder's own comes through, nor one of another format that Pillow knows."""
-  for kind in ('tiff', 'avif', 'dds', 'ico'):
+  for kind in ('ppm', 'avif', 'dds', 'ico'):
     with pytest.raises(ValueError, match='not a JPEG'):
       images.decode(encoded(RGB, kind), True)
   for content in FORMATS.values():

@@ -13,7 +13,7 @@ CONFIG = data_config()
 
 def source(count, labels=None):
   image = np.zeros((1, 1, 3), np.uint8)
-  return from_images([image] * count, np.zeros(count, np.int32) if labels is None else labels, 1)
+  return from_images([image] * count, np.zeros(count, np.int32) if labels is None else labels, 30)
 
 
 def epoch(count, seed=0, number=0, batch=1):

@@ -1,5 +1,6 @@
 """Tests TFDS datasets in both formats: records, their ids, damaged records, and people. Nothing of it needs TensorFlow."""
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -7,11 +8,15 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import NEVER, ROOT, data_config, images_of
+from conftest import NEVER, ROOT, data_config, images_of, tiny_config
 
-from mobilenet_jax.data import eval_batches, keep_in_memory, recorded, tfds_sets, tfrecords, train_batches
+from mobilenet_jax import tasks
+from mobilenet_jax.data import (
+    eval_batches, fingerprint, keep_in_memory, recorded, some_unlabelled, tfds_sets, tfrecords, train_batches)
 from mobilenet_jax.data.order import steps_per_epoch
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.training import distillation
+from mobilenet_jax.training.inputs import changes
 
 FORMATS = ('tfrecord', 'array_record')
 
@@ -109,9 +114,9 @@ def test_recorded_outputs_are_found_by_id(file_format, tmp_path):
   np.savez(tmp_path / 'teacher.npz', names=[source.ids[i] for i in order], embeddings=outputs[order])
   config = data_config(image_size=(32, 32), crop_min_area=1.0, recorded=str(tmp_path / 'teacher.npz'))
   with pytest.raises(UserError, match='no outputs for 3 of 23 examples'):
-    recorded.join(source, config)
+    recorded.join((source, source), config)
   config.recorded_missing = 'skip'
-  for joined in (recorded.join(source, config), recorded.join(keep_in_memory(source), config)):
+  for joined in recorded.join((source, keep_in_memory(source)), config):
     assert len(joined) == len(joined.labels) == 20
     for batches in (eval_batches(joined, config, 5, NEVER), itertools.islice(train_batches(joined, config, 5, 0, 0, NEVER), 4)):
       rows = np.concatenate([batch['teacher'] for batch in batches])
@@ -254,3 +259,91 @@ def test_celeb_a_and_lfw_are_read_as_tfds_has_them(tmp_path):
   source = tfds_sets.source(Celebrities(data_dir=str(tmp_path), file_format='tfrecord'), 'train')
   assert source.extra_names == {'attributes': ('Eyeglasses', 'Wig')}
   assert source.targets['attributes'].tolist() == [[i % 3 == 0, i % 2] for i in range(6)]
+
+
+def built(tmp_path, features, examples, file_format='tfrecord', **splits):
+  """Returns a builder of these features and examples, which lack the image; by default all are in the split train."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+
+  class Built(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, features=tfds.features.FeaturesDict(
+          {'image': tfds.features.Image(shape=(None, None, 3)), **features(tfds.features)}))
+
+    def _split_generators(self, dl_manager):
+      return {name: self._generate_examples(part) for name, part in (splits or {'train': examples}).items()}
+
+    def _generate_examples(self, part):
+      for i, example in enumerate(part):
+        yield i, {'image': np.full((32, 32, 3), 9 * i, np.uint8), **example}
+
+  builder = Built(data_dir=str(tmp_path), file_format=file_format)
+  builder.download_and_prepare()
+  return builder
+
+
+def classes(features):
+  return {'label': features.ClassLabel(names=['x', 'y', 'z'])}
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_an_example_without_a_label_is_named(file_format, tmp_path):
+  builder = built(tmp_path, classes, (), file_format, train=[{'label': i % 3} for i in range(6)],
+                  test=[{'label': i} for i in (0, 1, -1, 2)])
+  source, config = tfds_sets.source(builder, 'test'), data_config(image_size=(32, 32), bad_images='skip')
+  for read in (lambda: list(eval_batches(source, config, 2, NEVER)), lambda: source.labels, lambda: source[2]):
+    with pytest.raises(UserError, match=r'record 2: there is no label \(-1\); expected one of 3 classes, 0 to 2'):
+      read()
+  unlabelled = dataclasses.replace(source, labelled=False)
+  assert unlabelled.labels.tolist() == [0, 1, -1, 2] and some_unlabelled(source)
+  assert not some_unlabelled(tfds_sets.source(builder, 'train'))
+
+
+def test_sets_without_labels_have_none(tmp_path):
+  plain = tfds_sets.source(built(tmp_path / 'a', lambda features: {'attributes': {'hat': np.bool_}}, [{'attributes': {'hat': True}}]),
+                           'train')
+  assert plain.num_classes == 0
+  with pytest.raises(UserError, match=r'there is no label \(-1\); expected the number of a person'):
+    plain[0]
+  people = built(tmp_path / 'b', lambda features: {'label': features.Text()}, [{'label': name} for name in ('Bob', '', 'Ann', 'Bob')])
+  source = tfds_sets.source(people, 'train')
+  assert source.class_names == ('Ann', 'Bob') and dataclasses.replace(source, labelled=False).labels.tolist() == [1, -1, 0, 1]
+  with pytest.raises(UserError, match='record 1: there is no label'):
+    source.labels
+  many = built(tmp_path / 'c', lambda features: {'label': features.Tensor(shape=(2,), dtype=np.int64)}, [{'label': [1, 2]}])
+  with pytest.raises(UserError, match=r'built: the feature label has the shape \(2,\) and the type .*int64.*; expected a class'):
+    tfds_sets.source(many, 'train')
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_a_teacher_in_a_dict_of_numbers_is_matched_by_name(file_format, tmp_path):
+  builder = built(tmp_path, lambda features: {**classes(features), 'teacher': {name: np.float32 for name in 'zxy'}},
+                  [{'label': i % 3, 'teacher': {'x': i, 'y': 10 + i, 'z': 20 + i}} for i in range(5)], file_format)
+  source = tfds_sets.source(builder, 'train', 'feature:teacher')
+  found = distillation.selected(source, tasks.create(tiny_config()), 3, ('z', 'x', 'y'))
+  assert found[2].targets['teacher'].tolist() == [22, 2, 12] and found.targets['teacher'][4].tolist() == [24, 4, 14]
+  assert found.target_shapes['teacher'] == ((3,), np.float32) and not found.remarks
+  with pytest.raises(UserError, match=r"data.recorded has 3 outputs \(x, y, z\) and lacks 1 of the student's 3 \(w\)"):
+    distillation.selected(source, tasks.create(tiny_config()), 3, ('w', 'x', 'y'))
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_a_set_that_was_prepared_anew_is_noticed(file_format, tmp_path):
+  labels = [0, 1, 2, 1, 0, 2]
+  prints = lambda folder, labels, split='train': fingerprint(tfds_sets.source(
+      built(tmp_path / folder, classes, [{'label': label} for label in labels], file_format), split))
+  before = prints('a', labels)
+  assert prints('b', labels) == before
+  said = lambda now: changes({'examples': before}, {'examples': now})
+  assert said(prints('c', [*labels, 1])) == '7 examples instead of 6'
+  assert said(prints('d', labels[::-1])) == 'other labels or classes of the examples'
+  assert said(prints('a', labels, 'train[:5]')) == '5 examples instead of 6'
+  assert said({**before, 'ids': 'x'}) == 'other examples, though as many'
+
+
+def test_both_formats_have_the_same_fingerprint(tmp_path):
+  prints = [fingerprint(tfds_sets.source(built(tmp_path / kind, classes, [{'label': i % 3} for i in range(7)], kind), 'train[2:]'))
+            for kind in FORMATS]
+  assert prints[0] == prints[1]

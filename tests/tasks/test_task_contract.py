@@ -81,9 +81,15 @@ def test_models_are_evaluated_on_data_with_their_names(tiny_model, tmp_path):
   model = trained.load(tmp_path)
   evaluation, = evaluate_trained([model], source, model.config, NEVER)
   assert evaluation['examples'] == COUNT
-  other = dataclasses.replace(source, extra_names={'attributes': ('hat', 'scarf', 'beard')})
-  with pytest.raises(UserError, match='the model predicts hat, beard, scarf, the data has hat, scarf, beard; expected data'):
-    evaluate_trained([model], other, model.config, NEVER)
+  order = [2, 0]
+  other = dataclasses.replace(source, extra={'attributes': source.extra['attributes'][:, order]},
+                              extra_names={'attributes': ('scarf', 'hat')})
+  found, = evaluate_trained([model], other, model.config, NEVER)
+  assert {name: found[f'ap/{name}'] for name in ('scarf', 'hat')} == {
+      name: evaluation[f'ap/{name}'] for name in ('scarf', 'hat')} and 'ap/beard' not in found
+  unknown = dataclasses.replace(source, extra_names={'attributes': ('hat', 'scarf', 'tie')})
+  with pytest.raises(UserError, match=r'has 3 attributes \(hat, beard, scarf\), the data has 3; the model lacks tie'):
+    evaluate_trained([model], unknown, model.config, NEVER)
 
 
 def test_images_of_pairs_are_not_skipped():
@@ -103,6 +109,8 @@ class Brightness:
   kind = 'numbers'
   main_metric = 'closeness'
   headlines = {'closeness': ('closeness', '.3f')}
+  needs_labels = False
+  split_by = 'image'
 
   def __init__(self, config):
     self.transform = crop_and_flip(config.data)
@@ -114,6 +122,9 @@ class Brightness:
   def check(self, source):
     if 'brightness' not in source.targets:
       raise UserError('task=brightness: the data has none')
+
+  def measured_against(self, source):
+    return 'brightness'
 
   def loss(self, outputs, batch):
     return jnp.square(outputs[:, 0] - batch['brightness'])
@@ -152,7 +163,6 @@ def test_a_new_task_is_trained_swept_and_told_of(tiny_model, monkeypatch, tmp_pa
   assert tasks.headline(row) == f'closeness {row["closeness"]:.3f}'
   np.testing.assert_allclose(trained.load(tmp_path / 'one').predict(list(images_of(source)[:2])).shape, (2, 1))
 
-  monkeypatch.setattr('mobilenet_jax.training.loop.load', lambda data: (source, source))
   monkeypatch.setattr('mobilenet_jax.data.load', lambda data: (source, source))
   rows = sweep(config, [{'model.width_multiplier': width} for width in (0.25, 0.5)], tmp_path / 'sweep', launcher='here')
   assert [row['closeness'] for row in rows][0] == row['closeness']
@@ -207,7 +217,7 @@ def test_boxes_follow_crops_and_flips(road, tmp_path):
       path.write_bytes(encoded.getvalue())
     config.name, config.eval_split = f'folder:{tmp_path}', 'train'
     source = load(config)[0]
-    boxes = boxes[[int(name.split('/')[1].removesuffix('.png')) for name in source.ids]]
+    boxes = boxes[[int(name.split('/')[-1].removesuffix('.png')) for name in source.ids]]
   source.extra['box'] = boxes
   seen = 0
   transform = crop_and_flip(config, crop_box)

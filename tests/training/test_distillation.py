@@ -11,6 +11,7 @@ from PIL import Image
 from conftest import images_of, random_images, tiny_config, SmallMobileNet
 from mobilenet_jax import models, tasks, trained
 from mobilenet_jax.data import from_images, recorded
+from mobilenet_jax.data.splits import held_out
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 from mobilenet_jax.trained import recording
@@ -194,7 +195,8 @@ def test_a_model_its_recording_and_a_function_teach_the_same(teacher_folder, tmp
   see_all = {'data.crop_min_area': 1.0, 'data.crop_max_aspect': 1.0, 'data.flip': False, 'data.eval_crop': 1.0,
              'distill.hard_weight': 0.0, 'distill.sigmoid_weight': 1.0, 'train_for': '6 steps', 'eval_every': '6 steps'}
   by_file = attribute_config(**see_all, **{'data.recorded': str(tmp_path / 'teacher.npz')})
-  joined = recorded.join(dataclasses.replace(source, extra={}, extra_names={}), by_file.data)
+  bare = dataclasses.replace(source, extra={}, extra_names={})
+  joined, _ = recorded.join((bare, bare), by_file.data)
   rows = {'recorded': train(by_file, tmp_path / 'recorded', (joined, joined))}
   evaluated = dataclasses.replace(source, extra={'attributes': (joined.extra['teacher'] > 0).astype(np.int32)})
   by_model = attribute_config(**see_all, **{'distill.model': str(teacher_folder)})
@@ -218,7 +220,9 @@ def test_images_of_which_nothing_is_known_are_enough(teacher_folder, tmp_path):
       'data.name': f'folder:{tmp_path / "images"}', 'data.split_by': 'class', 'distill.model': str(teacher_folder),
       'distill.hard_weight': 0.0, 'distill.sigmoid_weight': 1.0, 'train_for': '40 steps', 'eval_every': '40 steps'})
   row = train(config, tmp_path / 'student')
-  assert row['eval_examples'] == 4 and row['mean_ap'] > 0.6 and trained.load(tmp_path / 'student').labels == NAMES
+  assert row['mean_ap'] > 0.6 and trained.load(tmp_path / 'student').labels == NAMES
+  assert row['eval_examples'] == held_out([f'images/{i}.png' for i in range(40)]).sum()
+  assert row['measured_against'] == "the teacher's decisions"
 
 
 def test_embeddings_are_distilled_and_verified(tiny_model, tmp_path):
@@ -271,14 +275,17 @@ def test_teachers_of_other_attributes_are_one_line(teacher_folder, tmp_path):
 
 
 @pytest.mark.parametrize('arrays, message', (
-    ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2}, r'no outputs for 31 of 32 examples of .* \(1/1.jpg, 2/2.jpg, 3/3.jpg, ...\)'),
+    ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2},
+     r'no outputs for 31 of 32 examples to train on \(1/1.jpg, 2/2.jpg, 3/3.jpg, ...\)'),
+    ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2, 'logits': np.ones((1, 3))}, 'has logits and probs; expected one of them'),
+    ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2, 'labels': ['a', 'b', 'a']}, 'expected a different name for each'),
     ({'names': ['0/0.jpg'], 'probs': np.full((1, 3), np.nan)}, '1 of 1 examples have outputs that are not finite, such as 0/0.jpg'),
     ({'names': ['0/0.jpg'], 'logits': np.ones((2, 3))}, r'has names \(1,\), logits \(2, 3\); expected names \(n,\) and'),
     ({}, 'has nothing; expected names')))
 def test_recorded_outputs_that_do_not_fit_are_one_line(arrays, message, tmp_path):
   np.savez(tmp_path / 'teacher.npz', **arrays)
   with pytest.raises(UserError, match=message):
-    recorded.join(faces(32), attribute_config(**{'data.recorded': str(tmp_path / 'teacher.npz')}).data)
+    recorded.join((faces(32), faces(32)), attribute_config(**{'data.recorded': str(tmp_path / 'teacher.npz')}).data)
 
 
 def test_outputs_are_matched_by_name():
@@ -287,7 +294,10 @@ def test_outputs_are_matched_by_name():
   values = np.arange(16, dtype=np.float32).reshape(4, 4)
   source.extra['teacher'] = values
   source.extra_names['teacher'] = ('beard', 'scarf', 'glasses', 'hat')
-  np.testing.assert_array_equal(distillation.selected(source, 3, NAMES).extra['teacher'], values[:, [2, 3, 0]])
+  task = tasks.create(attribute_config())
+  selected = distillation.selected(source, task, 3, NAMES)
+  np.testing.assert_array_equal(selected.targets['teacher'], values[:, [2, 3, 0]])
+  np.testing.assert_array_equal(selected[1].targets['teacher'], values[1, [2, 3, 0]])
   teacher = distillation.Teacher(lambda v, images: (jnp.asarray(values), {}), {}, source.extra_names['teacher'])
   chosen = distillation.select(teacher, 3, NAMES, (4, 8, 8, 3))
   np.testing.assert_array_equal(chosen.function({}, np.zeros((4, 8, 8, 3), np.uint8))[0], values[:, [2, 3, 0]])
@@ -297,6 +307,9 @@ def test_recorded_probabilities_become_logits_and_missing_examples_can_be_left_o
   probs = np.array([[0.5, 0.9, 0.0], [1.0, 0.1, 0.25]])
   np.savez(tmp_path / 'teacher.npz', names=['0.jpg', '5.jpg'], probs=probs, attributes=NAMES)  # matched by file name alone
   config = attribute_config(**{'data.recorded': str(tmp_path / 'teacher.npz'), 'data.recorded_missing': 'skip'})
-  joined = recorded.join(faces(32), config.data)
-  assert joined.ids == ('0/0.jpg', '1/5.jpg') and joined.extra_names['teacher'] == NAMES
-  np.testing.assert_allclose(sigmoid(joined.extra['teacher']), probs, atol=2e-7)
+  both = recorded.join((faces(32), faces(8)), config.data)
+  for joined, count, part in zip(both, (32, 8), ('train', 'evaluate')):
+    assert joined.ids == ('0/0.jpg', '1/5.jpg') and joined.extra_names['teacher'] == NAMES
+    assert f'no outputs for {count - 2} of {count} examples to {part} on (1/1.jpg, ' in joined.remarks[0]
+    chosen = distillation.selected(joined, tasks.create(config), 3, NAMES)
+    np.testing.assert_allclose(sigmoid(chosen.targets['teacher']), probs, atol=2e-7)

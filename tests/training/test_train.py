@@ -247,8 +247,9 @@ def test_changed_config_in_a_folder_shows_the_difference(tmp_path):
 
 
 def test_finished_run_is_not_trained_again(tmp_path):
-  row = train(tiny_config(), tmp_path, (random_images(40), random_images(20)))
-  assert train(tiny_config(), tmp_path, ()) == row
+  data = random_images(40), random_images(20)
+  row = train(tiny_config(), tmp_path, data)
+  assert train(tiny_config(), tmp_path, data) == row
 
 
 def test_classes_that_do_not_fit(tmp_path):

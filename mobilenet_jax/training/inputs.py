@@ -1,0 +1,149 @@
+"""What a run is made from besides its config: examples, recorded outputs, pairs, and the weights of other models.
+
+A digest of each is kept in the run's folder, so that a run does not go on, and is not evaluated, with others.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from mobilenet_jax import data as data_lib
+from mobilenet_jax import tasks, trained
+from mobilenet_jax.data import Source, digest, fingerprint, keep_in_memory, read_pairs
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage import run_files
+from mobilenet_jax.training import distillation
+
+TO_TRAIN_ON, TO_EVALUATE_ON = 'examples to train on', 'examples to evaluate on'
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """The inputs that the runs of a group share.
+
+  Attributes:
+    train, evaluation: the examples, with recorded outputs as the task needs them.
+    teacher: the teacher that runs beside the students, or None.
+    digests: what identifies them, see `changes`.
+  """
+
+  train: Source
+  evaluation: Source
+  teacher: distillation.Teacher | None
+  digests: dict
+
+
+def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] | None = None,
+         teacher: distillation.Teacher | None = None) -> Inputs:
+  """Loads the inputs of a run.
+
+  Args:
+    config: a complete config, to which checks.checked has been applied.
+    data: the training and the evaluation source; by default those that config.data names.
+    teacher: by default the teacher that config.distill names.
+
+  Raises:
+    UserError: if they cannot be loaded, or do not fit the task.
+  """
+  task = tasks.create(config)
+  both = data or tuple(map(keep_in_memory, data_lib.load(config.data)))
+  teacher = teacher or distillation.load_teacher(config)
+  digests = {TO_TRAIN_ON: fingerprint(both[0]), TO_EVALUATE_ON: fingerprint(both[1])}
+  if config.data.pairs:
+    digests['pairs'] = digest(repr(read_pairs(Path(config.data.pairs).expanduser())))
+  if teacher:
+    digests['teacher'] = digest(repr(teacher.labels), {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(teacher.variables))})
+    both = tuple(distillation.named(source, teacher) for source in both)
+  # Without the task's own loss, a student learns from images without labels, too.
+  needed = task.needs_labels and (config.distill.hard_weight > 0 or config.data.per_identity > 0)
+  labelled = needed or not data_lib.some_unlabelled(both[0]), task.needs_labels
+  both = tuple(dataclasses.replace(source, labelled=known) for source, known in zip(both, labelled))
+  outputs = task.outputs(both[0])
+  both = tuple(distillation.selected(source, task, *outputs) for source in both)
+  task.check(both[1])
+  if task.kind == 'vector' and not config.data.pairs:
+    both = _with_people_in_both(*both)
+  return Inputs(*both, teacher, digests)
+
+
+def _with_people_in_both(train, evaluation):
+  """Returns the sources with a remark on people who are in both."""
+  name = lambda source, label: source.class_names[label] if source.class_names else f'person {label}'
+  people, tested = ({name(source, label) for label in set(source.labels.tolist())} for source in (train, evaluation))
+  if not (both := sorted(people & tested)):
+    return train, evaluation
+  remark = (f'{len(both)} of the {len(tested)} people to evaluate on are trained on, too ({data_lib.few(both)}): the evaluation '
+            'says little about other people')
+  return tuple(dataclasses.replace(source, remarks=(*source.remarks, remark)) for source in (train, evaluation))
+
+
+def starting_weights(config: ml_collections.ConfigDict) -> dict:
+  """Returns the digest of the weights that a run starts from; {} if it starts from random ones, or they are gone by now."""
+  try:
+    return {'starting weights': trained.load(config.init.model).digest} if config.init.model else {}
+  except UserError:  # a run that has begun does not need them any more; one that has not says so itself
+    return {}
+
+
+def changes(before: dict, now: dict) -> str:
+  """Returns in words how the inputs of a run differ from what they were; '' if they do not.
+
+  Each has a fingerprint of the examples to train on and of those to evaluate on, and digests by name. What `now` lacks is
+  not compared.
+  """
+  said = []
+  for what, new in now.items():
+    old = before.get(what, {} if isinstance(new, dict) else '')
+    if old == new:
+      continue
+    if not isinstance(new, dict):
+      said.append(f'other {what}')
+    elif old.get('count') != new['count']:
+      said.append(f'{new["count"]:,} {what} instead of {old.get("count", 0):,}')
+    elif old.get('ids') != new['ids']:
+      said.append(f'other {what}, though as many')
+    elif old.get('targets') != new['targets']:
+      said.append(f'other labels or classes of the {what}')
+    else:
+      said.append(f'other recorded outputs of the {what}')
+  return ', '.join(said)
+
+
+def difference(folder: Path, now: dict) -> str:
+  """Returns why a run that was begun in `folder` cannot go on with the inputs `now`, on one line; '' if it can."""
+  if not (run_files.newest_checkpoint(folder) or run_files.read_row(folder)):
+    return ''  # nothing has come of other inputs yet
+  before = run_files.read_inputs(folder)
+  if before is None:
+    held_out = now.get(TO_EVALUATE_ON, {}).get('held_out')
+    return (f'{folder} was begun by an earlier version of this code, which held out other images; train it anew in another '
+            '--workdir') if held_out else ''
+  said = changes(before, now)
+  return f'{folder} was begun with other inputs: now there are {said}; bring the former back, or give another --workdir' if said else ''
+
+
+def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDict) -> Source:
+  """Returns the examples that a run evaluates on, which are checked to be those of its training.
+
+  Args:
+    model: the model of a run.
+    config: its config; with another data.eval_split, only the examples to train on are checked.
+
+  Raises:
+    UserError: if there are other examples by now; it says in what they differ.
+  """
+  train, evaluation = data_lib.load(config.data)
+  now = {TO_TRAIN_ON: fingerprint(train)}
+  if config.data.eval_split == model.config.data.eval_split:
+    now[TO_EVALUATE_ON] = fingerprint(evaluation)
+  before = run_files.read_inputs(Path(model.origin).expanduser())
+  advice = 'name the data to evaluate on with --data, which evaluates on all of a folder without splits'
+  if before is None and evaluation.held_out:
+    raise UserError(f'{model.origin}: trained by an earlier version of this code, which held out other images; {advice}')
+  if before is not None and (said := changes(before, now)):
+    raise UserError(f'{model.origin}: its data has changed since it was trained: now there are {said}; bring the former back, '
+                    f'or {advice}')
+  return evaluation

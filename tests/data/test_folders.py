@@ -1,0 +1,348 @@
+"""Folders as people have them: names, splits, labels.csv, ImageNet; what is left out is said."""
+
+import collections
+import hashlib
+import os
+
+import numpy as np
+import pytest
+from conftest import data_config
+from PIL import Image
+
+from mobilenet_jax import trained
+from mobilenet_jax.data import eval_batches, folders, load, load_whole, splits, walk
+from mobilenet_jax.errors import UserError
+
+
+def save(path, color=(9, 9, 9)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new('RGB', (33, 40), color).save(path)
+
+
+def folder(root, names):
+  """Saves an image for each name, whose red is the position of the first letter of its class in the alphabet."""
+  for name in names:
+    save(root / name, (ord(name.rpartition('/')[0].rpartition('/')[2][:1] or 'a') - ord('a'), 0, 0))
+  return root
+
+
+def config_of(root, **changes):
+  return data_config(name=f'folder:{root}', **changes)
+
+
+def named(source):
+  """Returns the name of the class of each example, by id."""
+  return {id: source.class_names[label] for id, label in zip(source.ids, source.labels)}
+
+
+# Names of classes.
+
+
+def test_a_class_has_the_same_number_in_both_splits(tmp_path):
+  folder(tmp_path, [f'train/{name}/{i}.png' for name in 'abcd' for i in range(2)] + [f'test/{name}/0.png' for name in 'acd'])
+  train, test = load(config_of(tmp_path))
+  assert train.class_names == test.class_names == tuple('abcd') and train.num_classes == test.num_classes == 4
+  for source in (train, test):
+    for example in source:
+      assert example.targets['label'] == example.image[0, 0, 0] == 'abcd'.index(example.id.split('/')[1])
+  assert train.remarks == test.remarks == ('1 of the 4 classes have no example to evaluate on: b',)
+
+
+def test_a_class_that_is_not_trained_on_is_named_unless_classes_are_people(tmp_path):
+  folder(tmp_path, [f'train/{name}/0.png' for name in 'ab'] + [f'test/{name}/0.png' for name in 'acz'])
+  with pytest.raises(UserError, match='2 of the 3 classes to evaluate on have no example to train on: c, z; expected'):
+    load(config_of(tmp_path))
+  train, test = load(config_of(tmp_path, split_by='class'))
+  assert train.class_names == test.class_names == tuple('abcz') and named(test)['test/c/0.png'] == 'c'
+
+
+def test_numbers_of_npz_are_compared_too(tmp_path):
+  images = np.zeros((6, 32, 32, 3), np.uint8)
+  arrays = {'train_images': images, 'train_labels': np.arange(6) % 3, 'test_images': images, 'test_labels': np.arange(6) % 2}
+  np.savez(tmp_path / 'a.npz', **arrays)
+  train, _ = load(data_config(name=f'npz:{tmp_path}/a.npz'))
+  assert train.remarks == ('1 of the 3 classes have no example to evaluate on: class 2',) and train.class_names is None
+  np.savez(tmp_path / 'a.npz', **arrays, class_names=['x', 'y', 'z'])
+  train, test = load(data_config(name=f'npz:{tmp_path}/a.npz'))
+  assert test.class_names == ('x', 'y', 'z') and train.remarks == ('1 of the 3 classes have no example to evaluate on: z',)
+  np.savez(tmp_path / 'a.npz', **{**arrays, 'train_labels': np.arange(6) % 2, 'test_labels': np.arange(6) % 3})
+  with pytest.raises(UserError, match='1 of the 3 classes to evaluate on have no example to train on: class 2'):
+    load(data_config(name=f'npz:{tmp_path}/a.npz'))
+  for wrong, message in ((-3, 'train/1: the label is -3; expected one of 3 classes, 0 to 2'),
+                         (-1, r'train/1: there is no label \(-1\); expected one of 3 classes')):
+    np.savez(tmp_path / 'a.npz', **{**arrays, 'train_labels': np.array([0, wrong, 2, 1, 1, 1])})
+    with pytest.raises(UserError, match=message):
+      load(data_config(name=f'npz:{tmp_path}/a.npz'))[0][1]
+
+
+# Ids and what is held out.
+
+
+def test_ids_begin_with_the_split_and_are_unique(tmp_path):
+  folder(tmp_path, ['train/a/0.png', 'train/b/0.png', 'test/a/0.png', 'test/b/0.png'])
+  train, test = load(config_of(tmp_path))
+  assert (*train.ids, *test.ids) == ('train/a/0.png', 'train/b/0.png', 'test/a/0.png', 'test/b/0.png')
+  assert load_whole(config_of(tmp_path)).ids == test.ids
+  plain = folder(tmp_path / 'plain', ['a/0.png', 'a/1.png', 'b/0.png'])
+  assert sorted(id for source in load(config_of(plain)) for id in source.ids) == ['a/0.png', 'a/1.png', 'b/0.png']
+
+
+def in_tenth(key):
+  return int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) / 16**16 < 0.1
+
+
+def test_adding_images_moves_no_other_into_the_held_out_part(tmp_path):
+  ids = [f'{name}/{i}.png' for name in ('cat', 'dog') for i in range(60)]
+  folder(tmp_path, ids)
+  before = [set(source.ids) for source in load(config_of(tmp_path))]
+  assert before[1] == {id for id in ids if in_tenth(id)} and before[0] == set(ids) - before[1] and 3 < len(before[1]) < 25
+  folder(tmp_path, [f'ant/{i}.png' for i in range(9)] + [f'cat/a{i}.png' for i in range(9)])
+  train, test = load(config_of(tmp_path))
+  assert before[0] <= set(train.ids) and before[1] <= set(test.ids) and test.held_out and train.held_out
+  assert f'{len(test):,} of 138 images are held out by a hash of the names of its images' in train.remarks
+
+
+def test_adding_people_moves_no_other_into_the_held_out_part(tmp_path):
+  people = [f'person_{i}' for i in range(40)]
+  folder(tmp_path, [f'{name}/{i}.png' for name in people for i in range(2)])
+  train, test = load(config_of(tmp_path, split_by='class'))
+  out = {name for name in people if in_tenth(name)}
+  assert set(named(test).values()) == out and set(named(train).values()) == set(people) - out
+  folder(tmp_path, [f'p{i}/0.png' for i in range(9)])
+  assert out <= set(named(load(config_of(tmp_path, split_by='class'))[1]).values())
+
+
+def test_each_part_has_an_example_however_small_the_set():
+  for count in range(2, 30):
+    for seed in range(5):
+      out = splits.held_out([f'{seed} {i}' for i in range(count)])
+      assert 0 < out.sum() < count
+      assert out.sum() == 1 or (out == [in_tenth(f'{seed} {i}') for i in range(count)]).all()
+  assert splits.held_out(['a', 'a', 'b', 'b', 'b']).tolist() in ([True] * 2 + [False] * 3, [False] * 2 + [True] * 3)
+
+
+def test_a_class_that_is_held_out_whole_is_said(tmp_path):
+  lone = next(f'{i}.png' for i in range(1000) if in_tenth(f'lone/{i}.png'))
+  folder(tmp_path, [f'lone/{lone}', *(f'{name}/{i}.png' for name in ('cat', 'dog') for i in range(20))])
+  train, _ = load(config_of(tmp_path))
+  assert 'held out with all of their images, and not trained on: lone (1)' in train.remarks
+  (tmp_path / 'single').mkdir()
+  save(tmp_path / 'single' / 'a' / '0.png')
+  with pytest.raises(UserError, match='1 sub-folders; expected one per class, at least 2'):
+    load(config_of(tmp_path / 'single'))
+
+
+# How a folder is walked.
+
+
+def test_what_is_left_out_is_counted_and_said(tmp_path):
+  folder(tmp_path, [f'{name}/{i}.{kind}' for name in ('a', 'b') for i, kind in enumerate(
+      ('jpg', 'JPEG', 'png', 'bmp', 'gif', 'webp', 'tif', 'tiff'))])
+  folder(tmp_path, ['beside.png', 'a/below/1.png', 'a/below/2.png', '.ipynb_checkpoints/1.png', 'a/.hidden/1.png', 'a/.hidden.png'])
+  (tmp_path / 'a' / 'notes.txt').write_text('x')
+  (tmp_path / 'README').write_text('x')
+  train, test = load(config_of(tmp_path))
+  assert len(train) + len(test) == 16 and train.class_names == ('a', 'b')
+  assert ('left out: 2 files of another type (1 without a suffix, 1 .txt), 3 hidden names, 1 image beside the class folders, '
+          '2 images in folders below the class folders') in train.remarks
+  assert len(walk(tmp_path).images) == 19  # as predict takes a folder
+
+
+def test_a_walk_follows_links_but_not_in_circles(tmp_path):
+  folder(tmp_path / 'images', ['a/0.png', 'b/0.png'])
+  (tmp_path / 'linked').mkdir()
+  for name in 'ab':
+    (tmp_path / 'linked' / name).symlink_to(tmp_path / 'images' / name)
+  assert walk(tmp_path / 'linked').images == ('a/0.png', 'b/0.png')
+  (tmp_path / 'images' / 'a' / 'up').symlink_to(tmp_path / 'images')
+  with pytest.raises(UserError, match='a/up: a link to a folder that contains it'):
+    walk(tmp_path / 'images')
+
+
+def test_a_split_under_another_usual_name_is_taken_and_said(tmp_path):
+  folder(tmp_path, [f'{split}/{name}/0.png' for split in ('train', 'val') for name in 'ab'])
+  _, evaluation = load(config_of(tmp_path))
+  assert evaluation.ids == ('val/a/0.png', 'val/b/0.png')
+  assert evaluation.remarks == ('evaluating on the split val, as there is no test',)
+  assert load_whole(config_of(tmp_path)).ids == evaluation.ids
+  assert load(config_of(tmp_path, eval_split='val'))[1].remarks == ()
+  assert load_whole(config_of(tmp_path), 'train').ids == ('train/a/0.png', 'train/b/0.png')
+  with pytest.raises(UserError, match='there is no split dev; expected one of train, val'):
+    load_whole(config_of(tmp_path), 'dev')
+
+
+def test_a_folder_of_one_split_says_what_is_missing(tmp_path):
+  folder(tmp_path, [f'train/{name}/{i}.png' for name in 'ab' for i in range(9)])
+  with pytest.raises(UserError, match=r'has the splits train, not test; .*eval_split, or give data.name=folder:.*/train to hold'):
+    load(config_of(tmp_path))
+  assert sum(map(len, load(config_of(tmp_path / 'train')))) == 18
+
+
+def test_classes_may_be_called_like_splits(tmp_path):
+  folder(tmp_path, [f'{name}/{i}.png' for name in ('bus', 'car', 'train') for i in range(4)])
+  assert load(config_of(tmp_path))[0].class_names == ('bus', 'car', 'train')
+  folder(tmp_path / 'two', [f'{name}/{i}.png' for name in ('valid', 'invalid') for i in range(4)])
+  assert load(config_of(tmp_path / 'two'))[0].class_names == ('invalid', 'valid')
+
+
+# labels.csv.
+
+
+IMAGES = [f'{i}.png' for i in range(30)]
+
+
+def with_labels(root, text, images=IMAGES):
+  folder(root, images)
+  (root / 'labels.csv').write_bytes(text if isinstance(text, bytes) else text.encode())
+  return config_of(root)
+
+
+def test_labels_csv_is_a_set_to_train_on(tmp_path):
+  config = with_labels(tmp_path, 'file,label\n' + ''.join(f'{name},{"xyz"[i % 3]}\n' for i, name in enumerate(IMAGES)))
+  train, test = load(config)
+  assert {**named(train), **named(test)} == {name: 'xyz'[i % 3] for i, name in enumerate(IMAGES)} and test.held_out
+  assert named(load_whole(config)) == {**named(train), **named(test)}
+
+
+@pytest.mark.parametrize('separator', ',;\t')
+def test_a_table_as_a_spreadsheet_saves_it(separator, tmp_path):
+  rows = ['Filename,Split,Class'] + [f'{name},{"train" if i < 20 else "test"},{"b c" if i % 2 else "é"}'
+                                     for i, name in enumerate(IMAGES)]
+  config = with_labels(tmp_path, b'\xef\xbb\xbf' + '\r\n'.join(rows).replace(',', separator).encode() + b'\r\n\r\n')
+  train, test = load(config)
+  assert (len(train), len(test), train.class_names) == (20, 10, ('b c', 'é')) and not test.held_out
+  assert load_whole(config).ids == test.ids and load_whole(config, 'train').ids == train.ids
+
+
+def test_numbers_are_the_names_of_classes(tmp_path):
+  config = with_labels(tmp_path, 'file,label\n' + ''.join(f'{name},{i % 12}.0\n' for i, name in enumerate(IMAGES)))
+  source = load_whole(config)
+  assert source.class_names == tuple(map(str, range(12))) and source.labels.tolist() == [i % 12 for i in range(30)]
+  model = lambda labels, count=12: trained.TrainedModel(
+      config_with_classes(), {'params': {'classifier': {'bias': np.zeros(count)}}}, labels, 'model')
+  alphabetical = tuple(sorted(map(str, range(12))))
+  assert model(alphabetical).outputs_of(source).tolist() == [alphabetical.index(str(i)) for i in range(12)]  # by name
+  assert model(None).outputs_of(source).tolist() == list(range(12))  # by number
+  synsets = ('background', *(f'n{i:08} word' for i in range(12)))
+  assert model(synsets, 13).outputs_of(source).tolist() == list(range(1, 13))  # the numbers of ImageNet's
+  with pytest.raises(UserError, match='model: has 10 classes, the data has 12, such as 10, counted from 0'):
+    model(None, 10).outputs_of(source)
+  with pytest.raises(UserError, match='has 10 classes .*, the data has 12; the model lacks 10, 11'):
+    model(tuple(map(str, range(10))), 10).outputs_of(source)
+
+
+def config_with_classes():
+  from mobilenet_jax import config as config_lib
+  return config_lib.base()
+
+
+def test_attributes_people_and_numbers_in_columns(tmp_path):
+  rows = [f'{name};p{i % 9};{i % 2};{"" if i % 3 else i % 2};{i / 4}' for i, name in enumerate(IMAGES)]
+  config = with_labels(tmp_path, 'image_id;identity;Smiling;Hat;number\n' + '\n'.join(rows))
+  source = load_whole(config)
+  assert source.extra_names == {'attributes': ('Smiling', 'Hat')} and source.num_classes == 0
+  assert source.targets['attributes'].tolist() == [[i % 2, -1 if i % 3 else i % 2] for i in range(30)]
+  assert source.targets['number'].tolist() == [i / 4 for i in range(30)]
+  assert set(named(source).values()) == {f'p{i}' for i in range(9)}
+  config.split_by = 'class'
+  train, test = load(config)
+  assert not set(named(train).values()) & set(named(test).values()) and len(train) + len(test) == 30
+  batch, = eval_batches(source, config, 30, lambda error: pytest.fail(str(error)))
+  assert batch['attributes'].dtype == np.int32 and batch['number'].dtype == np.float32
+
+
+def test_files_are_found_by_path_or_by_name(tmp_path):
+  images = ['a/1.png', 'a/2.png', 'b/1.png', 'extra.png']
+  config = with_labels(tmp_path, 'file,label\na/1.png,x\n2.png,y\nb\\1.png,x\n', images)
+  source = load_whole(config)
+  assert named(source) == {'a/1.png': 'x', 'a/2.png': 'y', 'b/1.png': 'x'}
+  assert source.remarks == ('left out: 1 image without a line in labels.csv',)
+
+
+@pytest.mark.parametrize('text, message', (
+    ('', 'labels.csv: is empty'), ('file,label\n', 'no line after the header'),
+    ('name,label\n0.png,a', 'line 1: name, label: expected the header of the columns: file, and label'),
+    ('file\n0.png', 'line 1: file: expected the header'),
+    ('file,label,file\n0.png,a,0.png', "line 1: column 3 is 'file'; expected another name"),
+    ('file,label,identity\n0.png,a,b', 'has the columns label and identity; expected one of the two'),
+    ('file,label\n0.png,a\n1.png\n', 'line 3: 1 cells; expected 2'), ('file,label\n0.png,a\n1.png,\n', 'line 3: label is empty'),
+    ('file,label\n0.png,3\n\n1.png,-1\n', 'line 4: the label is negative; expected the number of a class'),
+    ('file,label\n0.png,a\n1.png,b\n0.png,a', 'line 4: 0.png has a line already, line 2'),
+    ('file,label\n0.png,a\nno.png,b\n', r'1 of its 2 images are not in .*, such as no.png \(line 3\)'),
+    ('file,hat\n0.png,1\n1.png,2\n', "line 3: hat is '2'; expected 0, 1 or nothing, as each column besides file,"),
+    ('file,number\n0.png,1e400\n', "line 2: number is '1e400'; expected a finite number"),
+    ('file,label,split\n0.png,a,train\n1.png,a,\n', 'line 3: split is empty'),
+    ('file,label,split\n0.png,a,one\n1.png,a,two\n', 'has the splits one, two; expected data.train_split=train and'),
+    ('file,label\n"0.png,a\n', 'line 2: .*expected text in columns'), (b'file,label\n1.png,caf\xe9\n', 'save it as UTF-8')))
+def test_a_line_that_cannot_be_read_is_named(text, message, tmp_path):
+  with pytest.raises(UserError, match=message) as found:
+    load(with_labels(tmp_path, text))
+  assert '\n' not in str(found.value) and 'labels.csv' in str(found.value)
+
+
+def test_a_name_in_two_folders_needs_a_path(tmp_path):
+  with pytest.raises(UserError, match='line 2: 1.png is in several folders: a/1.png, b/1.png; expected the path from'):
+    load_whole(with_labels(tmp_path, 'file,label\n1.png,x\n', ['a/1.png', 'b/1.png']))
+
+
+# ImageNet as people have it.
+
+
+WNIDS = ['n01440764', 'n01443537', 'n01484850', 'n02119789']
+TRUTH = [3, 1, 0, 2, 1]  # of the five validation images, by the order of the WNIDS
+NUMBERS = [2, 4, 3, 1]  # of the WNIDS in the devkit, which are not in their order
+
+
+def imagenet(root, sort):
+  folder(root, [f'train/{wnid}/{wnid}_{i}.JPEG' for wnid in WNIDS for i in range(2)])
+  for i, label in enumerate(TRUTH, start=1):
+    save(root / 'val' / (WNIDS[label] if sort else '') / f'ILSVRC2012_val_{i:08}.JPEG')
+
+
+def devkit(folder):
+  from scipy.io import savemat
+  folder.mkdir(parents=True)
+  synsets = np.zeros(len(WNIDS), [('ILSVRC2012_ID', object), ('WNID', object), ('words', object)])
+  for row, number, wnid in zip(synsets, NUMBERS, WNIDS):
+    row['ILSVRC2012_ID'], row['WNID'], row['words'] = float(number), wnid, 'word'
+  savemat(folder / 'meta.mat', {'synsets': synsets})
+  (folder / 'ILSVRC2012_validation_ground_truth.txt').write_text(''.join(f'{NUMBERS[label]}\n' for label in TRUTH))
+
+
+@pytest.mark.parametrize('layout', ('sorted', 'devkit', 'devkit beside the images', 'Kaggle'))
+def test_imagenet_is_read_by_naming_its_folder(layout, tmp_path):
+  root = tmp_path / 'ILSVRC' / 'Data' / 'CLS-LOC'
+  imagenet(root, layout == 'sorted')
+  if layout == 'devkit':
+    devkit(root / 'ILSVRC2012_devkit_t12' / 'data')
+  elif layout == 'devkit beside the images':
+    devkit(tmp_path / 'devkit')
+    for file in (tmp_path / 'devkit').iterdir():
+      file.rename(root / 'val' / file.name)
+  elif layout == 'Kaggle':
+    (tmp_path / 'LOC_val_solution.csv').write_text('ImageId,PredictionString\n' + ''.join(
+        f'ILSVRC2012_val_{i:08},{WNIDS[TRUTH[i - 1]]} 1 2 3 4 \n' for i in (4, 2, 5, 1, 3)))
+  train, evaluation = load(config_of(root, eval_split='validation'))
+  assert train.class_names == evaluation.class_names == tuple(WNIDS)
+  assert {id.rpartition('_')[2]: name for id, name in named(evaluation).items()} == {
+      f'{i:08}.JPEG': WNIDS[label] for i, label in enumerate(TRUTH, start=1)}
+  assert load_whole(config_of(root / 'val')).class_names == tuple(WNIDS)
+
+
+def test_imagenet_without_ground_truth_says_what_is_missing(tmp_path):
+  imagenet(tmp_path, False)
+  with pytest.raises(UserError, match='val: has validation images of ImageNet without folders of classes; expected the devkit'):
+    load(config_of(tmp_path))
+  devkit(tmp_path / 'ILSVRC2012_devkit_t12' / 'data')
+  (tmp_path / 'ILSVRC2012_devkit_t12' / 'data' / 'meta.mat').unlink()
+  with pytest.raises(UserError, match='ground_truth.txt: expected meta.mat beside it'):
+    load(config_of(tmp_path))
+
+
+def test_the_classes_of_imagenet_are_in_the_order_of_the_published_models(tmp_path):
+  wnids = trained.class_keys(trained.published.imagenet_labels(1000))
+  for wnid in wnids:
+    (tmp_path / wnid).mkdir()
+    (tmp_path / wnid / '0.JPEG').touch()
+  source = load_whole(config_of(tmp_path))
+  assert source.class_names == tuple(wnids) == tuple(sorted(wnids)) and collections.Counter(source.labels.tolist()) == dict.fromkeys(range(1000), 1)
