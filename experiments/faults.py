@@ -5,7 +5,8 @@
 
 Each injection is a run of its own, on CPU. The fault comes at a moment that is derived from the number of the injection.
 The same command is then started again until it ends. The run has survived if its final parameters, metrics.jsonl and row are
-those of a run on the same data without faults, bit for bit. The time lost is what all its starts took together, minus what
+those of a run on the same data without faults, bit for bit. If its inputs change between two starts, it has to refuse to go on
+and say what has changed, and to go on once the change is undone. The time lost is what all its starts took together, minus what
 the run without faults took. For a full disk a small disk is mounted, which needs root; without root these faults are left out.
 """
 
@@ -30,12 +31,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
-from experiments import distillation
+from experiments import distillation, victims
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
-from mobilenet_jax.data import TEACHER, Source, folders, from_images
+from mobilenet_jax.data import Source
 from mobilenet_jax.errors import REQUEUE, UserError
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.storage import checkpoints, run_files
@@ -51,19 +51,7 @@ DISK = 24 * 2**20  # bytes of the small disk: about ten times a checkpoint
 LOG_FILE, BALLAST = 'log.txt', 'ballast'
 TRIES = 5  # starts of a run before it counts as lost
 HOSTS_END_SECONDS = 60  # within which the other hosts must end after one has died
-# Changes in the config of a victim: a checkpoint and an evaluation every fourth step.
-CHANGES = {
-    'model.width_multiplier': 0.25, 'model.dropout_rate': 0.1, 'data.image_size': (32, 32), 'data.crop_min_area': 0.7,
-    'batch_size': 8, 'eval_batch_size': 8, 'train_for': '24 steps', 'log_every': '3 steps', 'eval_every': '4 steps',
-    'checkpoint_every': '4 steps', 'ema_decay': 0.9, 'optim.learning_rate': 0.01, 'optim.epsilon': 1e-3,
-    'nonfinite_loss': 'skip', 'data.bad_images': 'skip', 'data.stall_seconds': 0.5}
 KILLED, TOLD = (-signal.SIGKILL,), (REQUEUE,)  # exit statuses
-
-
-class SmallMobileNet(models.MobileNet):
-  """The network of the victims."""
-
-  body = ((1, 64), (2, 128))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +63,9 @@ class Fault:
     act: causes the fault, given the run's folder and a random generator.
     ends: the exit statuses with which the fault may end the process; 0 if it does not end it.
     first: the first call at which the fault may come.
-    damage: damages the run's folder after the process has ended and before it is started again.
-    data: which of DATA the run is trained on.
+    damage: damages the run's folder, or changes its inputs, after the process has ended and before it is started again.
+    mend: undoes the damage once the run has refused to go on with it; None if it has to go on in spite of it.
+    data: which of victims.DATA the run is trained on.
     small_disk: whether the run's folder is on a small disk.
     hosts: how many hosts train. The fault hits the last one; the others end by themselves.
     says: what the run must report about the fault.
@@ -87,6 +76,7 @@ class Fault:
   ends: tuple[int, ...]
   first: int = 0
   damage: Callable[[Path, np.random.Generator], None] | None = None
+  mend: Callable[[Path], None] | None = None
   data: str = 'plain'
   small_disk: bool = False
   hosts: int = 1
@@ -153,6 +143,12 @@ def _damage_last_metrics(folder, rng):
   path.write_bytes(b''.join(lines[:-1]) + lines[-1][:rng.integers(len(lines[-1]))])
 
 
+def _changing(data: str, change: Callable, undo: Callable, says: str) -> Fault:
+  """Returns a fault that is a kill and a change of the inputs, which the run has to refuse."""
+  return Fault('step', send(signal.SIGKILL), KILLED, damage=change, mend=undo, data=data, first=12, says=f'begun with other '
+               f'inputs: now there are {says}')
+
+
 FAULTS = {
     'killed in a step': Fault('step', send(signal.SIGKILL), KILLED),
     'killed at a checkpoint': Fault('checkpoint', send(signal.SIGKILL), KILLED),
@@ -177,57 +173,28 @@ FAULTS = {
         'step', send(signal.SIGKILL), KILLED, data='damaged image', says='class_1/17.png: not an image, or damaged'),
     'batches with NaN left out, killed in a step': Fault(
         'step', send(signal.SIGKILL), KILLED, data='NaN', says='going back to step'),
+    'killed, an image added': _changing('folder', victims.add_image, victims.remove_image,
+                                        '51 examples to train on instead of 50'),
+    'killed, the recorded outputs replaced': _changing('recorded', *victims.exchange('teacher.npz'),
+                                                       'other recorded outputs of the examples to train on'),
+    'killed, the teacher retrained': _changing('taught', *victims.exchange('teacher'), 'other teacher'),
     'one of two hosts killed': Fault('step', send(signal.SIGKILL), KILLED, hosts=2),
 }
 COUNTS = collections.defaultdict(lambda: 5, {
     'killed in a step': 20, 'killed at a checkpoint': 15, 'killed in an evaluation': 10})  # 50 kills with those at the row
 
 
-def _plain(folder: Path) -> tuple:
-  rng = np.random.default_rng(0)
-  return {}, tuple(from_images(rng.integers(0, 256, (count, 40, 40, 3), np.uint8), np.arange(count, dtype=np.int32) % 4, 4)
-                   for count in (50, 20))
-
-
-def _with_nan(folder: Path) -> tuple:
-  """Returns data with a teacher whose output for one image is not a number."""
-  _, (train_source, eval_source) = _plain(folder)
-  outputs = [np.zeros((len(source.labels), 4), np.float32) for source in (train_source, eval_source)]
-  outputs[0][17, 2] = np.nan
-  return {'distill.softmax_weight': 1.0, 'data.flip': False}, tuple(
-      dataclasses.replace(source, extra={TEACHER: output}) for source, output in zip((train_source, eval_source), outputs))
-
-
-def _damaged_image(folder: Path) -> tuple:
-  """Returns a folder of image files, one of which is cut off."""
-  root = folder.parent / 'images'
-  _, arrays = _plain(folder)
-  for split, source in zip(('train', 'test'), arrays):
-    for i, example in enumerate(source):
-      path = root / split / f'class_{example.targets["label"]}' / f'{i}.png'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      if not path.exists():
-        Image.fromarray(example.image).save(path)
-  path = root / 'train' / 'class_1' / '17.png'
-  path.write_bytes(path.read_bytes()[:200])
-  changes = {'data.name': f'folder:{root}'}
-  return changes, folders.load(str(root), config_lib.changed(config_lib.base(), changes).data)
-
-
-DATA = {'plain': _plain, 'NaN': _with_nan, 'damaged image': _damaged_image}  # each returns config changes and the sources
-
-
 def victim(folder: Path, data: str, fault: str, number: int, host: int, hosts: int, coordinator: str) -> None:
   """Trains in `folder`. If `fault` is given, that fault comes at a moment that is derived from `number`."""
-  models.MODELS['mobilenet'] = SmallMobileNet  # compiled in two seconds
+  models.MODELS['mobilenet'] = victims.SmallMobileNet  # compiled in two seconds
   signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background processes ignore SIGINT
   if hosts > 1:
     devices.join_hosts(coordinator, hosts, host)
   if fault and host == hosts - 1:
     _arm(FAULTS[fault], folder, np.random.default_rng([number, *fault.encode()]))
-  changes, sources = DATA[data](folder)
+  changes, sources = victims.DATA[data](folder)
   with devices.ending_with_the_others():
-    train(config_lib.changed(config_lib.base(), CHANGES | changes), folder, sources)
+    train(config_lib.changed(config_lib.base(), victims.CHANGES | changes), folder, sources)
 
 
 def _arm(fault, folder, rng):
@@ -275,6 +242,9 @@ def inject(fault: str, number: int, folder: Path) -> dict:
   statuses = [start(folder, fault, number, kind.data, kind.hosts)]
   if kind.damage and statuses[0]:
     kind.damage(folder, np.random.default_rng(number))
+    if kind.mend:
+      statuses.append(start(folder, data=kind.data, hosts=kind.hosts))
+      kind.mend(folder)
   while statuses[-1] and len(statuses) < TRIES:
     ended = run_files.read_row(folder)
     reached = max((row['step'] for row in run_files.read_metrics(folder)[0]), default=0)
@@ -340,8 +310,9 @@ def main(args: argparse.Namespace) -> None:
         injected = inject(fault, number, folder)
         first, last = injected['statuses'][0], injected['statuses'][-1]
         came = first != 0 or 0 in kind.ends  # otherwise the run ended before the fault
+        refused = not kind.mend or not came or injected['statuses'][1] == 1
         said = kind.says in (folder / LOG_FILE).read_text()
-        survived = last == 0 and outcome(folder) == expected and (not came or first in kind.ends and said)
+        survived = last == 0 and outcome(folder) == expected and refused and (not came or first in kind.ends and said)
         print(f'{fault} {number}: {injected["statuses"]} {"survived" if survived else "NOT THE SAME"}, '
               f'{injected["steps_again"]} steps repeated', flush=True)
         if not survived:

@@ -65,7 +65,8 @@ class Table:
     return image, {name: values[i] for name, values in self._targets.items()}
 
   def name(self, i):
-    return self._images[i] if isinstance(self._images[i], str) else self.ids[i]
+    image = self._images[i]
+    return image if isinstance(image, str) else self.ids[i]
 
   def targets(self):
     return self._targets
@@ -199,9 +200,9 @@ def from_images(images: Sequence[np.ndarray | str], labels: np.ndarray, num_clas
   if ids is None:
     ids = ['/'.join(image.split('/')[-2:]) if isinstance(image, str) else str(i) for i, image in enumerate(images)]
   extra, extra_names = extra or {}, extra_names or {}
-  names = [image if isinstance(image, str) else id for image, id in zip(images, ids)]
-  _check({'label': labels, **extra}, num_classes, False, extra_names.get(ATTRIBUTES), names.__getitem__)
-  return Source(Table(images, {'label': labels}, ids, content), num_classes, class_names, extra, extra_names, upright=upright)
+  records = Table(images, {'label': labels}, ids, content)
+  _check({'label': labels, **extra}, num_classes, False, extra_names.get(ATTRIBUTES), records.name)
+  return Source(records, num_classes, class_names, extra, extra_names, upright=upright)
 
 
 def keep_in_memory(source: Source) -> Source:

@@ -99,20 +99,12 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') ->
     raise UserError(f'data.name=folder:{path}: there is no split {split or config.eval_split}; expected '
                     + (f'one of {", ".join(there)}' if there else 'none, as the folder has no splits'))
   if folders:
-    return _said(_sources([_listing(root / name, config, f'{name}/', minimum=1)], config), config, name)[0]
-  return _said(_sources([listing.split(name)], config), config, name)[0] if there else _sources([listing], config)[0]
+    return splits.said(_sources([_listing(root / name, config, f'{name}/', minimum=1)], config), config, name)[0]
+  return splits.said(_sources([listing.split(name)], config), config, name)[0] if there else _sources([listing], config)[0]
 
 
 def _two(listings, names, config):
-  return _said(splits.checked(*_sources(listings, config), config), config, names[1])
-
-
-def _said(sources, config, name):
-  """Returns the sources with a remark if their evaluation split is not the one that the config names."""
-  if name == config.eval_split:
-    return sources
-  remark = f'evaluating on the split {name}, as there is no {config.eval_split}'
-  return tuple(dataclasses.replace(source, remarks=(*source.remarks, remark)) for source in sources)
+  return splits.said(splits.checked(*_sources(listings, config), config), config, names[1])
 
 
 def _existing_folder(path):

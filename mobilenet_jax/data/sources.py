@@ -3,6 +3,7 @@
     fabrics, faces  the embedded datasets (data/drawn/), drawn on first use
     <name>          any TFDS dataset with images and with labels, attributes or identities; it must have been prepared
     folder:/path    images in folders by class or person, with splits or without, or with a labels.csv; see folders.py
+    hf:/path        a Hugging Face dataset on disk; see hugging_face.py
     npz:/path.npz   the arrays train_images, train_labels, test_images, test_labels and, if classes have names, class_names
 """
 
@@ -12,7 +13,7 @@ import zipfile
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import folders, recorded, splits, tfds_sets
+from mobilenet_jax.data import folders, hugging_face, recorded, splits, tfds_sets
 from mobilenet_jax.data.examples import Source, from_images
 from mobilenet_jax.errors import UserError
 
@@ -33,6 +34,8 @@ def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
     both = splits.checked(*(_from_npz(path, split) for split in (config.train_split, config.eval_split)), config)
   elif kind == 'folder':
     both = folders.load(path, config)
+  elif kind == 'hf':
+    both = hugging_face.load(path, config)
   else:
     both = tfds_sets.load(config)
   if config.recorded and not tfds_sets.is_feature(config.recorded):
@@ -54,6 +57,8 @@ def load_whole(config: ml_collections.ConfigDict, split: str = '') -> Source:
   kind, _, path = config.name.partition(':')
   if kind == 'folder':
     return folders.load_whole(path, config, split)
+  if kind == 'hf':
+    return hugging_face.load_whole(path, config, split)
   if kind == 'npz':
     return _from_npz(path, split or config.eval_split)
   return tfds_sets.load_whole(config, split or config.eval_split)

@@ -22,6 +22,12 @@ def evaluation_split(splits: Iterable[str], config: ml_collections.ConfigDict) -
   return next((name for name in (config.eval_split, *EVALUATION_SPLITS) if name in splits), None)
 
 
+def said(sources: Iterable[Source], config: ml_collections.ConfigDict, split: str) -> tuple[Source, ...]:
+  """Returns the sources, with a remark if `split`, on which models are evaluated, is not the one that the config names."""
+  remarks = () if split == config.eval_split else (f'evaluating on the split {split}, as there is no {config.eval_split}',)
+  return tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in sources)
+
+
 def hold_out(source: Source, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   """Divides a set into a part to train on and a part to evaluate on: a tenth of its images or, by data.split_by, classes.
 
