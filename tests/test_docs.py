@@ -6,7 +6,8 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, random_images
+from conftest import ROOT, command, random_images
+from PIL import Image
 
 from mobilenet_jax import __main__ as command_line
 from mobilenet_jax import config as config_lib
@@ -81,3 +82,15 @@ def test_the_example_of_a_task(tiny_model, monkeypatch, tmp_path, capsys):
   row = example('add_a_task.md', 'a script of yours').row
   assert 0 <= row['absolute_error'] < 2 and 'within 0.1' in tasks.headline(row)
   assert 'within_a_tenth' in capsys.readouterr().out
+
+
+def test_a_folder_with_numbers_trains_the_example_of_a_task(tiny_model, monkeypatch, tmp_path):
+  monkeypatch.setitem(tasks.TASKS, 'regression', example('add_a_task.md', 'mobilenet_jax/tasks/regression.py').Regression)
+  for i in range(24):
+    Image.new('RGB', (40, 40), (10 * i,) * 3).save(tmp_path / f'{i}.png')
+  (tmp_path / 'labels.csv').write_text('file,number\n' + ''.join(f'{i}.png,{i / 25}\n' for i in range(24)))
+  options = {'task': 'regression', 'batch_size': 4, 'eval_batch_size': 4, 'train_for': '4 steps', 'eval_every': '4 steps'}
+  done = command('train', f'--config=configs/small_images.py:data=folder:{tmp_path},alpha=0.25,res=32',
+                 f'--workdir={tmp_path / "run"}', *(f'--config.{name}={value}' for name, value in options.items()))
+  assert done.returncode == 0, done.stderr
+  assert 'images are held out by a hash of the names of its images' in done.stdout and 'absolute error' in done.stdout

@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
   devices.check_divisible('--batch', args.batch)
   # A model is evaluated on the held-out part of its own data, or on all of other data.
   source = data.load_whole(config.data, args.split) if args.data else own_evaluation(model, config)
-  for remark in (*source.remarks, *(['classes are matched by number, as the model or the data has no names']
-                                    if model.matched_by_number(source) else [])):
+  by_number = 'classes are matched by number, as the model or the data has no names for them'
+  for remark in (*source.remarks, *([by_number] if model.matches_by_number(source) else ())):
     print(remark, file=sys.stderr)
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
   means, = evaluate_trained([model], source, config, skipping)

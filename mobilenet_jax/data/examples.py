@@ -242,7 +242,7 @@ def _check(targets, num_classes, labelled, attribute_names, name):
   if not fine.all():
     at = int(np.argmin(fine))
     what = 'there is no label (-1)' if labels[at] == UNKNOWN else f'the label is {labels[at]}'
-    expected = f'one of {num_classes} classes, 0 to {num_classes - 1}' if num_classes else 'the number of a person'
+    expected = f'one of {num_classes} classes, 0 to {num_classes - 1}' if num_classes else 'a class or a person'
     raise UserError(f'{name(at)}: {what}; expected {expected}')
   attributes = np.atleast_2d(targets.get(ATTRIBUTES, 0))
   wrong = (attributes != 0) & (attributes != 1) & (attributes != UNKNOWN)

@@ -5,18 +5,18 @@ import hashlib
 
 import numpy as np
 
-from mobilenet_jax.data.examples import TEACHER, UNKNOWN, Source
+from mobilenet_jax.data.examples import TEACHER, Source
 
-SAMPLE = 1000  # examples whose targets are read if targets are not in memory, spread evenly over the source
+FEW_ENOUGH = 10_000  # examples whose targets are read at a start though they are not in memory
+SAMPLE = 1000  # examples whose targets stand for all if there are more, spread evenly over the source
 
 
 def fingerprint(source: Source) -> dict:
   """Returns the number of the examples, and digests of their ids, of their targets and of recorded outputs.
 
-  Targets are identified together with the names of the classes and attributes. If they are not in memory, as in a TFDS
-  dataset, those of SAMPLE examples stand for all. Images are not read.
+  Targets are those of `known_targets`, together with the names of the classes and attributes. Images are not read.
   """
-  targets = _targets(source)
+  targets, _ = known_targets(source)
   names = {name: values for name, values in source.extra_names.items() if name != TEACHER}
   known = {name: values for name, values in targets.items() if name != TEACHER}
   found = {'count': len(source), 'held_out': source.held_out,
@@ -25,11 +25,6 @@ def fingerprint(source: Source) -> dict:
   if TEACHER in targets:
     found['outputs'] = digest(repr(source.extra_names.get(TEACHER)), {TEACHER: targets[TEACHER]})
   return found
-
-
-def some_unlabelled(source: Source) -> bool:
-  """Returns whether examples have no label; if targets are not in memory, whether some of SAMPLE examples have none."""
-  return bool((_targets(source).get('label', np.zeros(0)) == UNKNOWN).any())
 
 
 def digest(*parts: str | dict[str, np.ndarray]) -> str:
@@ -45,15 +40,20 @@ def digest(*parts: str | dict[str, np.ndarray]) -> str:
   return total.hexdigest()[:16]
 
 
-def _targets(source):
-  """Returns the targets of all examples or, if they are not in memory, of SAMPLE examples that can be read, by name."""
+def known_targets(source: Source, most: int = FEW_ENOUGH, sample: int = SAMPLE) -> tuple[dict[str, np.ndarray], bool]:
+  """Returns targets by name, (n, ...), unchecked, and whether they are those of all examples.
+
+  If targets are not in memory, as in a TFDS dataset, and there are more than `most` examples, they are those of `sample`
+  examples. Examples that cannot be read are left out.
+  """
   if source.records.in_memory:
-    return dataclasses.replace(source, labelled=False).targets
-  found = []
-  for i in np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)):
+    return dataclasses.replace(source, labelled=False).targets, True
+  found, count = [], len(source) if len(source) <= most else sample
+  for i in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
     try:
       found.append(source.targets_of(int(i)))
     except (OSError, ValueError):
       continue
-  return {name: np.stack([np.asarray(targets[name], dtype) for targets in found])
-          for name, (_, dtype) in source.target_shapes.items() if found}
+  shapes = source.target_shapes
+  return {name: np.array([targets[name] for targets in found], dtype).reshape(-1, *shape)
+          for name, (shape, dtype) in shapes.items()}, len(found) == len(source)

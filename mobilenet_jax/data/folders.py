@@ -1,4 +1,4 @@
-"""Folders of images: one folder per class or person, images with a labels.csv, ImageNet's, or images alone; with splits or not."""
+"""Folders of images: sorted into classes or people, with a labels.csv, ImageNet's, or images alone; with splits or without."""
 
 import dataclasses
 import os
@@ -57,29 +57,24 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   root = _existing_folder(path)
   if config.pairs:
     return _by_pairs(*_sources([_listing(root, config)], config), config)
-  folders = _split_folders(root, config)
-  if folders:
-    names = config.train_split, splits.evaluation_split(folders, config)
-    for name in names:
-      if name not in folders:
-        raise UserError(f'{root}: has the splits {", ".join(folders)}, not {name or config.eval_split}; name one with '
-                        f'--config.data.{"train_split" if name == config.train_split else "eval_split"}, or give '
-                        f'data.name=folder:{root / folders[0]} to hold a tenth of it out')
+  if folders := _split_folders(root, config):
+    advice = f', or give data.name=folder:{root / folders[0]} to hold out a tenth of it'
+    unlabelled = _unlabelled(root, folders, config)
+    names = splits.both(folders, config, str(root), advice, unlabelled)
     listings = [_listing(root / name, config, f'{name}/', minimum) for name, minimum in zip(names, (2, 1))]
-    return _two(listings, names, config)
+    return splits.with_remark(_sources(listings, config), config, names[1], folders)
   whole = _listing(root, config)
   if whole.splits:
     there = list(dict.fromkeys(whole.splits))
-    names = config.train_split, splits.evaluation_split(there, config)
-    if names[0] not in there or names[1] is None:
-      raise UserError(f'{root / labels_file.NAME}: has the splits {", ".join(there)}; expected data.train_split='
-                      f'{config.train_split} and data.eval_split={config.eval_split}')
-    return _two([whole.split(name) for name in names], names, config)
+    names = splits.both(there, config, str(root / labels_file.NAME))
+    return splits.with_remark(_sources([whole.split(name) for name in names], config), config, names[1], there)
   return splits.hold_out(*_sources([whole], config), config)
 
 
 def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') -> Source:
   """Returns the images of the evaluation split or, in a folder without splits, all of its images.
+
+  Classes are numbered as in `load`, by those of all splits.
 
   Args:
     path, config: as in `load`.
@@ -90,21 +85,22 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') ->
   """
   root = _existing_folder(path)
   folders = _split_folders(root, config)
-  if split and (root / split).is_dir():
-    return _sources([_listing(root / split, config, f'{split}/', minimum=1)], config)[0]
   listing = None if folders else _listing(root, config, minimum=1)
   there = folders or list(dict.fromkeys(listing.splits or ()))
-  name = split or splits.evaluation_split(there, config)
-  if split and split not in there or there and name is None:
-    raise UserError(f'data.name=folder:{path}: there is no split {split or config.eval_split}; expected '
+  if split and split not in there and (root / split).is_dir():  # under a name that is not usual
+    there = folders = [*folders, split]
+  name = split or splits.evaluation_split(there, config, _unlabelled(root, folders, config))
+  if not there and not split:
+    return _sources([listing], config)[0]
+  if name not in there:
+    raise UserError(f'data.name=folder:{path}: there is no split {name or config.eval_split}; expected '
                     + (f'one of {", ".join(there)}' if there else 'none, as the folder has no splits'))
   if folders:
-    return splits.said(_sources([_listing(root / name, config, f'{name}/', minimum=1)], config), config, name)[0]
-  return splits.said(_sources([listing.split(name)], config), config, name)[0] if there else _sources([listing], config)[0]
-
-
-def _two(listings, names, config):
-  return splits.said(splits.checked(*_sources(listings, config), config), config, names[1])
+    others = {known for other in folders if other != name for known in walk(root / other, depth=0).folders}
+    sources = _sources([_listing(root / name, config, f'{name}/', minimum=1)], config, others)
+  else:
+    sources = _sources([listing.split(name)], config, set(listing.classes or ()))
+  return sources[0] if split else splits.with_remark(sources, config, name, there)[0]
 
 
 def _existing_folder(path):
@@ -116,54 +112,67 @@ def _existing_folder(path):
 
 def _split_folders(root, config):
   """Returns the folders in `root` that are splits; none if its folders are classes, or if a labels.csv says what is what."""
-  if (root / labels_file.NAME).is_file():
+  folders = list(walk(root, depth=0).folders)
+  known = [name for name in folders if name in {config.train_split, config.eval_split, *splits.EVALUATION}]
+  if os.path.isfile(root / labels_file.NAME):
     return []
-  folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
-  known = [name for name in folders if name in {config.train_split, config.eval_split, *splits.EVALUATION_SPLITS}]
-  if config.train_split in known and len(known) > 1 or known == folders:
+  if known == folders or config.train_split in known and (len(known) > 1 or walk(root / config.train_split, depth=0).folders):
     return known
-  return known if config.train_split in known and any(entry.is_dir() for entry in os.scandir(root / config.train_split)) else []
+  return []
+
+
+def _unlabelled(root, folders, config):
+  """Returns those of the splits that hold nothing but images, if the one to train on has classes."""
+  def has_labels(name):
+    found = walk(root / name, depth=0)
+    return (found.folders or os.path.isfile(root / name / labels_file.NAME) or imagenet.are_validation_images(found.images))
+  return [name for name in folders if not has_labels(name)] if config.train_split in folders and has_labels(config.train_split) else []
 
 
 def _listing(folder, config, inside='', minimum=2):
-  """Returns the images of a folder, which is the split `inside` or, if that is '', a whole set."""
-  labels = folder / labels_file.NAME
-  ignored = (labels_file.NAME, os.path.basename(config.pairs), imagenet.KAGGLE)
-  found = walk(folder, ignored)
-  if labels.is_file():
-    return _from_labels_file(folder, inside, found, labels_file.read(labels, found))
-  beside = [image for image in found.images if '/' not in image]
+  """Finds the images of a folder, and what its folders, a labels.csv or ImageNet's ground truth say of their classes.
+
+  Args:
+    folder: the folder.
+    config: the `data` section of a config.
+    inside: the beginning of the ids: '<split>/', or '' for a whole set.
+    minimum: the number of folders of classes that there must be.
+  """
+  found = walk(folder, (labels_file.NAME, os.path.basename(config.pairs), imagenet.KAGGLE))
+  if os.path.isfile(folder / labels_file.NAME):
+    return _from_labels_file(folder, inside, found)
+  beside = tuple(image for image in found.images if '/' not in image)
   images = [image for image in found.images if image.count('/') == 1]
-  classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith('.'))
   if imagenet.are_validation_images(beside) and not images:
     return _Listing([inside + file for file in beside], [f'{folder}/{file}' for file in beside],
                     imagenet.classes(folder, beside), left_out=found.left_out())
-  if beside and not classes:  # images without labels, which suffice if there is a teacher
+  if beside and not found.folders:  # images without labels, which suffice if there is a teacher
     inside = inside or f'{folder.name}/'
     return _Listing([inside + file for file in beside], [f'{folder}/{file}' for file in beside], left_out=found.left_out())
-  if len(classes) < minimum:
-    raise UserError(f'{folder}: {len(classes)} sub-folders; expected one per class, at least {minimum}')
-  held = [image.partition('/')[0] for image in images]
-  if empty := sorted(set(classes) - set(held)):
+  if len(found.folders) < minimum:
+    raise UserError(f'{folder}: {len(found.folders)} sub-folders; expected one per class, at least {minimum}')
+  classes = [image.partition('/')[0] for image in images]
+  if empty := sorted(set(found.folders) - set(classes)):
     raise UserError(f'{folder / empty[0]}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
                     'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
   below = len(found.images) - len(beside) - len(images)
-  return _Listing([inside + image for image in images], [f'{folder}/{image}' for image in images], held,
+  return _Listing([inside + image for image in images], [f'{folder}/{image}' for image in images], classes,
                   left_out=found.left_out(len(beside), below))
 
 
-def _from_labels_file(folder, inside, found, labels):
-  left_out = found.left_out(unlisted=len(set(found.images) - set(labels.files)))
+def _from_labels_file(folder, inside, found):
+  labels = labels_file.read(folder / labels_file.NAME, found)
   numbered = bool(labels.classes) and not labels.people and all(name.isdecimal() for name in labels.classes)
   return _Listing([inside + file for file in labels.files], [str(folder / file) for file in labels.files], labels.classes,
                   labels.people, numbered, labels.targets, {ATTRIBUTES: labels.attributes} if labels.attributes else {},
-                  labels.splits, left_out)
+                  labels.splits, found.left_out(unlisted=len(set(found.images) - set(labels.files))))
 
 
-def _sources(listings, config):
-  """Returns a source of each listing. All have the same numbers for the same names of classes."""
-  names = {name for listing in listings for name in listing.classes or ()}
-  classes = tuple(sorted(names, key=int if all(listing.numbered for listing in listings) else None))
+def _sources(listings, config, others=()):
+  """Returns a source of each listing. All have the same numbers for the same names of classes, to which `others` are added."""
+  names = {name for listing in listings for name in listing.classes or ()} | set(others)
+  numbered = all(listing.numbered for listing in listings) and all(name.isdecimal() for name in names)
+  classes = tuple(sorted(names, key=lambda name: (int(name), name) if numbered else name))
   numbers = {name: number for number, name in enumerate(classes)}
   people = any(listing.people for listing in listings)
   if len({tuple(listing.names.items()) for listing in listings}) > 1:
@@ -194,8 +203,12 @@ def _by_pairs(whole, config):
   held_out = np.isin(pairs.fold, config.held_out_folds or np.unique(pairs.fold))
   tested = {name for side in (pairs.first, pairs.second) for name, out in zip(side, held_out) if out}
   people = whole.labels[[name in tested for name in names]]
-  return (whole.subset(np.flatnonzero(~np.isin(whole.labels, people))),
-          whole.subset(np.flatnonzero([name in in_pairs for name in names])))
+  rows = np.flatnonzero(~np.isin(whole.labels, people)), np.flatnonzero([name in in_pairs for name in names])
+  for part, what in zip(rows, ('of people outside of the pairs, to train on', 'of the pairs')):
+    if not len(part):
+      raise UserError(f'data.pairs={config.pairs}: {config.name} has no images {what}, among {len(names)} such as {names[0]}; '
+                      'expected some; data.held_out_folds limits the pairs to folds')
+  return tuple(whole.subset(part) for part in rows)
 
 
 def image_names(source: Source) -> list[str]:

@@ -1,6 +1,5 @@
 """Hugging Face datasets on disk: what `save_to_disk` wrote, or a folder of Parquet files. Only this file uses `datasets`."""
 
-import dataclasses
 from pathlib import Path
 
 import ml_collections
@@ -18,20 +17,19 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
     UserError: if there is no such dataset or split, or it has no image or label.
   """
   parts = _parts(path)
-  evaluation = splits.evaluation_split(parts, config)
-  if evaluation is None:
-    if len(parts) > 1:
-      raise UserError(f'data.name=hf:{path}: has the splits {", ".join(parts)}; expected data.eval_split={config.eval_split}')
+  if len(parts) == 1:
     return splits.hold_out(_source(parts, *parts, config), config)
-  both = (_source(parts, split, config) for split in (config.train_split, evaluation))
-  return splits.said(splits.checked(*both, config), config, evaluation)
+  names = splits.both(parts, config, f'data.name=hf:{path}')
+  return splits.with_remark([_source(parts, name, config) for name in names], config, names[1], parts)
 
 
 def load_whole(path: str, config: ml_collections.ConfigDict, split: str) -> Source:
   """Returns the examples of `split` or, if that is '', of the evaluation split, or of the only one."""
   parts = _parts(path)
-  name = split or splits.evaluation_split(parts, config) or next(iter(parts))
-  return splits.said([_source(parts, name, config)], config, name)[0]
+  if split:
+    return _source(parts, split, config)
+  name = splits.evaluation_split(parts, config) or next(iter(parts))
+  return splits.with_remark([_source(parts, name, config)], config, name, parts)[0]
 
 
 class _Images:
@@ -59,10 +57,12 @@ def _parts(path):
     raise UserError(f'data.name=hf:{path}: there is no such folder')
   datasets.disable_progress_bars()
   try:
-    if parquet := sorted(map(str, folder.rglob('*.parquet'))):
+    if parquet := sorted(folder.rglob('*.parquet')):
+      if len({file.parent for file in parquet}) > 1:
+        raise UserError(f'data.name=hf:{path}: has Parquet files in several folders; name one of them, such as {parquet[0].parent}')
       files = {}
       for file in parquet:  # train-00000-of-00002.parquet, as on the Hub
-        files.setdefault(Path(file).stem.partition('-')[0], []).append(file)
+        files.setdefault(file.stem.partition('-')[0], []).append(str(file))
       return dict(datasets.load_dataset('parquet', data_files=files))
     found = datasets.load_from_disk(str(folder))
   except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
@@ -80,13 +80,15 @@ def _source(parts, split, config):
   label = next((name for name in ('label', 'labels', 'fine_label') if name in part.features), None)
   if image is None or label is None:
     raise UserError(f'data.name={config.name}: has the columns {", ".join(part.features)}; expected an image and a label')
+  if not isinstance(part.features[label], (datasets.ClassLabel, datasets.Value)):
+    raise UserError(f'data.name={config.name}: {label} is {part.features[label]}; expected one class for each image')
   names = getattr(part.features[label], 'names', None)
-  given, known = part[label][:], {value for other in parts.values() for value in other[label] if value is not None}
+  known = {value for other in parts.values() for value in other[label] if value not in (None, '')}
   if any(isinstance(value, str) for value in known):
     names = sorted(known)
-    given = [value and names.index(value) for value in given]
-  labels = np.array([UNKNOWN if value is None else value for value in given])
-  classes = len(names) if names else 1 + max(known, default=0)
+  numbers = {name: number for number, name in enumerate(names)} if names and not hasattr(part.features[label], 'names') else {}
+  labels = np.array([UNKNOWN if value in (None, '') else numbers.get(value, value) for value in part[label]])
   images = _Images(part.cast_column(image, datasets.Image(decode=False)).select_columns([image]), image)
-  source = from_images(images, labels, classes, tuple(names) if names else None, ids=[f'{split}/{i}' for i in range(len(part))])
-  return dataclasses.replace(source, upright=config.exif_orientation)
+  return from_images(images, labels, len(names) if names else 1 + max(known, default=0), tuple(names) if names else None,
+                     ids=[f'{split}/{i}' for i in range(len(part))], upright=config.exif_orientation,
+                     content=str(part.data.nbytes))

@@ -15,11 +15,13 @@ class Walk:
 
   Attributes:
     images: the images, as sorted paths relative to the folder, with '/' between the parts.
+    folders: the names of the folders in the folder, sorted.
     others: how many files of other types there are, by suffix.
     hidden: how many hidden files and folders there are; they are not entered. A name that begins with a dot is hidden.
   """
 
   images: tuple[str, ...]
+  folders: tuple[str, ...]
   others: dict[str, int]
   hidden: int
 
@@ -38,17 +40,18 @@ class Walk:
     return ', '.join(f'{count:,} {what}{"s" if count > 1 else ""}{where}' for count, what, where in parts if count)
 
 
-def walk(root: Path, ignored: tuple[str, ...] = ()) -> Walk:
-  """Returns the files in a folder and in all folders below it. Links to folders are followed.
+def walk(root: Path, ignored: tuple[str, ...] = (), depth: int = 99) -> Walk:
+  """Returns the files in a folder and in the folders below it. Links to folders are followed.
 
   Args:
     root: the folder.
     ignored: names of files that are not counted, as they are no images by intention.
+    depth: how many folders deep to go; 0 for the folder itself.
 
   Raises:
     UserError: if a folder cannot be read, or contains itself.
   """
-  images, others, hidden = [], collections.Counter(), 0
+  images, folders, others, hidden = [], [], collections.Counter(), 0
   todo = [(os.fspath(root), '', frozenset())]
   while todo:
     folder, inside, above = todo.pop()
@@ -62,11 +65,14 @@ def walk(root: Path, ignored: tuple[str, ...] = ()) -> Walk:
           elif entry.is_dir():
             if entry.is_symlink() and os.path.realpath(entry.path) in above:
               raise UserError(f'{entry.path}: a link to a folder that contains it; remove the link')
-            todo.append((entry.path, f'{name}/', above))
+            if len(above) <= depth:
+              todo.append((entry.path, f'{name}/', above))
+            if not inside:
+              folders.append(name)
           elif entry.name.lower().endswith(SUFFIXES):
             images.append(name)
           elif entry.name not in ignored:
             others[os.path.splitext(entry.name)[1].lower()] += 1
     except OSError as error:
-      raise UserError(f'{error.filename}: {error.strerror}; expected a folder that can be read') from error
-  return Walk(tuple(sorted(images)), dict(others), hidden)
+      raise UserError(f'{error.filename or folder}: {error.strerror}; expected a folder that can be read') from error
+  return Walk(tuple(sorted(images)), tuple(sorted(folders)), dict(others), hidden)

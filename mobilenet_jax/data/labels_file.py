@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -56,34 +57,42 @@ def read(path: Path, walk: Walk) -> Labels:
     UserError: if a line cannot be read, or there is no image for it; it names the line.
   """
   header, lines = _table(path)
-  columns = _columns(path, header)
+  columns = _columns(path, header, lines)
   given = [name for name in columns if name in COLUMNS]
   attributes = [name for name in columns if name not in COLUMNS]
   if 'label' in given and 'identity' in given:
     raise UserError(f'{path}: has the columns label and identity; expected one of the two, as each is the label of an image')
-  if 'file' not in given or len(columns) == 1 or columns.keys() == {'file', 'split'}:
+  if 'file' not in given or not set(columns) - {'file', 'split'}:
     raise UserError(f'{path}, line 1: {", ".join(header)}: expected the header of the columns: file, and label, identity, '
                     'number or attributes')
   if not lines:
     raise UserError(f'{path}: has no line after the header; expected one for each image')
-
-  places = {name: [] for name in columns}
   for number, cells in lines:
-    where = f'{path}, line {number}'
     if len(cells) != len(header):
-      raise UserError(f'{where}: {len(cells)} cells; expected {len(header)}, as in the header')
-    for name, column in columns.items():
-      places[name].append(_value(name, cells[column], where))
-  numbers = [number for number, _ in lines]
-  classes = places.get('label') or places.get('identity')
+      raise UserError(f'{path}, line {number}: {len(cells)} cells; expected {len(header)}, as in the header')
+
+  def column(name, read, expected):
+    """Returns what `read` makes of each cell of a column, unless it is None."""
+    values = []
+    for number, cells in lines:
+      values.append(read(cell := cells[columns[name]]))
+      if values[-1] is None:
+        raise UserError(f'{path}, line {number}: {name} is {cell!r}; expected {expected}')
+    return values
+
+  text = lambda name: column(name, lambda cell: cell or None, 'a value, or no such column') if name in given else None
+  classes = text('identity') or text('label')
   if 'label' in given and all(map(_NUMBER.fullmatch, classes)):
-    classes = [str(int(float(label))) for label in classes]
-    if below := next((number for number, label in zip(numbers, classes) if label.startswith('-')), None):
-      raise UserError(f'{path}, line {below}: the label is negative; expected the number of a class, counted from 0, or its name')
-  targets = {ATTRIBUTES: np.array([places[name] for name in attributes], np.int32).T} if attributes else {}
+    classes = column('label', lambda cell: None if cell.startswith('-') else cell.partition('.')[0],
+                     'the number of a class, counted from 0, or its name')
+  kinds = f'0, 1 or nothing, as each column besides {", ".join(COLUMNS)} is an attribute'
+  targets = {}
+  if attributes:
+    targets[ATTRIBUTES] = np.array([column(name, _ATTRIBUTE.get, kinds) for name in attributes], np.int32).T
   if 'number' in given:
-    targets[NUMBER] = np.array(places['number'], np.float32)
-  return Labels(_files(path, places['file'], numbers, walk), classes, 'identity' in given, places.get('split'), targets, tuple(attributes))
+    targets[NUMBER] = np.array(column('number', _finite, 'a finite number'), np.float32)
+  return Labels(_files(path, text('file'), [number for number, _ in lines], walk), classes, 'identity' in given, text('split'),
+                targets, tuple(attributes))
 
 
 def _table(path):
@@ -92,25 +101,31 @@ def _table(path):
     text = path.read_text(encoding='utf-8-sig')
   except UnicodeDecodeError as error:
     raise UserError(f'{path}: {error}; save it as UTF-8') from error
-  first = text.partition('\n')[0]
-  reader = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=first.count), strict=True)
+  except OSError as error:
+    raise UserError(f'{path}: {error.strerror}') from error
+  first, _, rest = text.partition('\n')
+  skipped = int(first.startswith('sep='))  # a line of Excel's
+  text = rest if skipped else text
+  reader = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=text.partition('\n')[0].count), strict=True)
   lines = []
   try:
     for cells in reader:
       if any(cell.strip() for cell in cells):
-        lines.append((reader.line_num, [cell.strip() for cell in cells]))
+        lines.append((reader.line_num + skipped, [cell.strip() for cell in cells]))
   except csv.Error as error:
-    raise UserError(f'{path}, line {reader.line_num}: {error}; expected text in columns') from error
+    raise UserError(f'{path}, line {reader.line_num + skipped}: {error}; expected text in columns') from error
   if not lines:
     raise UserError(f'{path}: is empty; expected a header such as file,label and then one line for each image')
   return lines[0][1], lines[1:]
 
 
-def _columns(path, header):
+def _columns(path, header, lines):
   """Returns the place of each column by its name, which is a key of COLUMNS or the name of an attribute."""
   meaning = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
   columns = {}
   for place, title in enumerate(header):
+    if not title and [cells[place:place + 1] for _, cells in lines] == [[str(i)] for i in range(len(lines))]:
+      continue  # the index that pandas writes
     name = meaning.get(title.lower(), title)
     if not title or name in columns:
       raise UserError(f'{path}, line 1: column {place + 1} is {title!r}; expected another name for each column')
@@ -118,23 +133,13 @@ def _columns(path, header):
   return columns
 
 
-def _value(name, cell, where):
-  if name == 'number':
-    try:
-      value = float(cell)
-    except ValueError:
-      value = np.nan
-    if not np.isfinite(np.float32(value)):
-      raise UserError(f'{where}: number is {cell!r}; expected a finite number')
-    return value
-  if name in COLUMNS:
-    if not cell:
-      raise UserError(f'{where}: {name} is empty; expected a value, or no such column')
-    return cell
-  if cell not in _ATTRIBUTE:
-    raise UserError(f'{where}: {name} is {cell!r}; expected 0, 1 or nothing, as each column besides {", ".join(COLUMNS)} is '
-                    'an attribute')
-  return _ATTRIBUTE[cell]
+def _finite(cell):
+  """Returns the number in a cell, which some languages write as 0,5; None if it is no number that fits into float32."""
+  try:
+    value = float(cell.replace(',', '.'))
+  except ValueError:
+    return None
+  return value if abs(value) <= np.finfo(np.float32).max else None
 
 
 def _files(path, given, numbers, walk):
@@ -144,7 +149,7 @@ def _files(path, given, numbers, walk):
     by_name.setdefault(image.rpartition('/')[2], []).append(image)
   files, missing, lines = [], [], {}
   for number, file in zip(numbers, given):
-    where, file = f'{path}, line {number}', file.replace('\\', '/').removeprefix('./')
+    where, file = f'{path}, line {number}', os.path.normpath(file.replace('\\', '/'))
     named = by_name.get(file, ())
     if file not in known and len(named) > 1:
       raise UserError(f'{where}: {file} is in several folders: {", ".join(named[:3])}; expected the path from {folder}')

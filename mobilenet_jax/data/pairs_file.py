@@ -5,10 +5,11 @@
     Ann 1 Bob 2                  and as many of two people
     1100                         LFW's pairsDevTrain.txt and pairsDevTest.txt: the same with one fold
     Ann,1,4 or Ann,1,Bob,2       the same lines without counts, as in Kaggle's matchpairsDevTest.csv and pairs.csv
-    Ann/1.jpg Bob/2.jpg 0 [7]    two images, whether they show one person (1 or 0) and, if given, the fold, counted from 0
+    Ann/1.jpg Bob/2.jpg 0 [7]    two images, whether they show one person (1 or 0, True or False, 1 or -1) and, if given, the
+                                 fold, counted from 0
     0 Ann/1.jpg Bob/2.jpg        the same, the other way round
 
-Cells are separated by tabs, commas or semicolons, or else by spaces. Empty lines are skipped.
+Cells are separated by tabs, commas or semicolons, or else by spaces. Empty lines are skipped, and so is a line of titles.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ from mobilenet_jax.data.pairs import Pairs
 from mobilenet_jax.errors import UserError
 
 FOLDS = 10  # into which pairs without folds are divided
-_TITLES = ('name', 'person', 'file', 'image', 'path', 'first', 'label', 'same', 'issame', 'is_same', 'file1', 'image1', 'img1', 'path1')
+_SAME = {'1': True, 'true': True, '0': False, 'false': False, '-1': False}
 
 
 def read_pairs(path: Path) -> Pairs:
@@ -41,7 +42,7 @@ def read_pairs(path: Path) -> Pairs:
   first = _cells(lines[0][1])
   if all(cell.isdecimal() for cell in first) and len(first) <= 2:
     return _with_counts(path, first, lines)
-  if first[0].lower() in _TITLES:
+  if not any('/' in cell or '.' in cell or cell.isdecimal() for cell in first):  # titles
     lines = lines[1:]
   read = [_pair(line, f'{path}, line {number}') for number, line in lines]
   if not read:
@@ -95,18 +96,22 @@ def _pair(line, where):
   if numbered := _numbered(cells, where):
     return *numbered, None
   match cells:
-    case (a, b, '0' | '1' as same):
+    case (a, b, same) if _are_images(a, b) and same.lower() in _SAME:
       fold = None
-    case ('0' | '1' as same, a, b):
+    case (same, a, b) if _are_images(a, b) and same.lower() in _SAME:
       fold = None
-    case (a, b, '0' | '1' as same, fold) if fold.isdecimal():
+    case (a, b, same, fold) if _are_images(a, b) and same.lower() in _SAME and fold.isdecimal():
       fold = int(fold)
     case _:
       raise UserError(f"{where}: expected 'person i j', 'person i person j', or two images and 1 or 0 for the same person")
   first, second = _name(a), _name(b)
   if first == second:
-    raise UserError(f'{where}: the same image twice; expected two different ones')
-  return first, second, same == '1', fold
+    raise UserError(f'{where}: the same image twice, or two that differ in nothing but the suffix; expected two images')
+  return first, second, _SAME[same.lower()], fold
+
+
+def _are_images(*cells):
+  return all('/' in cell or '\\' in cell or cell.lower().endswith(SUFFIXES) for cell in cells)
 
 
 def _numbered(cells, where):
@@ -116,8 +121,6 @@ def _numbered(cells, where):
       other = person
     case (person, i, other, j) if i.isdecimal() and person != other and '/' not in person:
       pass
-    case (person, i, j) if j.isdecimal() and '/' not in person + i and j not in ('0', '1'):
-      other = person
     case _:
       return None
   if not (i.isdecimal() and j.isdecimal()) or (person, int(i)) == (other, int(j)):

@@ -57,7 +57,9 @@ def _rows(places, ids, path):
     keys = [id.split('/', min(dropped, id.count('/')))[-1] for id in ids]
     rows = np.array([places.get(key, -1) for key in keys])
     if (rows >= 0).any():
-      meant = collections.defaultdict(set)  # the same example may be in both sources
+      if len(set(keys)) == len(set(ids)):  # the same example may be in both sources
+        break
+      meant = collections.defaultdict(set)
       for key, id in zip(keys, ids):
         meant[key].add(id)
       if doubled := [key for key, own in meant.items() if len(own) > 1 and key in places]:
@@ -82,26 +84,36 @@ def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]
   if len(kinds) > 1:
     raise UserError(f'data.recorded={path}: has {" and ".join(kinds)}; expected one of them')
   kind = kinds[0] if kinds else ''
-  outputs, names = arrays.get(kind), arrays.get('names')
-  if names is None or outputs is None or outputs.ndim != 2 or len(names) != len(outputs):
-    shapes = ', '.join(f'{name} {array.shape}' for name, array in arrays.items())
-    raise UserError(f'data.recorded={path}: has {shapes or "nothing"}; expected names (n,) and {" or ".join(OUTPUTS)} (n, d)')
+  outputs, names = arrays.get(kind), _texts(arrays.get('names'))
+  if names is None or outputs is None or outputs.ndim != 2 or not outputs.size or len(names) != len(outputs):
+    shapes = ', '.join(f'{name} {array.dtype} {array.shape}' for name, array in arrays.items())
+    raise UserError(f'data.recorded={path}: has {shapes or "nothing"}; expected names (n,) of text and {" or ".join(OUTPUTS)} '
+                    '(n, d)')
+  if outputs.dtype.kind not in 'fiu':
+    raise UserError(f'data.recorded={path}: {kind} are {outputs.dtype}; expected real numbers')
   bad = np.flatnonzero(~np.isfinite(outputs).all(1))
   if len(bad):
     raise UserError(f'data.recorded={path}: {len(bad)} of {len(names)} examples have outputs that are not finite, such as '
                     f'{names[bad[0]]}; record them again')
-  if kind == 'probs':
-    if outputs.min() < 0 or outputs.max() > 1:
-      raise UserError(f'data.recorded={path}: probs range from {outputs.min():.3g} to {outputs.max():.3g}; expected '
-                      'probabilities in [0, 1]; use the name logits for other values')
-  if doubled := len(names) - len(set(map(str, names))):
+  if kind == 'probs' and (outputs.min() < 0 or outputs.max() > 1):
+    raise UserError(f'data.recorded={path}: probs range from {outputs.min():.3g} to {outputs.max():.3g}; expected '
+                    'probabilities in [0, 1]; use the name logits for other values')
+  if doubled := len(names) - len(set(names)):
     raise UserError(f'data.recorded={path}: {doubled} of {len(names)} examples have the same name as another; expected each '
                     'name once')
-  columns = next((tuple(map(str, arrays[name])) for name in COLUMNS if name in arrays), None)
-  if columns and (len(columns) != outputs.shape[1] or len(set(columns)) < len(columns)):
-    raise UserError(f'data.recorded={path}: {len(columns)} names of outputs ({few(columns)}) for {outputs.shape[1]} outputs; '
+  given = next((name for name in COLUMNS if name in arrays), None)
+  columns = _texts(arrays[given]) if given else None
+  if given and (columns is None or len(columns) != outputs.shape[1] or len(set(columns)) < len(columns)):
+    raise UserError(f'data.recorded={path}: {given} is {arrays[given].dtype} {arrays[given].shape} for {outputs.shape[1]} outputs; '
                     'expected a different name for each')
-  return list(map(str, names)), kind, outputs.astype(np.float32), columns
+  return list(names), kind, outputs.astype(np.float32), columns
+
+
+def _texts(array):
+  """Returns the texts in an array (n,), or None."""
+  if array is None or array.ndim != 1 or array.dtype.kind not in 'US':
+    return None
+  return tuple((np.char.decode(array, 'utf-8') if array.dtype.kind == 'S' else array).tolist())
 
 
 def teacher_of(path: Path) -> str:

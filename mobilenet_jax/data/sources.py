@@ -13,7 +13,7 @@ import zipfile
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import folders, hugging_face, recorded, splits, tfds_sets
+from mobilenet_jax.data import folders, hugging_face, recorded, tfds_sets
 from mobilenet_jax.data.examples import Source, from_images
 from mobilenet_jax.errors import UserError
 
@@ -21,17 +21,16 @@ from mobilenet_jax.errors import UserError
 def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   """Returns the training and the evaluation source that `config`, the `data` section of a config, names.
 
-  Both have the same numbers for the same classes. Their `remarks` are the same, too.
+  Both have the same numbers for the same classes. Their `remarks` are the same, too. An empty split_by means 'image'.
 
   Raises:
-    UserError: if there is no such dataset, split or folder, or it holds no images or is not prepared; or if there are
-      examples to evaluate on of a class that is not trained on.
+    UserError: if there is no such dataset, split or folder, or it holds no images or is not prepared.
   """
   kind, _, path = config.name.partition(':')
   if config.pairs and kind != 'folder':
     raise UserError(f'data.pairs={config.pairs}: expected data.name=folder:/path, a folder with the images of the pairs')
   if kind == 'npz':
-    both = splits.checked(*(_from_npz(path, split) for split in (config.train_split, config.eval_split)), config)
+    both = tuple(_from_npz(path, split) for split in (config.train_split, config.eval_split))
   elif kind == 'folder':
     both = folders.load(path, config)
   elif kind == 'hf':
@@ -68,7 +67,8 @@ def _from_npz(path, split):
   try:
     with np.load(path) as arrays:
       images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
-      all_labels = [arrays[name] for name in arrays.files if name.endswith('_labels')]
+      all_labels = [arrays[name] for name in arrays.files
+                    if name.endswith('_labels') and name.removesuffix('labels') + 'images' in arrays.files]
       names = arrays['class_names'] if 'class_names' in arrays else None
       sums = {name.filename: name.CRC for name in arrays.zip.infolist()}
   except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -82,6 +82,6 @@ def _from_npz(path, split):
                     f'{labels.dtype} {labels.shape}; expected uint8 (n, h, w, 3) and integers (n,)')
   if names is not None and (names.ndim != 1 or names.dtype.kind != 'U' or len(set(names.tolist())) < len(names)):
     raise UserError(f'data.name=npz:{path}: class_names is {names.dtype} {names.shape}; expected a different text for each class')
-  classes = max(int(part.max(initial=-1)) for part in all_labels) + 1 if names is None else len(names)
+  classes = len(names) if names is not None else 1 + max(int(part.max()) for part in all_labels if part.size)
   return from_images(images, labels, classes, None if names is None else tuple(names.tolist()),
                      ids=[f'{split}/{i}' for i in range(len(images))], content=str(sums.get(f'{split}_images.npy')))

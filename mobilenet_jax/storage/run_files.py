@@ -56,7 +56,7 @@ def read_inputs(folder: Path) -> dict | None:
   path = folder / INPUTS_FILE
   try:
     return dict(json.loads(path.read_bytes()))
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return None
   except (ValueError, TypeError) as error:
     raise UserError(f'{path}: damaged; remove it to go on without a check of the data') from error

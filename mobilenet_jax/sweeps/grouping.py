@@ -1,5 +1,6 @@
 """Decides which runs of a sweep share a job, and how many jobs a machine runs at once."""
 
+import json
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Needs(NamedTuple):
   step: int
 
 
-def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict]]:
+def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict | str]]:
   """Prepares or checks the data of the runs.
 
   Args:
@@ -43,11 +44,11 @@ def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Need
     waiting: the names of the runs that are to be trained.
 
   Returns:
-    The machine they run on, the memory that the waiting runs need, and the digests of the inputs of all runs, by name.
+    The machine they run on, the memory that the waiting runs need, and what `digests` returns.
   """
   environment.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
-  inputs = _inputs(configs)
+  inputs = _inputs(configs, waiting)
   name = max(waiting or configs, key=lambda name: cost(configs[name]))
   largest = _without_classes(configs[name])
   num_outputs, _ = tasks.create(largest).outputs(inputs[name].train)
@@ -61,21 +62,32 @@ def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Need
   return machine, Needs(states, training.step_bytes(largest, num_outputs)), _digests(configs, inputs)
 
 
-def digests(configs: dict[str, ml_collections.ConfigDict]) -> dict[str, dict]:
-  """Returns the digests of the inputs of each run, by its name."""
-  return _digests(configs, _inputs(configs))
+def digests(configs: dict[str, ml_collections.ConfigDict]) -> dict[str, dict | str]:
+  """Returns, by name, the digests of the inputs of each finished run, or why they cannot be loaded any more."""
+  return _digests(configs, _inputs(configs, []))
 
 
 def _digests(configs, inputs):
-  return {name: {**inputs[name].digests, **training.starting_weights(config)} for name, config in configs.items()}
+  return {name: found if isinstance(found := inputs[name], str) else {**found.digests, **training.starting_weights(config)}
+          for name, config in configs.items()}
 
 
-def _inputs(configs):
-  """Returns the inputs of each run, by its name. What several runs share is loaded once."""
-  keys = {name: training.stream(config) for name, config in configs.items()}
-  one = {key: configs[name] for name, key in keys.items()}
-  shared = {key: training.load_inputs(_without_classes(config)) for key, config in one.items()}
-  return {name: shared[key] for name, key in keys.items()}
+def _inputs(configs, waiting):
+  """Returns the inputs of each run, by its name, or why those of a finished run cannot be loaded. Each is loaded once."""
+  shared, found = {}, {}
+  for name in sorted(configs, key=lambda name: name not in waiting):  # an error of a waiting run is one of the sweep
+    config = _without_classes(configs[name])
+    fields = {**config.to_dict(), 'data': {**config.data, 'image_size': 0, 'stream_size': 0}}
+    key = json.dumps({field: fields[field] for field in ('task', 'data', 'distill', 'embedding')}, sort_keys=True)
+    if key not in shared:
+      try:
+        shared[key] = training.load_inputs(config)
+      except UserError as error:
+        if name in waiting:
+          raise
+        shared[key] = str(error)
+    found[name] = shared[key]
+  return found
 
 
 def _without_classes(config):
@@ -83,7 +95,7 @@ def _without_classes(config):
   return config_lib.changed(config, {'model.num_classes': 0})
 
 
-def prepare_elsewhere(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict]]:
+def prepare_elsewhere(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict | str]]:
   """Calls `prepare` in a process that then ends, so that the process that launches jobs holds neither data nor devices."""
   # The system cleans up what the libraries of an ended process left open. A person need not see warnings about it.
   os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')

@@ -96,7 +96,7 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
   with contextlib.ExitStack() as alone:
     waiting = devices.on_first_host(lambda: _claim(runs, workdir, alone))
     if not waiting:
-      devices.on_first_host(lambda: _check_finished(runs, workdir))
+      devices.on_first_host(lambda: _check(runs, workdir, grouping_lib.digests(runs)))
       return {}
     if devices.is_first_host():
       _forget_failures(workdir, waiting)
@@ -118,7 +118,7 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
   with contextlib.ExitStack() as alone:
     waiting = _claim(runs, workdir, alone)
     if not waiting:
-      _check_finished(runs, workdir)
+      _check(runs, workdir, grouping_lib.digests(runs))
       return {}
     submit = launch.submitter(launcher, workdir / JOBS_FOLDER, slurm)
     running = status.running_jobs(workdir)
@@ -148,18 +148,13 @@ def _prepared(prepare, runs, workdir, waiting) -> tuple:
   return machine, needs
 
 
-def _check_finished(runs, workdir) -> None:
-  """Checks the inputs of runs that have all finished, unless they are gone, which is said."""
-  try:
-    digests = grouping_lib.digests(runs)
-  except UserError as error:
-    print(f'all runs have finished; whether their data is still the same cannot be checked: {error}', flush=True)
-    return
-  _check(runs, workdir, digests)
-
-
 def _check(runs, workdir, digests) -> None:
-  if different := [text for name in runs if (text := difference(workdir / name, digests[name]))]:
+  """Raises UserError if runs were begun with other inputs. Says so if those of finished runs are gone."""
+  gone = {name: found for name, found in digests.items() if isinstance(found, str)}
+  if gone:
+    print(f'{len(gone)} of {len(runs)} runs have finished, and whether their data is still the same cannot be checked: '
+          f'{next(iter(gone.values()))}', flush=True)
+  if different := [text for name in runs if name not in gone and (text := difference(workdir / name, digests[name]))]:
     raise UserError(different[0] + (f' ({len(different)} of the {len(runs)} runs)' if len(different) > 1 else ''))
 
 

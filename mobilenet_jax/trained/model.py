@@ -51,8 +51,7 @@ class TrainedModel:
   @functools.cached_property
   def digest(self) -> str:
     """Returns a digest of the weights and the labels."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(self.variables))
-    return digest(repr(self.labels), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+    return digest_of(self.variables, self.labels)
 
   @functools.cached_property
   def task(self) -> tasks.Task:
@@ -140,9 +139,8 @@ class TrainedModel:
   def outputs_of(self, source: Source) -> np.ndarray | None:
     """Returns the output that stands for each class, attribute or number of `source`, int32; None for embeddings.
 
-    They are matched by name if model and source both have names; the name of a synset is its number, 'n01440764'. Names that
-    are numbers are the numbers of the model's classes, not counting the background, if no class of the model has such a name.
-    Without names on one of the two sides, classes are matched by number.
+    They are matched by name if model and source both have names; the name of a synset is its number, 'n01440764'. If classes
+    are matched by number, see `matches_by_number`, the background is not counted. A class without examples need not be known.
 
     Raises:
       UserError: if the model lacks some of them; the error names them.
@@ -150,29 +148,38 @@ class TrainedModel:
     if self.task.kind == 'vector':
       return None
     if self.task.kind != 'classes':
-      return self._by_name(self.labels or (), self.task.outputs(source)[1] or (), self.task.kind)
+      names = self.task.outputs(source)[1] or ()
+      return self._by_name(self.labels or (), names, self.task.kind, range(len(names)))
     ours, theirs = class_keys(self.labels or ()), class_keys(source.class_names or ())
-    numbered = bool(theirs) and all(name.isdecimal() for name in theirs)
-    if ours and theirs and (not numbered or any(name.isdecimal() for name in ours)):
-      return self._by_name(ours, theirs, 'classes')
+    asked = set(np.unique(source.labels).tolist()) if source.records.in_memory else range(source.num_classes)
+    if not self.matches_by_number(source):
+      if _are_numbers(theirs) and not set(theirs) <= set(ours):  # 07 is 7
+        ours, theirs = ([str(int(name)) if name.isdecimal() else name for name in names] for names in (ours, theirs))
+      return self._by_name(ours, theirs, 'classes', asked)
     first = int(bool(ours) and ours[0] == BACKGROUND)
-    numbers = [int(name) for name in theirs] if numbered else range(source.num_classes)
-    if beyond := [number for number in numbers if number >= self.num_classes - first]:
-      such = f', such as {beyond[0]}, counted from 0' if numbered else ''
+    numbers = [int(name) for name in theirs] if _are_numbers(theirs) else list(range(source.num_classes))
+    asked = asked if theirs else range(source.num_classes)  # without names, the number of classes is all there is to compare
+    if beyond := [numbers[label] for label in asked if numbers[label] >= self.num_classes - first]:
+      such = f', such as {beyond[0]}, counted from 0' if _are_numbers(theirs) else ''
       raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data has {len(numbers)}{such}; expected data '
                       'with the same classes')
     return np.array(numbers, np.int32) + first
 
-  def _by_name(self, ours, theirs, what):
-    if missing := [name for name in theirs if name not in ours]:
+  def _by_name(self, ours, theirs, what, asked):
+    places = {name: i for i, name in enumerate(ours)}
+    if missing := [name for i, name in enumerate(theirs) if name not in places and i in asked]:
       raise UserError(f'{self.origin}: has {len(ours)} {what} ({some(ours)}), the data has {len(theirs)}; the model '
                       f'lacks {some(missing)}; expected data with the same {what}')
-    places = {name: i for i, name in enumerate(ours)}
-    return np.array([places[name] for name in theirs], np.int32)
+    return np.array([places.get(name, 0) for name in theirs], np.int32)
 
-  def matched_by_number(self, source: Source) -> bool:
-    """Returns whether `outputs_of` matches classes by number, because the model or the data has no names."""
-    return self.task.kind == 'classes' and not (self.labels and source.class_names)
+  def matches_by_number(self, source: Source) -> bool:
+    """Returns whether the classes of `source` are numbers of the model's classes, instead of being matched by name.
+
+    They are if one of the two has no names, or if those of the source are numbers and no class of the model has such a name.
+    """
+    ours, theirs = self.labels or (), source.class_names or ()
+    return self.task.kind == 'classes' and (
+        not ours or not theirs or _are_numbers(theirs) and not any(name.isdecimal() for name in ours))
 
   def variables_for(self, source: Source, like: dict, keep_head: bool) -> dict:
     """Returns {'params', 'batch_stats'} from which the training of another model starts.
@@ -209,6 +216,16 @@ class TrainedModel:
     """Writes the model in the form of a run's checkpoint, which `load` reads."""
     checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))
     write_whole(folder / CONFIG_FILE, config_lib.to_json(self.config))
+
+
+def _are_numbers(names) -> bool:
+  return bool(names) and all(name.isdecimal() for name in names)
+
+
+def digest_of(variables, labels: Sequence[str] | None) -> str:
+  """Returns a digest of the weights of a model and of the names of its outputs."""
+  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(variables))
+  return digest(repr(labels), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
 def load_folder(folder: Path, origin: str) -> TrainedModel:

@@ -16,12 +16,13 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import TEACHER, Source, normalize
+from mobilenet_jax.data import TEACHER, Source, known_targets, normalize
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import PROJECTION
 
 SMALLEST = 1e-7  # because a probability of 0 would give a logit of minus infinity
 SUM_TOLERANCE = 0.01  # of the probabilities of classes, which may be rounded
+LOOKED_AT = 100  # examples by which a feature of probabilities is told from one of logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,12 @@ def selected(source: Source, task: tasks.Task, num_outputs: int, names: tuple[st
     remarks = (*remarks, f'the recorded outputs have no names and are taken to be those of the student, in its order '
                f'({trained.some(names)})')
   extra = dict(source.extra)
-  if TEACHER in extra:  # else they are a feature of the examples
+  if TEACHER in extra:
     extra[TEACHER] = _as_logits(extra[TEACHER], source.outputs_kind, task.kind)
+  elif task.kind in ('classes', 'attributes'):  # a feature of the examples, whose kind nothing says
+    some = known_targets(source, most=LOOKED_AT, sample=LOOKED_AT)[0][TEACHER]
+    if some.size and some.min() >= 0 and some.max() <= 1:
+      raise UserError('data.recorded: the outputs in the feature are all in [0, 1], as probabilities are; expected logits')
   return dataclasses.replace(source, extra=extra, outputs_kind='', extra_names=extra_names, remarks=remarks,
                              columns={**source.columns, TEACHER: order})
 

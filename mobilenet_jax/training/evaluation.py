@@ -122,7 +122,8 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
   """
   evaluated, task = [], models[0].task
   source = dataclasses.replace(source, labelled=task.needs_labels)
-  source = distillation.selected(source, task, models[0].num_classes, models[0].labels)
+  outputs = (models[0].num_classes, models[0].labels) if task.kind == 'classes' else task.outputs(source)
+  source = distillation.selected(source, task, *outputs)
   task.check(source)
   for model in models:
     step = make_eval_step(model.module, model.task, model.config.data.image_size, model.outputs_of(source))

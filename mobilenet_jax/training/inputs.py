@@ -6,7 +6,6 @@ A digest of each is kept in the run's folder, so that a run does not go on, and 
 import dataclasses
 from pathlib import Path
 
-import jax
 import ml_collections
 
 from mobilenet_jax import data as data_lib
@@ -36,7 +35,7 @@ class Inputs:
 
 
 def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] | None = None,
-         teacher: distillation.Teacher | None = None) -> Inputs:
+                teacher: distillation.Teacher | None = None) -> Inputs:
   """Loads the inputs of a run.
 
   Args:
@@ -50,34 +49,48 @@ def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] |
   task = tasks.create(config)
   both = data or tuple(map(keep_in_memory, data_lib.load(config.data)))
   teacher = teacher or distillation.load_teacher(config)
-  digests = {TO_TRAIN_ON: fingerprint(both[0]), TO_EVALUATE_ON: fingerprint(both[1])}
-  if config.data.pairs:
-    digests['pairs'] = digest(repr(read_pairs(Path(config.data.pairs).expanduser())))
+  digests = {TO_TRAIN_ON: fingerprint(both[0]), TO_EVALUATE_ON: fingerprint(both[1]), **_pairs(config)}
   if teacher:
-    digests['teacher'] = digest(repr(teacher.labels), {
-        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(teacher.variables))})
+    digests['teacher'] = trained.digest_of(teacher.variables, teacher.labels)
     both = tuple(distillation.named(source, teacher) for source in both)
-  # Without the task's own loss, a student learns from images without labels, too.
-  needed = task.needs_labels and (config.distill.hard_weight > 0 or config.data.per_identity > 0)
-  labelled = needed or not data_lib.some_unlabelled(both[0]), task.needs_labels
-  both = tuple(dataclasses.replace(source, labelled=known) for source, known in zip(both, labelled))
   outputs = task.outputs(both[0])
+  both = _compared(*both, task, config)
   both = tuple(distillation.selected(source, task, *outputs) for source in both)
   task.check(both[1])
-  if task.kind == 'vector' and not config.data.pairs:
-    both = _with_people_in_both(*both)
   return Inputs(*both, teacher, digests)
 
 
-def _with_people_in_both(train, evaluation):
-  """Returns the sources with a remark on people who are in both."""
-  name = lambda source, label: source.class_names[label] if source.class_names else f'person {label}'
-  people, tested = ({name(source, label) for label in set(source.labels.tolist())} for source in (train, evaluation))
-  if not (both := sorted(people & tested)):
-    return train, evaluation
-  remark = (f'{len(both)} of the {len(tested)} people to evaluate on are trained on, too ({data_lib.few(both)}): the evaluation '
-            'says little about other people')
-  return tuple(dataclasses.replace(source, remarks=(*source.remarks, remark)) for source in (train, evaluation))
+def _pairs(config):
+  pairs = config.data.pairs
+  return {'pairs': digest(repr(read_pairs(Path(pairs).expanduser())))} if pairs else {}
+
+
+def _compared(train, evaluation, task, config):
+  """Returns the sources as the task needs their labels, with remarks on what both have, or only one of them."""
+  (known, complete), (asked, _) = map(data_lib.known_targets, (train, evaluation))
+  known, asked = known['label'], asked['label']
+  # Without the task's own loss, a student learns from images without labels, too.
+  needed = task.needs_labels and (config.distill.hard_weight > 0 or config.data.per_identity > 0)
+  train = dataclasses.replace(train, labelled=needed or (known >= 0).all())
+  evaluation = dataclasses.replace(evaluation, labelled=task.needs_labels)
+  for source, labels in ((train, known), (evaluation, asked)):
+    if source.labelled and (labels < 0).any():
+      source.labels  # raises an error that names the example, before anything is trained
+  known, asked = known[known >= 0], asked[asked >= 0]
+  remarks = []
+  if not config.data.pairs and (shared := len(set(train.ids) & set(evaluation.ids))):
+    remarks.append(f'{shared:,} of the {len(evaluation):,} examples to evaluate on are trained on, too')
+  elif task.kind == 'vector' and not config.data.pairs:
+    name = lambda source, label: source.class_names[label] if source.class_names else f'person {label}'
+    people, tested = ({name(source, label) for label in set(labels.tolist())}
+                      for source, labels in ((train, known), (evaluation, asked)))
+    if shared := sorted(people & tested):
+      remarks.append(f'{len(shared)} of the {len(tested)} people to evaluate on are trained on, too ({data_lib.few(shared)}): the '
+                     'evaluation says little about other people')
+  both = tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in (train, evaluation))
+  if task.kind == 'classes' and train.labelled and complete:
+    both = data_lib.with_classes_checked(*both, config.data, known, asked)
+  return both
 
 
 def starting_weights(config: ml_collections.ConfigDict) -> dict:
@@ -138,7 +151,7 @@ def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDic
   train, evaluation = data_lib.load(config.data)
   now = {TO_TRAIN_ON: fingerprint(train)}
   if config.data.eval_split == model.config.data.eval_split:
-    now[TO_EVALUATE_ON] = fingerprint(evaluation)
+    now |= {TO_EVALUATE_ON: fingerprint(evaluation), **_pairs(config)}
   before = run_files.read_inputs(Path(model.origin).expanduser())
   advice = 'name the data to evaluate on with --data, which evaluates on all of a folder without splits'
   if before is None and evaluation.held_out:

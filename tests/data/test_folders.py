@@ -1,17 +1,20 @@
 """Folders as people have them: names, splits, labels.csv, ImageNet; what is left out is said."""
 
 import collections
+import dataclasses
 import hashlib
 import os
 
 import numpy as np
 import pytest
-from conftest import data_config
+from conftest import data_config, tiny_config
 from PIL import Image
 
+from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.data import eval_batches, folders, load, load_whole, splits, walk
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.training import checked, load_inputs
 
 
 def save(path, color=(9, 9, 9)):
@@ -45,29 +48,49 @@ def test_a_class_has_the_same_number_in_both_splits(tmp_path):
   for source in (train, test):
     for example in source:
       assert example.targets['label'] == example.image[0, 0, 0] == 'abcd'.index(example.id.split('/')[1])
-  assert train.remarks == test.remarks == ('1 of the 4 classes have no example to evaluate on: b',)
+  assert load_inputs(checked(tiny_config(**{'data.name': f'folder:{tmp_path}'}))).train.remarks == (
+      '1 of the 4 classes have no example to evaluate on: b',)
+  whole = load_whole(config_of(tmp_path))
+  assert whole.class_names == test.class_names and whole.labels.tolist() == test.labels.tolist()
+  model = lambda labels: trained.TrainedModel(config_lib.base(), {'params': {'classifier': {'bias': np.zeros(4)}}}, labels, 'm')
+  assert model(None).outputs_of(whole).tolist() == [0, 1, 2, 3]  # also by number, although b is missing
+  assert model(tuple('dcxa')).outputs_of(whole)[whole.labels].tolist() == [3, 1, 0]
+
+
+def inputs_of(data, **changes):
+  return load_inputs(checked(tiny_config(**{'data.name': data, **changes})))
 
 
 def test_a_class_that_is_not_trained_on_is_named_unless_classes_are_people(tmp_path):
-  folder(tmp_path, [f'train/{name}/0.png' for name in 'ab'] + [f'test/{name}/0.png' for name in 'acz'])
-  with pytest.raises(UserError, match='2 of the 3 classes to evaluate on have no example to train on: c, z; expected'):
-    load(config_of(tmp_path))
-  train, test = load(config_of(tmp_path, split_by='class'))
+  folder(tmp_path, [f'train/{name}/{i}.png' for name in 'ab' for i in range(8)] + [f'test/{name}/0.png' for name in 'acz'])
+  with pytest.raises(UserError, match='2 of the 3 classes to evaluate on have no example to train on: c, z; expected the classes of'):
+    inputs_of(f'folder:{tmp_path}')
+  train, test = load(config_of(tmp_path))  # for people, and to record outputs
   assert train.class_names == test.class_names == tuple('abcz') and named(test)['test/c/0.png'] == 'c'
+
+
+def test_the_tenth_of_a_set_may_have_classes_of_its_own(tmp_path):
+  lone = next(f'{i}.png' for i in range(1000) if in_tenth(f'lone/{i}.png'))
+  folder(tmp_path, [f'lone/{lone}', *(f'{name}/{i}.png' for name in ('cat', 'dog') for i in range(20))])
+  assert 'held out with all of their images, and not trained on: lone (1)' in inputs_of(f'folder:{tmp_path}').train.remarks
 
 
 def test_numbers_of_npz_are_compared_too(tmp_path):
   images = np.zeros((6, 32, 32, 3), np.uint8)
   arrays = {'train_images': images, 'train_labels': np.arange(6) % 3, 'test_images': images, 'test_labels': np.arange(6) % 2}
   np.savez(tmp_path / 'a.npz', **arrays)
-  train, _ = load(data_config(name=f'npz:{tmp_path}/a.npz'))
-  assert train.remarks == ('1 of the 3 classes have no example to evaluate on: class 2',) and train.class_names is None
+  for kind in (np.uint8, np.uint64, np.int64):
+    arrays['train_labels'] = arrays['train_labels'].astype(kind)
+    np.savez(tmp_path / 'a.npz', **arrays, coarse_labels=['p', 'q'])
+    train = inputs_of(f'npz:{tmp_path}/a.npz').train
+    assert train.remarks == ('1 of the 3 classes have no example to evaluate on: class 2',) and train.class_names is None
   np.savez(tmp_path / 'a.npz', **arrays, class_names=['x', 'y', 'z'])
-  train, test = load(data_config(name=f'npz:{tmp_path}/a.npz'))
-  assert test.class_names == ('x', 'y', 'z') and train.remarks == ('1 of the 3 classes have no example to evaluate on: z',)
+  inputs = inputs_of(f'npz:{tmp_path}/a.npz')
+  assert inputs.evaluation.class_names == ('x', 'y', 'z')
+  assert inputs.train.remarks == ('1 of the 3 classes have no example to evaluate on: z',)
   np.savez(tmp_path / 'a.npz', **{**arrays, 'train_labels': np.arange(6) % 2, 'test_labels': np.arange(6) % 3})
   with pytest.raises(UserError, match='1 of the 3 classes to evaluate on have no example to train on: class 2'):
-    load(data_config(name=f'npz:{tmp_path}/a.npz'))
+    inputs_of(f'npz:{tmp_path}/a.npz')
   for wrong, message in ((-3, 'train/1: the label is -3; expected one of 3 classes, 0 to 2'),
                          (-1, r'train/1: there is no label \(-1\); expected one of 3 classes')):
     np.savez(tmp_path / 'a.npz', **{**arrays, 'train_labels': np.array([0, wrong, 2, 1, 1, 1])})
@@ -121,12 +144,7 @@ def test_each_part_has_an_example_however_small_the_set():
   assert splits.held_out(['a', 'a', 'b', 'b', 'b']).tolist() in ([True] * 2 + [False] * 3, [False] * 2 + [True] * 3)
 
 
-def test_a_class_that_is_held_out_whole_is_said(tmp_path):
-  lone = next(f'{i}.png' for i in range(1000) if in_tenth(f'lone/{i}.png'))
-  folder(tmp_path, [f'lone/{lone}', *(f'{name}/{i}.png' for name in ('cat', 'dog') for i in range(20))])
-  train, _ = load(config_of(tmp_path))
-  assert 'held out with all of their images, and not trained on: lone (1)' in train.remarks
-  (tmp_path / 'single').mkdir()
+def test_one_class_is_too_few(tmp_path):
   save(tmp_path / 'single' / 'a' / '0.png')
   with pytest.raises(UserError, match='1 sub-folders; expected one per class, at least 2'):
     load(config_of(tmp_path / 'single'))
@@ -166,8 +184,12 @@ def test_a_split_under_another_usual_name_is_taken_and_said(tmp_path):
   assert evaluation.remarks == ('evaluating on the split val, as there is no test',)
   assert load_whole(config_of(tmp_path)).ids == evaluation.ids
   assert load(config_of(tmp_path, eval_split='val'))[1].remarks == ()
+  with pytest.raises(UserError, match='has the splits train, val, not tset; name one with --config.data.eval_split'):  # no guess
+    load(config_of(tmp_path, eval_split='tset'))
+  save(tmp_path / 'test' / '1.png')  # as ImageNet's, which has no labels
+  assert load(config_of(tmp_path))[1].remarks == ('evaluating on the split val, as test has no labels',)
   assert load_whole(config_of(tmp_path), 'train').ids == ('train/a/0.png', 'train/b/0.png')
-  with pytest.raises(UserError, match='there is no split dev; expected one of train, val'):
+  with pytest.raises(UserError, match='there is no split dev; expected one of test, train, val'):
     load_whole(config_of(tmp_path), 'dev')
 
 
@@ -219,21 +241,19 @@ def test_numbers_are_the_names_of_classes(tmp_path):
   source = load_whole(config)
   assert source.class_names == tuple(map(str, range(12))) and source.labels.tolist() == [i % 12 for i in range(30)]
   model = lambda labels, count=12: trained.TrainedModel(
-      config_with_classes(), {'params': {'classifier': {'bias': np.zeros(count)}}}, labels, 'model')
+      config_lib.base(), {'params': {'classifier': {'bias': np.zeros(count)}}}, labels, 'model')
   alphabetical = tuple(sorted(map(str, range(12))))
   assert model(alphabetical).outputs_of(source).tolist() == [alphabetical.index(str(i)) for i in range(12)]  # by name
-  assert model(None).outputs_of(source).tolist() == list(range(12))  # by number
+  padded = tuple(f'{i:02}' for i in range(12))
+  assert model(padded).outputs_of(source).tolist() == list(range(12)) and not model(padded).matches_by_number(source)
+  assert model(None).outputs_of(source).tolist() == list(range(12)) and model(None).matches_by_number(source)
   synsets = ('background', *(f'n{i:08} word' for i in range(12)))
   assert model(synsets, 13).outputs_of(source).tolist() == list(range(1, 13))  # the numbers of ImageNet's
+  assert model(synsets, 13).matches_by_number(source)
   with pytest.raises(UserError, match='model: has 10 classes, the data has 12, such as 10, counted from 0'):
     model(None, 10).outputs_of(source)
   with pytest.raises(UserError, match='has 10 classes .*, the data has 12; the model lacks 10, 11'):
     model(tuple(map(str, range(10))), 10).outputs_of(source)
-
-
-def config_with_classes():
-  from mobilenet_jax import config as config_lib
-  return config_lib.base()
 
 
 def test_attributes_people_and_numbers_in_columns(tmp_path):
@@ -251,6 +271,14 @@ def test_attributes_people_and_numbers_in_columns(tmp_path):
   assert batch['attributes'].dtype == np.int32 and batch['number'].dtype == np.float32
 
 
+def test_tables_as_programs_write_them(tmp_path):
+  """With the index of pandas, the first line of Excel, and numbers as some languages write them."""
+  rows = [f'{i};{name};{i / 4}'.replace('.', ',', 2).replace(',png', '.png') for i, name in enumerate(IMAGES)]
+  source = load_whole(with_labels(tmp_path, 'sep=;\n;file;number\n' + '\n'.join(rows)))
+  numbers = dataclasses.replace(source, labelled=False).targets['number']
+  assert numbers.tolist() == [i / 4 for i in range(30)] and source.extra_names == {}
+
+
 def test_files_are_found_by_path_or_by_name(tmp_path):
   images = ['a/1.png', 'a/2.png', 'b/1.png', 'extra.png']
   config = with_labels(tmp_path, 'file,label\na/1.png,x\n2.png,y\nb\\1.png,x\n', images)
@@ -265,14 +293,14 @@ def test_files_are_found_by_path_or_by_name(tmp_path):
     ('file\n0.png', 'line 1: file: expected the header'),
     ('file,label,file\n0.png,a,0.png', "line 1: column 3 is 'file'; expected another name"),
     ('file,label,identity\n0.png,a,b', 'has the columns label and identity; expected one of the two'),
-    ('file,label\n0.png,a\n1.png\n', 'line 3: 1 cells; expected 2'), ('file,label\n0.png,a\n1.png,\n', 'line 3: label is empty'),
-    ('file,label\n0.png,3\n\n1.png,-1\n', 'line 4: the label is negative; expected the number of a class'),
+    ('file,label\n0.png,a\n1.png\n', 'line 3: 1 cells; expected 2'), ('file,label\n0.png,a\n1.png,\n', "line 3: label is ''; expected a value"),
+    ('file,label\n0.png,3\n\n1.png,-1\n', "line 4: label is '-1'; expected the number of a class, counted from 0, or its name"),
     ('file,label\n0.png,a\n1.png,b\n0.png,a', 'line 4: 0.png has a line already, line 2'),
     ('file,label\n0.png,a\nno.png,b\n', r'1 of its 2 images are not in .*, such as no.png \(line 3\)'),
     ('file,hat\n0.png,1\n1.png,2\n', "line 3: hat is '2'; expected 0, 1 or nothing, as each column besides file,"),
     ('file,number\n0.png,1e400\n', "line 2: number is '1e400'; expected a finite number"),
-    ('file,label,split\n0.png,a,train\n1.png,a,\n', 'line 3: split is empty'),
-    ('file,label,split\n0.png,a,one\n1.png,a,two\n', 'has the splits one, two; expected data.train_split=train and'),
+    ('file,label,split\n0.png,a,train\n1.png,a,\n', "line 3: split is ''; expected a value"),
+    ('file,label,split\n0.png,a,one\n1.png,a,two\n', 'has the splits one, two, not train; name one with --config.data.train_split'),
     ('file,label\n"0.png,a\n', 'line 2: .*expected text in columns'), (b'file,label\n1.png,caf\xe9\n', 'save it as UTF-8')))
 def test_a_line_that_cannot_be_read_is_named(text, message, tmp_path):
   with pytest.raises(UserError, match=message) as found:

@@ -12,10 +12,10 @@ from conftest import NEVER, ROOT, data_config, images_of, tiny_config
 
 from mobilenet_jax import tasks
 from mobilenet_jax.data import (
-    eval_batches, fingerprint, keep_in_memory, recorded, some_unlabelled, tfds_sets, tfrecords, train_batches)
+    eval_batches, fingerprint, keep_in_memory, known_targets, recorded, tfds_sets, tfrecords, train_batches)
 from mobilenet_jax.data.order import steps_per_epoch
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.training import distillation
+from mobilenet_jax.training import checked, distillation, load_inputs
 from mobilenet_jax.training.inputs import changes
 
 FORMATS = ('tfrecord', 'array_record')
@@ -297,15 +297,18 @@ def test_an_example_without_a_label_is_named(file_format, tmp_path):
     with pytest.raises(UserError, match=r'record 2: there is no label \(-1\); expected one of 3 classes, 0 to 2'):
       read()
   unlabelled = dataclasses.replace(source, labelled=False)
-  assert unlabelled.labels.tolist() == [0, 1, -1, 2] and some_unlabelled(source)
-  assert not some_unlabelled(tfds_sets.source(builder, 'train'))
+  assert unlabelled.labels.tolist() == [0, 1, -1, 2]
+  known, complete = known_targets(source)
+  assert known['label'].tolist() == [0, 1, -1, 2] and complete
+  sample, complete = known_targets(source, most=3, sample=2)
+  assert sample['label'].tolist() == [0, 2] and not complete
 
 
 def test_sets_without_labels_have_none(tmp_path):
   plain = tfds_sets.source(built(tmp_path / 'a', lambda features: {'attributes': {'hat': np.bool_}}, [{'attributes': {'hat': True}}]),
                            'train')
   assert plain.num_classes == 0
-  with pytest.raises(UserError, match=r'there is no label \(-1\); expected the number of a person'):
+  with pytest.raises(UserError, match=r'there is no label \(-1\); expected a class or a person'):
     plain[0]
   people = built(tmp_path / 'b', lambda features: {'label': features.Text()}, [{'label': name} for name in ('Bob', '', 'Ann', 'Bob')])
   source = tfds_sets.source(people, 'train')
@@ -347,3 +350,35 @@ def test_both_formats_have_the_same_fingerprint(tmp_path):
   prints = [fingerprint(tfds_sets.source(built(tmp_path / kind, classes, [{'label': i % 3} for i in range(7)], kind), 'train[2:]'))
             for kind in FORMATS]
   assert prints[0] == prints[1]
+
+
+def inputs_of(builder, train, test, monkeypatch, **changes):
+  """Returns the inputs of a run on two splits of a builder."""
+  monkeypatch.setattr(tfds_sets, '_builder', lambda config: builder)
+  return load_inputs(checked(tiny_config(**{'data.name': 'built', 'data.train_split': train, 'data.eval_split': test, **changes})))
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_labels_are_looked_at_before_training(file_format, tmp_path, monkeypatch):
+  examples = lambda *labels: [{'label': label} for label in labels]
+  builder = built(tmp_path, classes, (), file_format, train=examples(0, 1, 0, 1, 2, 2), few=examples(0, 1, 0, 1), test=examples(0, 2),
+                  unlabelled=examples(-1, -1, -1, -1))
+  assert inputs_of(builder, 'train', 'test', monkeypatch).train.remarks == (
+      '1 of the 3 classes have no example to evaluate on: y',)
+  with pytest.raises(UserError, match='1 of the 2 classes to evaluate on have no example to train on: z; expected the classes of'):
+    inputs_of(builder, 'few', 'test', monkeypatch)
+  assert inputs_of(builder, 'train[:4]', 'test', monkeypatch).train.remarks[0] == (  # a part is taken on purpose
+      '1 of the 2 classes to evaluate on have no example to train on: z')
+  for splits in (('train', 'unlabelled'), ('unlabelled', 'test')):
+    with pytest.raises(UserError, match=r'record 0: there is no label \(-1\); expected one of 3 classes'):
+      inputs_of(builder, *splits, monkeypatch)
+  student = {'distill.hard_weight': 0.0, 'distill.softmax_weight': 1.0}
+  assert not inputs_of(builder, 'unlabelled', 'test', monkeypatch, **student).train.labelled
+  assert inputs_of(builder, 'train', 'test', monkeypatch, **student).train.labelled
+
+
+def test_a_feature_of_probabilities_is_not_taken_for_logits(tmp_path):
+  builder = built(tmp_path, lambda features: {**classes(features), 'p': features.Tensor(shape=(3,), dtype=np.float32)},
+                  [{'label': i % 3, 'p': [.2, .3, .5]} for i in range(5)])
+  with pytest.raises(UserError, match=r'the outputs in the feature are all in \[0, 1\], as probabilities are; expected logits'):
+    distillation.selected(tfds_sets.source(builder, 'train', 'feature:p'), tasks.create(tiny_config()), 3, None)

@@ -241,65 +241,6 @@ def test_one_kind_of_pair_or_one_fold_only():
       verification.evaluate(names, embeddings, pairs, folds)
 
 
-GOOD = ['2\t1', 'Ann\t1\t4', 'Ann\t1\tBob\t2', 'Cy\t3\t12', 'Cy\t2\tDi\t1']
-
-
-def test_pairs_file(tmp_path):
-  (tmp_path / 'pairs.txt').write_text('\n'.join(GOOD) + '\n')
-  pairs = read_pairs(tmp_path / 'pairs.txt')
-  assert pairs.first == ('Ann/Ann_0001', 'Ann/Ann_0001', 'Cy/Cy_0003', 'Cy/Cy_0002')
-  assert pairs.second == ('Ann/Ann_0004', 'Bob/Bob_0002', 'Cy/Cy_0012', 'Di/Di_0001')
-  assert pairs.same.tolist() == [True, False, True, False] and pairs.fold.tolist() == [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize('line, text, message', (
-    (1, '300', '5 lines; expected 601, .* 1 fold of twice 300 pairs'), (1, '2\tx', "line 1: '2"), (1, '0\t1', "line 1: '0"),
-    (1, '3\t1', '5 lines; expected 7, .* 3 folds of twice 1 pairs'), (3, 'Ann\t1\t2', 'line 3: .*images of two people'),
-    (3, 'Ann\t1\tAnn\t2', 'line 3: .*images of two people'), (4, 'Cy\t2\tDi\t1', 'line 4: .*two images of one person'),
-    (4, '', '4 lines; expected 5'), (2, 'Ann\t1\tx', 'line 2: .*two different images'),
-    (2, 'Ann\t3\t03', 'line 2: .*two different images')))
-def test_a_bad_line_is_named(tmp_path, line, text, message):
-  path = tmp_path / 'pairs.txt'
-  path.write_text('\n'.join([*GOOD[:line - 1], text, *GOOD[line:]]) + '\n')
-  with pytest.raises(UserError, match=message) as caught:
-    read_pairs(path)
-  assert str(caught.value).startswith(str(path)) and '\n' not in str(caught.value)
-
-
-FOUR = (('Ann/Ann_0001', 'Ann/Ann_0004', True), ('Ann/Ann_0001', 'Bob/Bob_0002', False),
-        ('Cy/Cy_0003', 'Cy/Cy_0012', True), ('Cy/Cy_0002', 'Di/Di_0001', False))
-
-
-@pytest.mark.parametrize('lines', (
-    ['2', 'Ann\t1\t4', 'Cy\t3\t12', 'Ann\t1\tBob\t2', 'Cy\t2\tDi\t1'],  # LFW's pairsDevTrain.txt
-    ['name,imagenum1,imagenum2,', 'Ann,1,4,', 'Ann,1,Bob,2', 'Cy,3,12,', 'Cy,2,Di,1'],  # Kaggle's pairs.csv
-    ['Ann 1 4', '', 'Cy 3 12', 'Ann 1 Bob 2', 'Cy 2 Di 1', ''],
-    [' '.join((f'{a}.jpg', f'{b}.jpg', '01'[same])) for a, b, same in FOUR],
-    [','.join(('01'[same], f'lfw/{a}.png', f'/data/lfw/{b}.png')) for a, b, same in FOUR],
-    ['image1;image2;same;fold', *(f'{a};{b};{int(same)};{i // 2}' for i, (a, b, same) in enumerate(FOUR))]))
-def test_pairs_as_people_have_them(lines, tmp_path):
-  (tmp_path / 'pairs.txt').write_text('\ufeff' + '\r\n'.join(lines))
-  pairs = read_pairs(tmp_path / 'pairs.txt')
-  assert set(zip(pairs.first, pairs.second, pairs.same.tolist())) == set(FOUR)
-  for fold in (0, 1) if 'fold' in lines[0] else (0, 5):  # without folds, each kind is divided into tenths
-    assert sorted(pairs.same[pairs.fold == fold].tolist()) == [False, True]
-
-
-@pytest.mark.parametrize('lines, message', (
-    (['Ann/1.jpg Bob/1.jpg 2'], "line 1: 'Ann/1.jpg Bob/1.jpg 2': expected 'person i j'"),
-    (['Ann/1.jpg Ann/1.png 1'], 'line 1: .*the same image twice'), (['Ann 1 4', 'Ann 1'], "line 2: 'Ann 1': expected"),
-    (['Ann/1 Ann/2 1 0', 'Ann/1 Ann/3 1'], 'line 2: there is no fold'), ([''], 'is empty'), (['name,imagenum1'], 'has no pair')))
-def test_bad_lines_of_other_forms_are_named(lines, message, tmp_path):
-  (tmp_path / 'pairs.txt').write_text('\n'.join(lines))
-  with pytest.raises(UserError, match=message):
-    read_pairs(tmp_path / 'pairs.txt')
-
-
-def test_no_pairs_file(tmp_path):
-  with pytest.raises(UserError, match='No such file.*; expected LFW'):
-    read_pairs(tmp_path / 'pairs.txt')
-
-
 @pytest.fixture(scope='module')
 def lfw(tmp_path_factory):
   path = tmp_path_factory.mktemp('lfw') / 'pairs.txt'

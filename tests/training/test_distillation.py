@@ -280,7 +280,7 @@ def test_teachers_of_other_attributes_are_one_line(teacher_folder, tmp_path):
     ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2, 'logits': np.ones((1, 3))}, 'has logits and probs; expected one of them'),
     ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2, 'labels': ['a', 'b', 'a']}, 'expected a different name for each'),
     ({'names': ['0/0.jpg'], 'probs': np.full((1, 3), np.nan)}, '1 of 1 examples have outputs that are not finite, such as 0/0.jpg'),
-    ({'names': ['0/0.jpg'], 'logits': np.ones((2, 3))}, r'has names \(1,\), logits \(2, 3\); expected names \(n,\) and'),
+    ({'names': ['0/0.jpg'], 'logits': np.ones((2, 3))}, r'has names <U7 \(1,\), logits float64 \(2, 3\); expected names \(n,\) of text and'),
     ({}, 'has nothing; expected names')))
 def test_recorded_outputs_that_do_not_fit_are_one_line(arrays, message, tmp_path):
   np.savez(tmp_path / 'teacher.npz', **arrays)

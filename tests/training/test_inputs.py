@@ -14,17 +14,16 @@ from mobilenet_jax.data import TEACHER, from_images, load
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.sweeps.sweep import sweep
-from mobilenet_jax.training import distillation, inputs, own_evaluation, train
+from mobilenet_jax.training import checked, distillation, inputs, own_evaluation, train
 
-CLASSES = ('dark', 'light')
+CLASSES = ('black', 'dark', 'light', 'white')  # as many as random_images has, so that all tests share what is compiled
 
 
 @pytest.fixture
 def images(tmp_path):
-  """Returns a folder of 24 images of two classes, without splits."""
-  rng = np.random.default_rng(0)
-  for i in range(24):
-    add(tmp_path / 'images', f'{CLASSES[i % 2]}/{i}.png', rng.integers(0, 60) + 150 * (i % 2))
+  """Returns a folder of 40 images of four classes, without splits."""
+  for i in range(40):
+    add(tmp_path / 'images', f'{CLASSES[i % 4]}/{i}.png', 60 * (i % 4) + i)
   return tmp_path / 'images'
 
 
@@ -35,8 +34,7 @@ def add(root, name, gray=77):
 
 
 def config_of(images, **changes):
-  return tiny_config(**{'data.name': f'folder:{images}', 'batch_size': 4, 'eval_batch_size': 4, 'train_for': '4 steps',
-                        'eval_every': '2 steps', 'checkpoint_every': '2 steps', **changes})
+  return tiny_config(**{'data.name': f'folder:{images}', 'train_for': '2 steps', 'eval_every': '2 steps', **changes})
 
 
 def unfinished(folder):
@@ -45,11 +43,6 @@ def unfinished(folder):
 
 
 # What differs is said, and a run does not go on.
-
-
-def change_an_image(images, config):
-  name = next(f'{i}.png' for i in range(100, 999) if not inputs.data_lib.splits.held_out([f'dark/{i}.png', 'dark/0.png'])[0])
-  add(images, f'dark/{name}')
 
 
 @pytest.mark.parametrize('row', (True, False))
@@ -100,10 +93,10 @@ def test_another_recording_is_noticed_and_the_same_in_another_order_is_none(imag
   file = tmp_path / 'teacher.npz'
   config = config_of(images, **{'data.recorded': str(file), 'distill.softmax_weight': 1.0})
   ids = [id for source in load(config_of(images).data) for id in source.ids]
-  logits = np.random.default_rng(0).normal(size=(len(ids), 2)).astype(np.float32)
+  logits = np.random.default_rng(0).normal(size=(len(ids), 4)).astype(np.float32)
   np.savez(file, names=ids, logits=logits, labels=CLASSES)
   row = train(config, tmp_path / 'run')
-  np.savez(file, names=[*ids[::-1], 'more/1.png'], logits=[*logits[::-1], [0, 0]], labels=CLASSES)
+  np.savez(file, names=[*ids[::-1], 'more/1.png'], logits=[*logits[::-1], [0, 0, 0, 0]], labels=CLASSES)
   assert train(config, tmp_path / 'run') == row
   logits[3] += 1
   np.savez(file, names=ids, logits=logits, labels=CLASSES)
@@ -121,7 +114,7 @@ def test_another_teacher_is_noticed_and_students_of_a_sweep_are_not_mixed(images
   assert sweep(config, changes, tmp_path / 'sweep', launcher='here') == rows
   (tmp_path / 'teacher').rename(tmp_path / 'away')
   assert sweep(config, changes, tmp_path / 'sweep', launcher='here') == rows
-  assert 'all runs have finished; whether their data is still the same cannot be checked: ' in capsys.readouterr().out
+  assert '1 of 1 runs have finished, and whether their data is still the same cannot be checked: ' in capsys.readouterr().out
   shutil.copytree(teacher(1), tmp_path / 'teacher')
   for wider in ([], [{'model.width_multiplier': 0.5}]):
     with pytest.raises(UserError, match='mobilenet_0.25_32 was begun with other inputs: now there are other teacher'):
@@ -210,7 +203,7 @@ def test_what_is_no_label_is_an_error_that_names_the_example(labels, message):
   with pytest.raises(UserError, match=message):
     from_images(np.zeros((4, 32, 32, 3), np.uint8), labels, 4)
   if labels.dtype.kind in 'iu' and labels.shape == (4,) and labels.max() > 2**31:  # people are not limited in number otherwise
-    with pytest.raises(UserError, match='expected the number of a person'):
+    with pytest.raises(UserError, match='expected a class or a person'):
       from_images(np.zeros((4, 32, 32, 3), np.uint8), labels, 0)
 
 
@@ -278,19 +271,26 @@ def test_outputs_without_names_are_said_to_be_matched_by_place(tmp_path):
 # People.
 
 
-def test_people_in_both_parts_are_said(tmp_path):
-  people = lambda names: dataclasses.replace(from_images(np.zeros((len(names), 32, 32, 3), np.uint8), np.arange(len(names)), 0,
-                                                         ids=[f'{name}/0' for name in names]), class_names=tuple(names))
-  config = tiny_config(**{'task': 'embedding', 'embedding.folds': 2, 'embedding.pairs_per_fold': 2})
-  both = inputs._with_people_in_both(people(['Ann', 'Bob', 'Cy']), people(['Bob', 'Di']))
-  assert both[0].remarks == ('1 of the 2 people to evaluate on are trained on, too (Bob): the evaluation says little about other '
-                             'people',)
-  assert inputs._with_people_in_both(people(['Ann']), people(['Bob']))[0].remarks == ()
-  assert inputs.checked(config).data.split_by == 'class' if hasattr(inputs, 'checked') else True
+def test_people_in_both_parts_are_said():
+  def people(split, names):
+    found = tuple(sorted(set(names)))
+    return from_images(np.zeros((len(names), 32, 32, 3), np.uint8), np.array([found.index(name) for name in names]), 0, found,
+                       ids=[f'{split}/{name}/{i}' for i, name in enumerate(names)])
+
+  config = checked(tiny_config(**{'task': 'embedding', 'embedding.folds': 2, 'embedding.pairs_per_fold': 2}))
+  load = lambda train, test: inputs.load_inputs(config, (people('train', train), people('test', test))).train.remarks
+  assert load('AABBCC', 'BBDDEEFF') == ('1 of the 4 people to evaluate on are trained on, too (B): the evaluation says little '
+                                        'about other people',)
+  assert load('AABB', 'CCDDEEFF') == ()
+
+
+def test_examples_in_both_parts_are_said():
+  source = random_images(24)
+  remarks = inputs.load_inputs(checked(tiny_config()), (source, source.subset(np.arange(8)))).train.remarks
+  assert remarks[0] == '8 of the 8 examples to evaluate on are trained on, too'
 
 
 def test_the_split_follows_the_task():
-  from mobilenet_jax.training import checked
   assert checked(tiny_config(task='embedding')).data.split_by == 'class'
   assert checked(tiny_config(task='attributes')).data.split_by == checked(tiny_config()).data.split_by == 'image'
   assert checked(tiny_config(**{'task': 'attributes', 'data.split_by': 'class'})).data.split_by == 'class'
@@ -302,14 +302,14 @@ def test_record_writes_what_can_be_read(images, tiny_model, tmp_path):
   """On a folder with splits, in which files have the same names."""
   for split in ('train', 'test'):
     for i in range(8):
-      add(tmp_path / 'split', f'{split}/{CLASSES[i % 2]}/{i}.png', 150 * (i % 2))
+      add(tmp_path / 'split', f'{split}/{CLASSES[i % 4]}/{i}.png', 60 * (i % 4))
   config = config_of(tmp_path / 'split')
   train(config, tmp_path / 'teacher')
   done = command('record', tmp_path / 'teacher', f'--data=folder:{tmp_path / "split"}', f'--out={tmp_path / "t.npz"}')
   assert done.returncode == 0, done.stderr
   with np.load(tmp_path / 't.npz') as file:
     assert sorted(file['names'].tolist()) == sorted(
-        f'{split}/{CLASSES[i % 2]}/{i}.png' for split in ('train', 'test') for i in range(8))
+        f'{split}/{CLASSES[i % 4]}/{i}.png' for split in ('train', 'test') for i in range(8))
     assert str(file['teacher']) == trained.load(tmp_path / 'teacher').digest
     by_id = dict(zip(file['names'].tolist(), file['logits']))
   student = config_of(tmp_path / 'split', **{'data.recorded': str(tmp_path / 't.npz'), 'distill.softmax_weight': 1.0})
