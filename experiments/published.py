@@ -36,6 +36,7 @@ def evaluate_published(names: list[str], data: dict) -> list[dict]:
     config = config_lib.changed(next(iter(models.values())).config, {
         **data, 'data.exif_orientation': False, 'eval_batch_size': 100})
     source = load_whole(config.data)
+    print(*source.remarks, sep='\n', end='\n' if source.remarks else '', flush=True)
     evaluations = evaluate_trained(list(models.values()), source, config, lambda error: print(f'skipping {error.name}'))
     for (name, model), means in zip(models.items(), evaluations):
       cost = measure(model.module, (size, size, 3), train=False)

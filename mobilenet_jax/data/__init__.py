@@ -3,7 +3,8 @@
 This module is the public interface of the package: other packages import from here.
 
 - Sources: `load`, `load_whole`, `from_images`, `keep_in_memory`. A `Source` is a sequence of examples, each with
-  an id, an image and targets by name (ATTRIBUTES, TEACHER, 'label').
+  an id, an image and targets by name (ATTRIBUTES, TEACHER, 'label', which may be UNKNOWN). `with_classes_checked` compares
+  two splits. `walk` finds the images in a folder.
 - Batches: `train_batches`, `eval_batches`, `blank_batch`, `steps_per_epoch`, `left_out`. A `BadExample` cannot be read.
 - Images: `read_image`, `IMAGE_SUFFIXES`, `crop` run on the host; `normalize`, `distort_colors` run on the device;
   `stream_size`; `description`, which is saved with every checkpoint.
@@ -30,7 +31,7 @@ from mobilenet_jax.data.splits import few, with_classes_checked
 
 __all__ = [
     'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'UNKNOWN', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source',
-    'Transform', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs', 'eval_batches',
-    'few', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'known_targets', 'left_out', 'load', 'load_whole', 'normalize',
-    'read_image', 'read_pairs', 'steps_per_epoch', 'stream_size', 'teacher_of', 'train_batches', 'walk',
-    'with_classes_checked']
+    'Transform', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs',
+    'eval_batches', 'few', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'known_targets', 'left_out', 'load',
+    'load_whole', 'normalize', 'read_image', 'read_pairs', 'steps_per_epoch', 'stream_size', 'teacher_of', 'train_batches',
+    'walk', 'with_classes_checked']

@@ -122,11 +122,13 @@ def _split_folders(root, config):
 
 
 def _unlabelled(root, folders, config):
-  """Returns those of the splits that hold nothing but images, if the one to train on has classes."""
+  """Returns those of the splits that hold nothing but images, unless the one to train on does, too."""
   def has_labels(name):
     found = walk(root / name, depth=0)
-    return (found.folders or os.path.isfile(root / name / labels_file.NAME) or imagenet.are_validation_images(found.images))
-  return [name for name in folders if not has_labels(name)] if config.train_split in folders and has_labels(config.train_split) else []
+    return found.folders or os.path.isfile(root / name / labels_file.NAME) or imagenet.are_validation_images(found.images)
+
+  unlabelled = [name for name in folders if not has_labels(name)]
+  return [] if config.train_split in unlabelled else unlabelled
 
 
 def _listing(folder, config, inside='', minimum=2):

@@ -59,15 +59,15 @@ def _parts(path):
   try:
     if parquet := sorted(folder.rglob('*.parquet')):
       if len({file.parent for file in parquet}) > 1:
-        raise UserError(f'data.name=hf:{path}: has Parquet files in several folders; name one of them, such as {parquet[0].parent}')
+        raise UserError(f'data.name=hf:{path}: has Parquet files in several folders; name one, such as {parquet[0].parent}')
       files = {}
       for file in parquet:  # train-00000-of-00002.parquet, as on the Hub
         files.setdefault(file.stem.partition('-')[0], []).append(str(file))
       return dict(datasets.load_dataset('parquet', data_files=files))
     found = datasets.load_from_disk(str(folder))
   except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-    raise UserError(f'data.name=hf:{path}: {" ".join(str(error).split())}; expected a dataset that save_to_disk wrote, or Parquet '
-                    'files') from error
+    raise UserError(f'data.name=hf:{path}: {" ".join(str(error).split())}; expected a dataset that save_to_disk wrote, or '
+                    'Parquet files') from error
   return dict(found) if isinstance(found, datasets.DatasetDict) else {'train': found}
 
 

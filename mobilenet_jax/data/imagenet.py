@@ -27,9 +27,9 @@ def classes(folder: Path, files: tuple[str, ...]) -> list[str]:
     UserError: if there is no ground truth, or it is damaged.
   """
   above = [folder, *folder.parents[:4]]
-  if found := _first(above, (f'*devkit*/data/{GROUND_TRUTH}', f'*devkit*/{GROUND_TRUTH}', f'data/{GROUND_TRUTH}', GROUND_TRUTH)):
+  if found := _first(above, [f'{place}{GROUND_TRUTH}' for place in ('*devkit*/data/', '*devkit*/', 'data/', '')]):
     truth = _devkit(found)
-  elif found := _first(above, (KAGGLE,)):
+  elif found := _first(above, [KAGGLE]):
     truth = _kaggle(found)
   else:
     raise UserError(f'{folder}: has validation images of ImageNet without folders of classes; expected the devkit '

@@ -50,7 +50,8 @@ def read_pairs(path: Path) -> Pairs:
   first, second, same, folds = zip(*read)
   same = np.array(same)
   if len({fold is None for fold in folds}) > 1:
-    raise UserError(f'{path}, line {lines[folds.index(None)][0]}: there is no fold, which other lines have; expected one in each')
+    raise UserError(f'{path}, line {lines[folds.index(None)][0]}: there is no fold, which other lines have; expected one in '
+                    'each')
   if folds[0] is not None:
     return Pairs(first, second, same, np.array(folds))
   fold = np.empty(len(same), int)

@@ -104,8 +104,8 @@ def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]
   given = next((name for name in COLUMNS if name in arrays), None)
   columns = _texts(arrays[given]) if given else None
   if given and (columns is None or len(columns) != outputs.shape[1] or len(set(columns)) < len(columns)):
-    raise UserError(f'data.recorded={path}: {given} is {arrays[given].dtype} {arrays[given].shape} for {outputs.shape[1]} outputs; '
-                    'expected a different name for each')
+    raise UserError(f'data.recorded={path}: {given} is {arrays[given].dtype} {arrays[given].shape} for {outputs.shape[1]} '
+                    'outputs; expected a different name for each')
   return list(names), kind, outputs.astype(np.float32), columns
 
 

@@ -81,7 +81,8 @@ def _from_npz(path, split):
     raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '
                     f'{labels.dtype} {labels.shape}; expected uint8 (n, h, w, 3) and integers (n,)')
   if names is not None and (names.ndim != 1 or names.dtype.kind != 'U' or len(set(names.tolist())) < len(names)):
-    raise UserError(f'data.name=npz:{path}: class_names is {names.dtype} {names.shape}; expected a different text for each class')
+    raise UserError(f'data.name=npz:{path}: class_names is {names.dtype} {names.shape}; expected a different text for each '
+                    'class')
   classes = len(names) if names is not None else 1 + max(int(part.max()) for part in all_labels if part.size)
   return from_images(images, labels, classes, None if names is None else tuple(names.tolist()),
                      ids=[f'{split}/{i}' for i in range(len(images))], content=str(sums.get(f'{split}_images.npy')))

@@ -17,7 +17,8 @@ FEW = 3  # names that a line shows
 EVALUATION = ('validation', 'val', 'valid', 'test')
 
 
-def evaluation_split(splits: Collection[str], config: ml_collections.ConfigDict, unlabelled: Collection[str] = ()) -> str | None:
+def evaluation_split(splits: Collection[str], config: ml_collections.ConfigDict,
+                     unlabelled: Collection[str] = ()) -> str | None:
   """Returns the split to evaluate on, or None.
 
   Args:
@@ -69,9 +70,9 @@ def hold_out(source: Source, config: ml_collections.ConfigDict) -> tuple[Source,
                     'one of which is held out for evaluation')
   out = held_out(keys)
   parts = tuple(dataclasses.replace(source.subset(np.flatnonzero(part)), held_out=True) for part in (~out, out))
-  remarks = [f'{len(parts[1]):,} of {len(source):,} images are held out by a hash of the names of its '
-             + ('classes' if by_class else 'images') + (', as they have no classes' if config.split_by == 'class' and not by_class
-                                                        else '')]
+  why = ', as it has no classes' if config.split_by == 'class' and not by_class else ''
+  remarks = [f'{len(parts[1]):,} of {len(source):,} images are held out, by a hash of the names of the '
+             f'{"classes" if by_class else "images"}{why}']
   if not by_class and source.class_names:
     counts, left = (np.bincount(part.labels, minlength=len(source.class_names)) for part in (source, parts[0]))
     lost = [f'{name} ({count})' for name, count, rest in zip(source.class_names, counts, left) if count and not rest]

@@ -62,7 +62,8 @@ def _columns(builder, teacher) -> tuple[str, ...] | None:
   """Returns the names of the outputs in a feature, which is a dict of numbers; None if it is a vector, without names."""
   features = dict(builder.info.features)
   feature = features.get(teacher)
-  if hasattr(feature, 'keys') and all(value.shape == () and np.dtype(value.np_dtype).kind in 'iuf' for value in feature.values()):
+  is_number = lambda feature: feature.shape == () and np.dtype(feature.np_dtype).kind in 'iuf'
+  if hasattr(feature, 'keys') and all(map(is_number, feature.values())):
     return tuple(sorted(feature))
   if len(getattr(feature, 'shape', ()) or ()) != 1 or None in feature.shape:
     raise UserError(f'data.recorded={FEATURE}{teacher}: {builder.name} has the features {", ".join(features)}; expected a '
@@ -191,10 +192,10 @@ def _builder(config: ml_collections.ConfigDict):
     raise UserError(f'data.name={config.name}: not prepared in {builder.data_path.parent}; prepare it once with: '
                     f'tfds build {config.name}{where}')
   features = builder.info.features
-  kinds = (np.uint8, np.uint16)
-  if 'image' not in features or features['image'].np_dtype not in kinds or not {'label', 'attributes', 'identity'} & set(features):
-    raise UserError(f'data.name={config.name}: the features are {sorted(features)}; expected an image of 8 or 16 bits and a label, '
-                    'attributes or an identity')
+  has_image = 'image' in features and features['image'].np_dtype in (np.uint8, np.uint16)
+  if not has_image or not {'label', 'attributes', 'identity'} & set(features):
+    raise UserError(f'data.name={config.name}: the features are {sorted(features)}; expected an image of 8 or 16 bits and a '
+                    'label, attributes or an identity')
   return builder
 
 

@@ -37,15 +37,15 @@ class Embedding:
     data = self._config.data
     pairs, people = pairs_of(self._config, source), dict(zip(names := image_names(source), source.labels.tolist()))
     if len(people) < len(names):
-      raise UserError(f'data.name={data.name}: {len(names) - len(people)} of {len(names)} images have the same name as another but '
-                      'for the suffix; expected each image under its own name')
+      raise UserError(f'data.name={data.name}: {len(names) - len(people)} of {len(names)} images have the same name as another '
+                      'but for the suffix; expected each image under its own name')
     if missing := [name for name in dict.fromkeys(pairs.first + pairs.second) if name not in people]:
       raise UserError(f'data.pairs={data.pairs}: {len(missing)} images of the pairs are not in {data.name}, such as '
                       f'{missing[0]}; expected all of them')
     if wrong := [pair for *pair, same in zip(pairs.first, pairs.second, pairs.same)
                  if (people[pair[0]] == people[pair[1]]) != same]:
-      raise UserError(f'data.pairs={data.pairs}: {len(wrong)} of {len(pairs.same)} pairs contradict the people of {data.name}, such as '
-                      f'{" and ".join(wrong[0])}; expected 1 for images of one person, and 0 for images of two')
+      raise UserError(f'data.pairs={data.pairs}: {len(wrong)} of {len(pairs.same)} pairs contradict the people of {data.name}, '
+                      f'such as {" and ".join(wrong[0])}; expected 1 for images of one person, and 0 for images of two')
 
   def measured_against(self, source: Source) -> str:
     del source

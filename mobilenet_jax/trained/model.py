@@ -161,8 +161,8 @@ class TrainedModel:
     asked = asked if theirs else range(source.num_classes)  # without names, the number of classes is all there is to compare
     if beyond := [numbers[label] for label in asked if numbers[label] >= self.num_classes - first]:
       such = f', such as {beyond[0]}, counted from 0' if _are_numbers(theirs) else ''
-      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data has {len(numbers)}{such}; expected data '
-                      'with the same classes')
+      raise UserError(f'{self.origin}: has {self.num_classes - first} classes, the data has {len(numbers)}{such}; expected '
+                      'data with the same classes')
     return np.array(numbers, np.int32) + first
 
   def _by_name(self, ours, theirs, what, asked):

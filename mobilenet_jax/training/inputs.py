@@ -85,8 +85,8 @@ def _compared(train, evaluation, task, config):
     people, tested = ({name(source, label) for label in set(labels.tolist())}
                       for source, labels in ((train, known), (evaluation, asked)))
     if shared := sorted(people & tested):
-      remarks.append(f'{len(shared)} of the {len(tested)} people to evaluate on are trained on, too ({data_lib.few(shared)}): the '
-                     'evaluation says little about other people')
+      remarks.append(f'{len(shared)} of the {len(tested)} people to evaluate on are trained on, too ({data_lib.few(shared)}): '
+                     'the evaluation says little about other people')
   both = tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in (train, evaluation))
   if task.kind == 'classes' and train.labelled and complete:
     both = data_lib.with_classes_checked(*both, config.data, known, asked)
@@ -135,7 +135,8 @@ def difference(folder: Path, now: dict) -> str:
     return (f'{folder} was begun by an earlier version of this code, which held out other images; train it anew in another '
             '--workdir') if held_out else ''
   said = changes(before, now)
-  return f'{folder} was begun with other inputs: now there are {said}; bring the former back, or give another --workdir' if said else ''
+  return said and (f'{folder} was begun with other inputs: now there are {said}; bring the former back, or give another '
+                   '--workdir')
 
 
 def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDict) -> Source:

@@ -142,8 +142,9 @@ class _Group:
     self._transform = tasks.create(shared).transform
     if teacher:
       teacher = dataclasses.replace(teacher, variables=devices.replicate(teacher.variables))
-    classes = f', {train_source.num_classes:,} classes' if train_source.num_classes else ''
-    counts = f'{shared.data.name}: {len(train_source):,} examples to train on, {len(self._eval_source):,} to evaluate on{classes}'
+    counts = f'{shared.data.name}: {len(train_source):,} examples to train on, {len(self._eval_source):,} to evaluate on'
+    if train_source.num_classes:
+      counts += f', {train_source.num_classes:,} classes'
     remarks = (counts, *train_source.remarks, left_out(train_source, shared.data))
     for run, remark in itertools.product(active(), filter(None, remarks)):
       run.folder.note(remark)

@@ -243,7 +243,8 @@ class Run:
         'height': config.data.image_size[0], 'width': config.data.image_size[1],
         'mult_adds': cost.mult_adds, 'params': cost.trainable,
         **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
-        'measured_against': self._measured_against, 'eval_examples': evaluation['examples'], 'examples_seen': self.total_steps * config.batch_size,
+        'measured_against': self._measured_against, 'eval_examples': evaluation['examples'],
+        'examples_seen': self.total_steps * config.batch_size,
         'seconds': round(self._seconds(), 1),
         'dataset': config.data.name, 'seed': config.seed, 'commit': environment.commit(), 'device': devices.device_name(),
     }

@@ -73,6 +73,8 @@ class RunFolder:
       raise UserError(different)
     if not (self.row or run_files.newest_checkpoint(self.path)):
       run_files.write_inputs(self.path, now)
+    elif not run_files.read_inputs(self.path):
+      self.note('begun by an earlier version of this code, which did not record its data: whether it is the same is not known')
 
   def note(self, text: str) -> None:
     """Passes a line to a person."""
