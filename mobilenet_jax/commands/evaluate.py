@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
   devices.check_divisible('--batch', args.batch)
   # A model is evaluated on the held-out part of its own data, or on all of other data.
   source = data.load_whole(config.data, args.split) if args.data else own_evaluation(model, config)
-  by_number = 'classes are matched by number, as the model or the data has no names for them'
+  by_number = 'labels are taken as the numbers of the classes of the model, as there are no names to compare'
   for remark in (*source.remarks, *([by_number] if model.matches_by_number(source) else ())):
     print(remark, file=sys.stderr)
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)

@@ -125,7 +125,8 @@ class Source:
     if self.memory is not None and decoded is not image:
       self.memory.keep(row, decoded, targets)
     targets = self._whole(targets, i)
-    self._check(targets, lambda _: self.records.name(row))
+    if ATTRIBUTES in targets or not 0 <= targets['label'] < (self.num_classes or MOST_LABELS):  # else it takes time in vain
+      self._check(targets, lambda _: self.records.name(row))
     return Example(self.records.ids[row], decoded, targets)
 
   def _row(self, i):

@@ -18,11 +18,11 @@ import numpy as np
 from mobilenet_jax.data import Source, Transform
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics, verification
-from mobilenet_jax.tasks.attributes import Attributes
+from mobilenet_jax.tasks.attributes import DECISIONS, Attributes
 from mobilenet_jax.tasks.classification import Classification
 from mobilenet_jax.tasks.embedding import Embedding, pairs_of
 
-__all__ = ['TASKS', 'Task', 'create', 'headline', 'headlines', 'losses', 'metrics', 'pairs_of', 'verification']
+__all__ = ['DECISIONS', 'TASKS', 'Task', 'create', 'headline', 'headlines', 'losses', 'metrics', 'pairs_of', 'verification']
 
 TASKS = {'classification': Classification, 'attributes': Attributes, 'embedding': Embedding}
 

@@ -9,6 +9,7 @@ from mobilenet_jax.data import ATTRIBUTES, TEACHER, Source, crop_and_flip
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 
+DECISIONS = "the teacher's decisions"  # what is learned and measured against where there are no labels
 PRECISION, POSITIVES = 'ap/', 'positives/'  # prefixes: average precision, positive examples
 
 
@@ -43,7 +44,7 @@ class Attributes:
                       'is no teacher; expected one of the two')
 
   def measured_against(self, source: Source) -> str:
-    return 'labels' if ATTRIBUTES in source.target_shapes else "the teacher's decisions"
+    return 'labels' if ATTRIBUTES in source.target_shapes else DECISIONS
 
   def loss(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Returns the cross-entropy in nats, averaged over the known attributes: logits (b, a) -> (b,)."""

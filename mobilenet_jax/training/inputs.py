@@ -10,7 +10,7 @@ import ml_collections
 
 from mobilenet_jax import data as data_lib
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import Source, digest, fingerprint, keep_in_memory, read_pairs
+from mobilenet_jax.data import TEACHER, Source, digest, fingerprint, keep_in_memory, read_pairs
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.training import distillation
@@ -57,6 +57,10 @@ def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] |
   both = _compared(*both, task, config)
   both = tuple(distillation.selected(source, task, *outputs) for source in both)
   task.check(both[1])
+  taught = distillation.is_soft(config) or task.measured_against(both[0]) == tasks.DECISIONS
+  if (teacher or TEACHER in both[0].target_shapes) and not taught:
+    remark = 'nothing is learned from the teacher, as no term of distill has a weight'
+    both = tuple(dataclasses.replace(source, remarks=(*source.remarks, remark)) for source in both)
   return Inputs(*both, teacher, digests)
 
 

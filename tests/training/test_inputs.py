@@ -284,6 +284,13 @@ def test_people_in_both_parts_are_said():
   assert load('AABB', 'CCDDEEFF') == ()
 
 
+def test_a_teacher_that_teaches_nothing_is_said():
+  source = dataclasses.replace(random_images(24), extra={TEACHER: np.zeros((24, 4), np.float32)})
+  said = 'nothing is learned from the teacher, as no term of distill has a weight'
+  remarks = lambda **changes: inputs.load_inputs(checked(tiny_config(**changes)), (source, source)).train.remarks
+  assert said in remarks() and said not in remarks(**{'distill.softmax_weight': 1.0})
+
+
 def test_examples_in_both_parts_are_said():
   source = random_images(24)
   remarks = inputs.load_inputs(checked(tiny_config()), (source, source.subset(np.arange(8)))).train.remarks
