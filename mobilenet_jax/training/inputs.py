@@ -79,7 +79,7 @@ def _compared(train, evaluation, task, config):
   evaluation = dataclasses.replace(evaluation, labelled=task.needs_labels)
   for source, labels in ((train, known), (evaluation, asked)):
     if source.labelled and (labels < 0).any():
-      source.labels  # raises an error that names the example, before anything is trained
+      _ = source.labels  # raises an error that names the example, before anything is trained
   known, asked = known[known >= 0], asked[asked >= 0]
   remarks = []
   if not config.data.pairs and (shared := len(set(train.ids) & set(evaluation.ids))):
