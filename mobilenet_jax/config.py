@@ -25,7 +25,7 @@ def base() -> ml_collections.ConfigDict:
           num_classes=0,  # 0: as many as the dataset has
       ),
       data=dict(
-          name='fabrics',  # fabrics (embedded), any TFDS name, folder:/path or npz:/path
+          name='fabrics',  # fabrics or faces (embedded), any TFDS name, folder:/path, npz:/path or hf:/path
           data_dir='',  # the folder of TFDS data; '' for TFDS's own default
           train_split='train',
           eval_split='test',

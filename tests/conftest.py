@@ -23,6 +23,7 @@ FLAGS = os.environ.get('XLA_FLAGS', '')  # those of make test; processes with se
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobilenet_jax import __main__ as command_line
 from mobilenet_jax import config as config_lib
@@ -158,3 +159,21 @@ NEVER = lambda name: pytest.fail(f'{name} was skipped')
 def data_config(**changes):
   """The part `data` of a config."""
   return tiny_config(**{f'data.{key}': value for key, value in changes.items()}).data
+
+
+def save(path, color=(9, 9, 9)):
+  """Writes a small image of one colour."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new('RGB', (33, 40), color).save(path)
+
+
+def folder(root, names):
+  """Writes an image for each name; its red is the position in the alphabet of the first letter of its folder."""
+  for name in names:
+    save(root / name, (ord(name.rpartition('/')[0].rpartition('/')[2][:1] or 'a') - ord('a'), 0, 0))
+  return root
+
+
+def named(source):
+  """The name of the class of each example, by id."""
+  return {id: source.class_names[label] for id, label in zip(source.ids, source.labels)}

@@ -1,5 +1,6 @@
 """Folders of images: sorted into classes or people, with a labels.csv, ImageNet's, or images alone; with splits or without."""
 
+import collections
 import dataclasses
 import os
 from pathlib import Path
@@ -62,12 +63,19 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
     unlabelled = _unlabelled(root, folders, config)
     names = splits.both(folders, config, str(root), advice, unlabelled)
     listings = [_listing(root / name, config, f'{name}/', minimum) for name, minimum in zip(names, (2, 1))]
-    return splits.with_remark(_sources(listings, config), config, names[1], folders)
+    found = walk(root, depth=0)
+    others = [f'{name}/' for name in found.folders if name not in names and 'devkit' not in name]  # where classes may be from
+    other = ', '.join(filter(None, (*others, found.left_out(beside=len(found.images)))))
+    return splits.with_remarks(_sources(listings, config), config, names[1], folders, other)
   whole = _listing(root, config)
   if whole.splits:
-    there = list(dict.fromkeys(whole.splits))
-    names = splits.both(there, config, str(root / labels_file.NAME))
-    return splits.with_remark(_sources([whole.split(name) for name in names], config), config, names[1], there)
+    counts = collections.Counter(whole.splits)
+    names = splits.both(list(counts), config, str(root / labels_file.NAME))
+    other = ', '.join(f'{count:,} of the split {name}' for name, count in counts.items() if name not in names)
+    return splits.with_remarks(_sources([whole.split(name) for name in names], config), config, names[1], list(counts), other)
+  if config.train_split != 'train' or config.eval_split not in splits.EVALUATION:
+    raise UserError(f'{root}: has no splits, and data.train_split={config.train_split}, data.eval_split={config.eval_split}; '
+                    'expected folders of these names, or no such fields')
   return splits.hold_out(*_sources([whole], config), config)
 
 
@@ -100,7 +108,7 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') ->
     sources = _sources([_listing(root / name, config, f'{name}/', minimum=1)], config, others)
   else:
     sources = _sources([listing.split(name)], config, set(listing.classes or ()))
-  return sources[0] if split else splits.with_remark(sources, config, name, there)[0]
+  return sources[0] if split else splits.with_remarks(sources, config, name, there)[0]
 
 
 def _existing_folder(path):
@@ -155,8 +163,13 @@ def _listing(folder, config, inside='', minimum=2):
     raise UserError(f'{folder}: {len(found.folders)} sub-folders; expected one per class, at least {minimum}')
   classes = [image.partition('/')[0] for image in images]
   if empty := sorted(set(found.folders) - set(classes)):
-    raise UserError(f'{folder / empty[0]}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
-                    'folder; if it is a split, give the name of your split, as in --config.data.eval_split=val')
+    if any(image.startswith(f'{empty[0]}/') for image in found.images):
+      splits_are = 'data.pairs needs a folder of people without splits' if config.pairs else (
+          f'if {splits.few(found.folders)} are splits, name those to use with --config.data.train_split and '
+          f'--config.data.eval_split, now {config.train_split} and {config.eval_split}')
+      raise UserError(f'{folder}: expected a folder of images per class; {empty[0]}/ has images only in folders of its own; '
+                      f'{splits_are}')
+    raise UserError(f'{folder / empty[0]}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the folder')
   below = len(found.images) - len(beside) - len(images)
   return _Listing([inside + image for image in images], [f'{folder}/{image}' for image in images], classes,
                   left_out=found.left_out(len(beside), below))

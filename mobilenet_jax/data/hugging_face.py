@@ -20,7 +20,8 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   if len(parts) == 1:
     return splits.hold_out(_source(parts, *parts, config), config)
   names = splits.both(parts, config, f'data.name=hf:{path}')
-  return splits.with_remark([_source(parts, name, config) for name in names], config, names[1], parts)
+  other = ', '.join(f'the split {name}' for name in parts if name not in names)
+  return splits.with_remarks([_source(parts, name, config) for name in names], config, names[1], parts, other)
 
 
 def load_whole(path: str, config: ml_collections.ConfigDict, split: str) -> Source:
@@ -29,7 +30,7 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str) -> Sour
   if split:
     return _source(parts, split, config)
   name = splits.evaluation_split(parts, config) or next(iter(parts))
-  return splits.with_remark([_source(parts, name, config)], config, name, parts)[0]
+  return splits.with_remarks([_source(parts, name, config)], config, name, parts)[0]
 
 
 class _Images:

@@ -81,11 +81,13 @@ def read(path: Path, walk: Walk) -> Labels:
     return values
 
   text = lambda name: column(name, lambda cell: cell or None, 'a value, or no such column') if name in given else None
+  no_class = 'the number of a class, counted from 0, or its name'
   classes = text('identity') or text('label')
   if 'label' in given and all(map(_NUMBER.fullmatch, classes)):
-    classes = column('label', lambda cell: None if cell.startswith('-') else cell.partition('.')[0],
-                     'the number of a class, counted from 0, or its name')
-  kinds = f'0, 1 or nothing, as each column besides {", ".join(COLUMNS)} is an attribute'
+    classes = column('label', lambda cell: None if cell.startswith('-') else cell.partition('.')[0], no_class)
+  elif 'label' in given:
+    column('label', lambda cell: None if cell == str(UNKNOWN) else cell, no_class)
+  kinds = f'0, 1, or nothing if it is not known, as each column besides {", ".join(COLUMNS)} is an attribute'
   targets = {}
   if attributes:
     targets[ATTRIBUTES] = np.array([column(name, _ATTRIBUTE.get, kinds) for name in attributes], np.int32).T

@@ -80,8 +80,8 @@ def draw_pairs(names: Sequence[str], identities: Sequence[str], folds: int, per_
   available, kind, fold, *_ = min(draws, key=lambda kind: kind[0])
   if available < wanted:
     raise UserError(f'fold {fold} of {folds} has {len(people[fold::folds])} people with {available} pairs {kind}; '
-                    f'expected {wanted}; use more images or fewer folds'
-                    + (f', or per_fold={2 * available} at most' if available else ''))
+                    f'expected {wanted}; use data with more people, or fewer embedding.folds'
+                    + (f', or embedding.pairs_per_fold={2 * available} at most' if available else ''))
   first, second = [], []
   for _, _, _, draw, among in draws:
     for i, j in _distinct(functools.partial(draw, among), wanted):

@@ -79,7 +79,8 @@ def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]
     with np.load(Path(path).expanduser()) as file:
       arrays = {name: file[name] for name in file.files}
   except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-    raise UserError(f'data.recorded={path}: not a readable .npz file ({error})') from error
+    why = getattr(error, 'strerror', None) or error
+    raise UserError(f'data.recorded={path}: not a readable .npz file ({why})') from error
   kinds = [name for name in OUTPUTS if name in arrays]
   if len(kinds) > 1:
     raise UserError(f'data.recorded={path}: has {" and ".join(kinds)}; expected one of them')

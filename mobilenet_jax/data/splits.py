@@ -46,11 +46,21 @@ def both(splits: Collection[str], config: ml_collections.ConfigDict, where: str,
   return names
 
 
-def with_remark(sources: Sequence[Source], config: ml_collections.ConfigDict, split: str,
-                splits: Collection[str]) -> tuple[Source, ...]:
-  """Returns the sources, with a remark if `split`, on which models are evaluated, is not the one that the config names."""
+def with_remarks(sources: Sequence[Source], config: ml_collections.ConfigDict, split: str, splits: Collection[str],
+                 other: str = '') -> tuple[Source, ...]:
+  """Returns the sources, with remarks on how they were chosen.
+
+  Args:
+    sources: the sources.
+    config: the `data` section of a config.
+    split: the split on which models are evaluated, which may be another one than the config names.
+    splits: the names of the splits that there are.
+    other: what belongs to no split that is used, as text.
+  """
   why = f'{config.eval_split} has no labels' if config.eval_split in splits else f'there is no {config.eval_split}'
-  remarks = () if split == config.eval_split else (f'evaluating on the split {split}, as {why}',)
+  remarks = [] if split == config.eval_split else [f'evaluating on the split {split}, as {why}']
+  if other:
+    remarks.append(f'not used, beside the splits: {other}')
   return tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in sources)
 
 
@@ -112,6 +122,8 @@ def with_classes_checked(train: Source, evaluation: Source, config: ml_collectio
     if '[' not in config.train_split:
       raise UserError(f'data.name={config.name}: {said}; expected the classes of data.train_split={config.train_split}')
     remarks.append(said)
+  if none := train.num_classes - len(known | asked):
+    remarks.append(f'{none} of the {train.num_classes} classes have no example at all')
   if unseen:
     remarks.append(f'{len(unseen)} of the {len(known)} classes have no example to evaluate on: {few(unseen)}')
   return tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in (train, evaluation))

@@ -33,15 +33,15 @@ class Attributes:
     """Returns the number and the names of the attributes: those of the data, or else those of the teacher."""
     names = source.extra_names.get(ATTRIBUTES) or source.extra_names.get(TEACHER)
     if not names:
-      raise UserError(f'task=attributes: {self._config.data.name} has no attributes; expected a dataset with attributes, '
-                      'such as faces or celeb_a, or the probabilities of a teacher in data.recorded')
+      raise UserError('task=attributes: the data has no attributes; expected a dataset with attributes, such as faces or '
+                      'celeb_a, or the probabilities of a teacher in data.recorded')
     return len(names), names
 
   def check(self, source: Source) -> None:
     """Raises UserError if there is nothing to measure against."""
     if ATTRIBUTES not in source.target_shapes and TEACHER not in source.extra_names:
-      raise UserError(f'task=attributes: the examples of {self._config.data.name} to evaluate on have no attributes, and there '
-                      'is no teacher; expected one of the two')
+      raise UserError('task=attributes: the examples to evaluate on have no attributes, and there is no teacher; expected one '
+                      'of the two')
 
   def measured_against(self, source: Source) -> str:
     return 'labels' if ATTRIBUTES in source.target_shapes else DECISIONS

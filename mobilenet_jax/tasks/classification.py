@@ -22,6 +22,8 @@ class Classification:
     if config.data.split_by == 'class':
       raise UserError('data.split_by=class: the classes that are held out would be asked for and never trained on; expected '
                       'image for task=classification')
+    if config.data.pairs:
+      raise UserError(f'data.pairs={config.data.pairs}: the people in the pairs would not be trained on; expected task=embedding')
     self.transform = crop_and_flip(config.data)
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:

@@ -46,6 +46,12 @@ class Embedding:
                  if (people[pair[0]] == people[pair[1]]) != same]:
       raise UserError(f'data.pairs={data.pairs}: {len(wrong)} of {len(pairs.same)} pairs contradict the people of {data.name}, '
                       f'such as {" and ".join(wrong[0])}; expected 1 for images of one person, and 0 for images of two')
+    folds = data.held_out_folds or sorted(set(pairs.fold.tolist()))
+    for part in (*((f'the folds other than fold {fold}', pairs.fold != fold) for fold in folds),
+                 ('the tested folds', np.isin(pairs.fold, folds))):
+      if not 0 < pairs.same[part[1]].sum() < part[1].sum():
+        raise UserError(f'data.pairs={data.pairs}: {part[0]} have {part[1].sum()} pairs, {pairs.same[part[1]].sum()} of them of '
+                        'one person; expected pairs of both kinds, as a threshold is chosen on them')
 
   def measured_against(self, source: Source) -> str:
     del source

@@ -162,6 +162,6 @@ def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDic
   if before is None and evaluation.held_out:
     raise UserError(f'{model.origin}: trained by an earlier version of this code, which held out other images; {advice}')
   if before is not None and (said := changes(before, now)):
-    raise UserError(f'{model.origin}: its data has changed since it was trained: now there are {said}; bring the former back, '
-                    f'or {advice}')
+    raise UserError(f'{model.origin}: its inputs have changed since it was trained: now there are {said}; bring the former '
+                    f'back, or {advice}')
   return evaluation

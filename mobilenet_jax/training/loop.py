@@ -144,7 +144,7 @@ class _Group:
       teacher = dataclasses.replace(teacher, variables=devices.replicate(teacher.variables))
     counts = f'{shared.data.name}: {len(train_source):,} examples to train on, {len(self._eval_source):,} to evaluate on'
     if train_source.num_classes:
-      counts += f', {train_source.num_classes:,} classes'
+      counts += f', {train_source.num_classes:,} {"people" if tasks.create(shared).kind == "vector" else "classes"}'
     remarks = (counts, *train_source.remarks, left_out(train_source, shared.data))
     for run, remark in itertools.product(active(), filter(None, remarks)):
       run.folder.note(remark)

@@ -2,39 +2,20 @@
 
 import dataclasses
 import hashlib
-import os
 
 import numpy as np
 import pytest
-from conftest import data_config, tiny_config
-from PIL import Image
+from conftest import data_config, folder, named, save, tiny_config
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
-from mobilenet_jax.data import eval_batches, folders, load, load_whole, splits, walk
+from mobilenet_jax.data import eval_batches, load, load_whole, splits, walk
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.training import checked, load_inputs
 
 
-def save(path, color=(9, 9, 9)):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.new('RGB', (33, 40), color).save(path)
-
-
-def folder(root, names):
-  """Saves an image for each name, whose red is the position of the first letter of its class in the alphabet."""
-  for name in names:
-    save(root / name, (ord(name.rpartition('/')[0].rpartition('/')[2][:1] or 'a') - ord('a'), 0, 0))
-  return root
-
-
 def config_of(root, **changes):
   return data_config(name=f'folder:{root}', **changes)
-
-
-def named(source):
-  """Returns the name of the class of each example, by id."""
-  return {id: source.class_names[label] for id, label in zip(source.ids, source.labels)}
 
 
 # Names of classes.
@@ -186,7 +167,8 @@ def test_a_split_under_another_usual_name_is_taken_and_said(tmp_path):
   with pytest.raises(UserError, match='has the splits train, val, not tset; name one with --config.data.eval_split'):  # no guess
     load(config_of(tmp_path, eval_split='tset'))
   save(tmp_path / 'test' / '1.png')  # as ImageNet's, which has no labels
-  assert load(config_of(tmp_path))[1].remarks == ('evaluating on the split val, as test has no labels',)
+  assert load(config_of(tmp_path))[1].remarks == ('evaluating on the split val, as test has no labels',
+                                                  'not used, beside the splits: test/')
   assert load_whole(config_of(tmp_path), 'train').ids == ('train/a/0.png', 'train/b/0.png')
   with pytest.raises(UserError, match='there is no split dev; expected one of test, train, val'):
     load_whole(config_of(tmp_path), 'dev')
@@ -197,6 +179,34 @@ def test_a_folder_of_one_split_says_what_is_missing(tmp_path):
   with pytest.raises(UserError, match=r'has the splits train, not test; .*eval_split, or give data.name=folder:.*/train to hold'):
     load(config_of(tmp_path))
   assert sum(map(len, load(config_of(tmp_path / 'train')))) == 18
+
+
+def test_what_is_beside_the_splits_is_said(tmp_path):
+  folder(tmp_path, [f'{split}/{name}/0.png' for split in ('train', 'test', 'extra') for name in 'ab'] + ['1.png'])
+  (tmp_path / 'notes.txt').touch()
+  assert load(config_of(tmp_path))[0].remarks == (
+      'not used, beside the splits: extra/, 1 file of another type (1 .txt), 1 image beside the class folders',)
+  rows = [f'{name},x,{"train" if i < 20 else "tset" if i == 20 else "test"}' for i, name in enumerate(IMAGES)]
+  config = with_labels(tmp_path / 'csv', 'file,label,split\n' + '\n'.join(rows))
+  assert load(config)[0].remarks == ('not used, beside the splits: 1 of the split tset',)
+
+
+@pytest.mark.parametrize('names, changes, message', (
+    (('Train', 'Val'), {}, 'expected a folder of images per class; Train/ has images only in folders of its own; if Train, Val are'),
+    (('trian', 'test'), {}, 'trian, are|test/ has images only in folders of its own; if test, trian are splits, name those to use'),
+    (('train', 'val'), {'train_split': 'trian'}, 'if train, val are splits, name those to use .*, now trian and test'),
+    (('train', 'val'), {'pairs': 'pairs.txt'}, 'data.pairs needs a folder of people without splits')))
+def test_splits_under_other_names_are_not_taken_for_classes(names, changes, message, tmp_path):
+  folder(tmp_path, [f'{split}/{name}/0.png' for split in names for name in 'ab'])
+  with pytest.raises(UserError, match=message):
+    load(config_of(tmp_path, **changes))
+
+
+def test_a_split_that_is_asked_for_must_be_there(tmp_path):
+  folder(tmp_path, [f'{name}/{i}.png' for name in 'ab' for i in range(9)])
+  for changes in ({'train_split': 'trian'}, {'eval_split': 'dev'}):
+    with pytest.raises(UserError, match='has no splits, and data.train_split=.*expected folders of these names'):
+      load(config_of(tmp_path, **changes))
 
 
 def test_classes_may_be_called_like_splits(tmp_path):
@@ -294,9 +304,10 @@ def test_files_are_found_by_path_or_by_name(tmp_path):
     ('file,label,identity\n0.png,a,b', 'has the columns label and identity; expected one of the two'),
     ('file,label\n0.png,a\n1.png\n', 'line 3: 1 cells; expected 2'), ('file,label\n0.png,a\n1.png,\n', "line 3: label is ''; expected a value"),
     ('file,label\n0.png,3\n\n1.png,-1\n', "line 4: label is '-1'; expected the number of a class, counted from 0, or its name"),
+    ('file,label\n0.png,cat\n1.png,-1\n', "line 3: label is '-1'; expected the number of a class"),
     ('file,label\n0.png,a\n1.png,b\n0.png,a', 'line 4: 0.png has a line already, line 2'),
     ('file,label\n0.png,a\nno.png,b\n', r'1 of its 2 images are not in .*, such as no.png \(line 3\)'),
-    ('file,hat\n0.png,1\n1.png,2\n', "line 3: hat is '2'; expected 0, 1 or nothing, as each column besides file,"),
+    ('file,hat\n0.png,1\n1.png,2\n', "line 3: hat is '2'; expected 0, 1, or nothing if it is not known, as each column besides file,"),
     ('file,number\n0.png,1e400\n', "line 2: number is '1e400'; expected a finite number"),
     ('file,label,split\n0.png,a,train\n1.png,a,\n', "line 3: split is ''; expected a value"),
     ('file,label,split\n0.png,a,one\n1.png,a,two\n', 'has the splits one, two, not train; name one with --config.data.train_split'),
@@ -310,66 +321,3 @@ def test_a_line_that_cannot_be_read_is_named(text, message, tmp_path):
 def test_a_name_in_two_folders_needs_a_path(tmp_path):
   with pytest.raises(UserError, match='line 2: 1.png is in several folders: a/1.png, b/1.png; expected the path from'):
     load_whole(with_labels(tmp_path, 'file,label\n1.png,x\n', ['a/1.png', 'b/1.png']))
-
-
-# ImageNet as people have it.
-
-
-WNIDS = ['n01440764', 'n01443537', 'n01484850', 'n02119789']
-TRUTH = [3, 1, 0, 2, 1]  # of the five validation images, by the order of the WNIDS
-NUMBERS = [2, 4, 3, 1]  # of the WNIDS in the devkit, which are not in their order
-
-
-def imagenet(root, sort):
-  folder(root, [f'train/{wnid}/{wnid}_{i}.JPEG' for wnid in WNIDS for i in range(2)])
-  for i, label in enumerate(TRUTH, start=1):
-    save(root / 'val' / (WNIDS[label] if sort else '') / f'ILSVRC2012_val_{i:08}.JPEG')
-
-
-def devkit(folder):
-  from scipy.io import savemat
-  folder.mkdir(parents=True)
-  synsets = np.zeros(len(WNIDS), [('ILSVRC2012_ID', object), ('WNID', object), ('words', object)])
-  for row, number, wnid in zip(synsets, NUMBERS, WNIDS):
-    row['ILSVRC2012_ID'], row['WNID'], row['words'] = float(number), wnid, 'word'
-  savemat(folder / 'meta.mat', {'synsets': synsets})
-  (folder / 'ILSVRC2012_validation_ground_truth.txt').write_text(''.join(f'{NUMBERS[label]}\n' for label in TRUTH))
-
-
-@pytest.mark.parametrize('layout', ('sorted', 'devkit', 'devkit beside the images', 'Kaggle'))
-def test_imagenet_is_read_by_naming_its_folder(layout, tmp_path):
-  root = tmp_path / 'ILSVRC' / 'Data' / 'CLS-LOC'
-  imagenet(root, layout == 'sorted')
-  if layout == 'devkit':
-    devkit(root / 'ILSVRC2012_devkit_t12' / 'data')
-  elif layout == 'devkit beside the images':
-    devkit(tmp_path / 'devkit')
-    for file in (tmp_path / 'devkit').iterdir():
-      file.rename(root / 'val' / file.name)
-  elif layout == 'Kaggle':
-    (tmp_path / 'LOC_val_solution.csv').write_text('ImageId,PredictionString\n' + ''.join(
-        f'ILSVRC2012_val_{i:08},{WNIDS[TRUTH[i - 1]]} 1 2 3 4 \n' for i in (4, 2, 5, 1, 3)))
-  train, evaluation = load(config_of(root, eval_split='validation'))
-  assert train.class_names == evaluation.class_names == tuple(WNIDS)
-  assert {id.rpartition('_')[2]: name for id, name in named(evaluation).items()} == {
-      f'{i:08}.JPEG': WNIDS[label] for i, label in enumerate(TRUTH, start=1)}
-  assert load_whole(config_of(root / 'val')).class_names == tuple(WNIDS)
-
-
-def test_imagenet_without_ground_truth_says_what_is_missing(tmp_path):
-  imagenet(tmp_path, False)
-  with pytest.raises(UserError, match='val: has validation images of ImageNet without folders of classes; expected the devkit'):
-    load(config_of(tmp_path))
-  devkit(tmp_path / 'ILSVRC2012_devkit_t12' / 'data')
-  (tmp_path / 'ILSVRC2012_devkit_t12' / 'data' / 'meta.mat').unlink()
-  with pytest.raises(UserError, match='ground_truth.txt: expected meta.mat beside it'):
-    load(config_of(tmp_path))
-
-
-def test_the_classes_of_imagenet_are_in_the_order_of_the_published_models(tmp_path):
-  wnids = trained.class_keys(trained.published.imagenet_labels(1000))
-  for wnid in wnids:
-    (tmp_path / wnid).mkdir()
-    (tmp_path / wnid / '0.JPEG').touch()
-  source = load_whole(config_of(tmp_path))
-  assert source.class_names == tuple(wnids) == tuple(sorted(wnids)) and sorted(source.labels) == list(range(1000))

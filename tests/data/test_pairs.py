@@ -84,8 +84,14 @@ def test_pairs_that_contradict_the_people_are_named(tmp_path):
   changes = people(tmp_path, 'Ann/1.png Ann/2.png 1 0', 'Ann/1.png Bob/1.png 1 1')
   with pytest.raises(UserError, match='1 of 2 pairs contradict the people of .*, such as Ann/1 and Bob/1; expected 1 for images of'):
     load_inputs(checked(tiny_config(**changes)))
-  changes = people(tmp_path, 'Ann/1.png Ann/2.png 1 0', 'Ann/1.png Bob/1.png 0 1')
+  changes = people(tmp_path, *(f'Ann/1.png Ann/2.png 1 {fold}\nAnn/1.png Bob/1.png 0 {fold}' for fold in (0, 1)))
   assert load_inputs(checked(tiny_config(**changes))).evaluation.ids == ('Ann/1.png', 'Ann/2.png', 'Bob/1.png')
+
+
+def test_pairs_that_choose_no_threshold_are_said_before_training(tmp_path):
+  changes = people(tmp_path, 'Ann/1.png Ann/2.png 1 0', 'Ann/1.png Bob/1.png 0 1')
+  with pytest.raises(UserError, match='pairs.txt: the folds other than fold 0 have 1 pairs, 0 of them of one person; expected pairs'):
+    load_inputs(checked(tiny_config(**changes)))
 
 
 def test_images_that_pairs_cannot_tell_apart_are_said(tmp_path):

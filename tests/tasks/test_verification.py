@@ -192,7 +192,7 @@ def test_every_pair_there_is_can_be_drawn():
 
 @pytest.mark.parametrize('identities, folds, per_fold, message', (
     ('aabbcc', 1, 2, 'folds=1: expected at least 2'), ('aabbcc', 2, 3, 'per_fold=3: expected an even number'),
-    ('aabbcc', 4, 2, 'fold 0 of 4 has 1 people with 0 pairs of two people; expected 1; .* fewer folds$'),
+    ('aabbcc', 4, 2, 'fold 0 of 4 has 1 people with 0 pairs of two people; expected 1; .* fewer embedding.folds$'),
     ('aabbcc', 3, 2, 'fold 0 of 3 has 1 people with 0 pairs of two people; expected 1'),
     ('aabcde', 2, 2, 'fold 1 of 2 has 2 people with 0 pairs of one person; expected 1')))
 def test_too_few_to_draw_from(identities, folds, per_fold, message):

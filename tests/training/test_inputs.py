@@ -58,11 +58,11 @@ def test_added_images_are_noticed(row, images, tiny_model, tmp_path):
   with pytest.raises(UserError, match=f'run was begun with other inputs: now there are {more[0]} examples to train on instead of '
                                       f'{train_count}, .*; bring the former back, or give another --workdir'):
     train(config, tmp_path / 'run')
-  with pytest.raises(UserError, match='its data has changed since it was trained: now there are'):
+  with pytest.raises(UserError, match='its inputs have changed since it was trained: now there are'):
     model = trained.load(tmp_path / 'run')
     own_evaluation(model, model.config)
   done = command('evaluate', tmp_path / 'run')
-  assert done.returncode == 1 and 'its data has changed since it was trained' in done.stderr and done.stderr.count('\n') == 1
+  assert done.returncode == 1 and 'its inputs have changed since it was trained' in done.stderr and done.stderr.count('\n') == 1
   for i in range(100, 130):
     (images / 'dark' / f'{i}.png').unlink()
   assert train(config, tmp_path / 'run')['eval_examples'] == eval_count
