@@ -54,6 +54,11 @@ def test_table_12(people, tmp_path):
   precisions = [float(row['mobilenet_0.25_32, labels']) for row in attributes]
   assert np.mean(precisions) == pytest.approx(float(rows[1]['mean_ap']))
 
+  with np.load(people / 'probs.npz') as file:
+    np.savez(people / 'probs.npz', **{**file, 'probs': 1 - file['probs']})
+  again = run('table12', people, '--sizes', '32', f'--recorded={people}/probs.npz', f'--out={tmp_path}')
+  assert again.returncode == 1 and 'now there are other recorded outputs of the examples to train on' in again.stderr
+
 
 def test_table_14(people, tmp_path):
   """The teacher's embeddings are those of the people, so it is right about all pairs. Each fold is held out in turn."""

@@ -9,6 +9,8 @@ import pytest
 from conftest import command, data_config, random_images, tiny_config
 from PIL import Image
 
+from experiments import distillation as experiment
+from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.data import TEACHER, from_images, load
 from mobilenet_jax.errors import UserError
@@ -131,6 +133,21 @@ def test_other_starting_weights_are_noticed(images, tiny_model, tmp_path):
   train(config_of(images, seed=1), tmp_path / 'origin')
   with pytest.raises(UserError, match='now there are other starting weights'):
     train(config, tmp_path / 'run')
+
+
+def test_an_experiment_does_not_take_the_recording_of_another_teacher(tiny_model, tmp_path, monkeypatch):
+  """The steps of an experiment are kept; a teacher that was retrained in between makes its recording a stranger."""
+  data = random_images(24), random_images(24)
+  monkeypatch.setattr(experiment, 'sweep', lambda config, changes, folder: [train(tiny_config(), folder / 'teacher', data)])
+  monkeypatch.setattr(config_lib, 'model_name', lambda config: 'teacher')
+  train(tiny_config(), tmp_path / 'teacher', data)
+  np.savez(tmp_path / 'outputs.npz', names=['a'], logits=[[0.0]], teacher=trained.load(tmp_path / 'teacher').digest)
+  assert experiment.train_teacher(tiny_config(), tmp_path)[2] == tmp_path / 'outputs.npz'
+  shutil.rmtree(tmp_path / 'teacher')
+  train(tiny_config(seed=1), tmp_path / 'teacher', data)
+  monkeypatch.setattr(experiment, 'sweep', lambda config, changes, folder: [run_files.read_row(folder / 'teacher')])
+  with pytest.raises(UserError, match='outputs.npz: holds the outputs of another teacher than the one in .*teacher by now'):
+    experiment.train_teacher(tiny_config(), tmp_path)
 
 
 def test_other_pairs_are_noticed():
