@@ -29,7 +29,9 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str) -> Sour
   parts = _parts(path)
   if split:
     return _source(parts, split, config)
-  name = splits.evaluation_split(parts, config) or next(iter(parts))
+  if len(parts) == 1:
+    return _source(parts, *parts, config)
+  name = splits.evaluation_split(parts, config) or config.eval_split
   return splits.with_remarks([_source(parts, name, config)], config, name, parts)[0]
 
 
@@ -83,13 +85,11 @@ def _source(parts, split, config):
     raise UserError(f'data.name={config.name}: has the columns {", ".join(part.features)}; expected an image and a label')
   if not isinstance(part.features[label], (datasets.ClassLabel, datasets.Value)):
     raise UserError(f'data.name={config.name}: {label} is {part.features[label]}; expected one class for each image')
-  names = getattr(part.features[label], 'names', None)
-  known = {value for other in parts.values() for value in other[label] if value not in (None, '')}
-  if any(isinstance(value, str) for value in known):
-    names = sorted(known)
-  numbers = {name: number for number, name in enumerate(names)} if names and not hasattr(part.features[label], 'names') else {}
-  labels = np.array([UNKNOWN if value in (None, '') else numbers.get(value, value) for value in part[label]])
+  known = sorted({value for other in parts.values() for value in other[label] if value not in (None, '')})
+  texts = {name: number for number, name in enumerate(known)} if known and isinstance(known[0], str) else {}
+  names = tuple(texts or getattr(part.features[label], 'names', ())) or None
+  labels = np.array([UNKNOWN if value in (None, '') else texts.get(value, value) for value in part[label]])
   images = _Images(part.cast_column(image, datasets.Image(decode=False)).select_columns([image]), image)
-  return from_images(images, labels, len(names) if names else 1 + max(known, default=0), tuple(names) if names else None,
+  return from_images(images, labels, len(names) if names else 1 + max(known, default=0), names,
                      ids=[f'{split}/{i}' for i in range(len(part))], upright=config.exif_orientation,
                      content=str(part.data.nbytes))

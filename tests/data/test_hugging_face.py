@@ -48,6 +48,10 @@ def test_what_is_missing_is_one_line(tmp_path):
   assert len(train) + len(test) == 20 and test.held_out
   with pytest.raises(UserError, match="has no split 'dev'; it has train"):
     load_whole(data_config(name=f'hf:{tmp_path}/one'), 'dev')
+  datasets.DatasetDict({'train': part(0, 9), 'dev': part(9, 9)}).save_to_disk(tmp_path / 'dev')
+  for read in (load, load_whole):
+    with pytest.raises(UserError, match="splits train, dev, not test|no split 'test'; it has train, dev"):
+      read(data_config(name=f'hf:{tmp_path}/dev'))
   (tmp_path / 'empty').mkdir()
   for name, message in (('nowhere', 'there is no such folder'), ('empty', 'expected a dataset that save_to_disk wrote, or Parquet')):
     with pytest.raises(UserError, match=message):
