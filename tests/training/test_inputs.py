@@ -1,17 +1,16 @@
 """What a run is made from besides its config: it is recorded, and a run does not go on, or count, with other inputs."""
 
 import dataclasses
-import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from conftest import command, data_config, random_images, tiny_config
 from PIL import Image
 
 from experiments import distillation as experiment
-from mobilenet_jax import config as config_lib
-from mobilenet_jax import trained
+from mobilenet_jax import models, trained
 from mobilenet_jax.data import TEACHER, from_images, load
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import run_files
@@ -39,85 +38,97 @@ def config_of(images, **changes):
   return tiny_config(**{'data.name': f'folder:{images}', 'train_for': '2 steps', 'eval_every': '2 steps', **changes})
 
 
-def unfinished(folder):
-  """Makes a finished run one that was stopped before it wrote its row."""
-  (folder / run_files.RESULT_FILE).unlink()
+def saved(folder, seed=0):
+  """Makes the folder of a model of the four classes with random weights."""
+  config = checked(tiny_config())
+  module = models.create(config.model, 4)
+  variables = models.variables_of(module.init(jax.random.key(seed), np.zeros((1, 32, 32, 3)), train=False))
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  trained.TrainedModel(config, variables, CLASSES, str(folder)).save(folder)
+  return folder
+
+
+def begun(folder, config, *data):
+  """Makes the folder of a run that has written a checkpoint; the checkpoint is not looked at."""
+  (folder / 'checkpoints' / '2').mkdir(parents=True)
+  run_files.write_inputs(folder, digests(config, *data))
+  return folder
+
+
+def digests(config, *data):
+  config = checked(config)
+  return {**inputs.load_inputs(config, *data).digests, **inputs.starting_weights(config)}
 
 
 # What differs is said, and a run does not go on.
 
 
-@pytest.mark.parametrize('row', (True, False))
-def test_added_images_are_noticed(row, images, tiny_model, tmp_path):
-  config = config_of(images)
-  train(config, tmp_path / 'run')
-  train_count, eval_count = map(len, load(config.data))
-  if not row:
-    unfinished(tmp_path / 'run')
+def test_a_run_does_not_go_on_with_added_images(images, tiny_model, tmp_path):
+  """Whether it had finished or not; and it is not evaluated on them."""
+  config, folder = config_of(images), tmp_path / 'run'
+  row = train(config, folder)
+  counts = list(map(len, load(config.data)))
   for i in range(100, 130):
     add(images, f'dark/{i}.png')
-  more = [len(source) for source in load(config.data)]
-  with pytest.raises(UserError, match=f'run was begun with other inputs: now there are {more[0]} examples to train on instead of '
-                                      f'{train_count}, .*; bring the former back, or give another --workdir'):
-    train(config, tmp_path / 'run')
-  with pytest.raises(UserError, match='its inputs have changed since it was trained: now there are'):
-    model = trained.load(tmp_path / 'run')
-    own_evaluation(model, model.config)
-  done = command('evaluate', tmp_path / 'run')
+  more = list(map(len, load(config.data)))
+  for finished in (True, False):
+    if not finished:
+      (folder / run_files.RESULT_FILE).rename(tmp_path / 'kept')
+    with pytest.raises(UserError, match=f'run was begun with other inputs: now there are {more[0]} examples to train on instead of '
+                                        f'{counts[0]}, {more[1]} examples to evaluate on instead of {counts[1]}; bring the former'):
+      train(config, folder)
+  done = command('evaluate', folder)
   assert done.returncode == 1 and 'its inputs have changed since it was trained' in done.stderr and done.stderr.count('\n') == 1
   for i in range(100, 130):
     (images / 'dark' / f'{i}.png').unlink()
-  assert train(config, tmp_path / 'run')['eval_examples'] == eval_count
-  assert command('evaluate', tmp_path / 'run').returncode == 0
+  again = train(config, folder)
+  assert {**again, 'seconds': 0} == {**row, 'seconds': 0}
+  assert command('evaluate', folder).returncode == 0
 
 
 def test_an_image_of_another_class_or_name_is_noticed(images, tiny_model, tmp_path):
-  config = config_of(images)
-  train(config, tmp_path / 'run')
-  name = load(config.data)[0].ids[0]
-  (images / name).rename(images / CLASSES[1] / 'renamed.png')
-  with pytest.raises(UserError, match='begun with other inputs: now there are '):
-    train(config, tmp_path / 'run')
+  run = begun(tmp_path / 'run', config_of(images))
+  assert inputs.difference(run, digests(config_of(images))) == ''
+  (images / load(config_of(images).data)[0].ids[0]).rename(images / CLASSES[1] / 'renamed.png')
+  assert 'run was begun with other inputs: now there are ' in inputs.difference(run, digests(config_of(images)))
 
 
-def test_other_labels_of_the_same_images_are_noticed(tiny_model, tmp_path):
+def test_other_labels_of_the_same_images_are_noticed(tmp_path):
   source, other = random_images(24), random_images(24)
-  train(tiny_config(), tmp_path / 'run', (source, source))
+  run = begun(tmp_path / 'run', tiny_config(), (source, source))
   other.records.targets()['label'][5] = 0
-  with pytest.raises(UserError, match='now there are other labels or classes of the examples to train on; bring'):
-    train(tiny_config(), tmp_path / 'run', (other, source))
+  said = inputs.difference(run, digests(tiny_config(), (other, source)))
+  assert 'now there are other labels or classes of the examples to train on; bring' in said
   renamed = dataclasses.replace(source, class_names=('a', 'b', 'c', 'd'))
-  with pytest.raises(UserError, match='other labels or classes of the examples to evaluate on; bring'):
-    train(tiny_config(), tmp_path / 'run', (source, renamed))
+  said = inputs.difference(run, digests(tiny_config(), (source, renamed)))
+  assert 'now there are other labels or classes of the examples to evaluate on; bring' in said
 
 
-def test_another_recording_is_noticed_and_the_same_in_another_order_is_none(images, tiny_model, tmp_path):
+def test_another_recording_is_noticed_and_the_same_in_another_order_is_none(images, tmp_path):
   file = tmp_path / 'teacher.npz'
   config = config_of(images, **{'data.recorded': str(file), 'distill.softmax_weight': 1.0})
   ids = [id for source in load(config_of(images).data) for id in source.ids]
   logits = np.random.default_rng(0).normal(size=(len(ids), 4)).astype(np.float32)
   np.savez(file, names=ids, logits=logits, labels=CLASSES)
-  row = train(config, tmp_path / 'run')
+  run = begun(tmp_path / 'run', config)
   np.savez(file, names=[*ids[::-1], 'more/1.png'], logits=[*logits[::-1], [0, 0, 0, 0]], labels=CLASSES)
-  assert train(config, tmp_path / 'run') == row
+  assert inputs.difference(run, digests(config)) == ''
   logits[3] += 1
   np.savez(file, names=ids, logits=logits, labels=CLASSES)
-  unfinished(tmp_path / 'run')
-  with pytest.raises(UserError, match='now there are other recorded outputs of the examples to train on'):
-    train(config, tmp_path / 'run')
+  assert 'now there are other recorded outputs of the examples to train on; bring' in inputs.difference(run, digests(config))
 
 
-def test_another_teacher_is_noticed_and_students_of_a_sweep_are_not_mixed(images, tiny_model, tmp_path, capsys):
-  teacher = lambda seed: train(config_of(images, seed=seed), tmp_path / f'teacher_{seed}') and tmp_path / f'teacher_{seed}'
-  shutil.copytree(teacher(0), tmp_path / 'teacher')
-  config = config_of(images, **{'distill.model': str(tmp_path / 'teacher'), 'distill.softmax_weight': 1.0})
+def test_students_of_a_sweep_are_not_mixed_with_those_of_another_teacher(images, tiny_model, tmp_path, capsys):
+  teacher = saved(tmp_path / 'teacher')
+  config = config_of(images, **{'distill.model': str(teacher), 'distill.softmax_weight': 1.0})
   changes = [{'model.width_multiplier': 0.25}]
   rows = sweep(config, changes, tmp_path / 'sweep', launcher='here')
   assert sweep(config, changes, tmp_path / 'sweep', launcher='here') == rows
-  (tmp_path / 'teacher').rename(tmp_path / 'away')
+  teacher.rename(tmp_path / 'away')
   assert sweep(config, changes, tmp_path / 'sweep', launcher='here') == rows
   assert '1 of 1 runs have finished, and whether their data is still the same cannot be checked: ' in capsys.readouterr().out
-  shutil.copytree(teacher(1), tmp_path / 'teacher')
+  saved(teacher, seed=1)
   for wider in ([], [{'model.width_multiplier': 0.5}]):
     with pytest.raises(UserError, match='mobilenet_0.25_32 was begun with other inputs: now there are other teacher'):
       sweep(config, changes + wider, tmp_path / 'sweep', launcher='here')
@@ -125,27 +136,21 @@ def test_another_teacher_is_noticed_and_students_of_a_sweep_are_not_mixed(images
 
 
 def test_other_starting_weights_are_noticed(images, tiny_model, tmp_path):
-  train(config_of(images), tmp_path / 'origin')
-  config = config_of(images, **{'init.model': str(tmp_path / 'origin')})
-  row = train(config, tmp_path / 'run')
+  config = config_of(images, **{'init.model': str(saved(tmp_path / 'origin'))})
+  run = begun(tmp_path / 'run', config)
+  saved(tmp_path / 'origin', seed=1)
+  assert 'now there are other starting weights; bring' in inputs.difference(run, digests(config))
   shutil.rmtree(tmp_path / 'origin')
-  assert train(config, tmp_path / 'run') == row  # they are not needed any more
-  train(config_of(images, seed=1), tmp_path / 'origin')
-  with pytest.raises(UserError, match='now there are other starting weights'):
-    train(config, tmp_path / 'run')
+  assert inputs.difference(run, digests(config)) == ''  # they are not needed any more
 
 
 def test_an_experiment_does_not_take_the_recording_of_another_teacher(tiny_model, tmp_path, monkeypatch):
   """The steps of an experiment are kept; a teacher that was retrained in between makes its recording a stranger."""
-  data = random_images(24), random_images(24)
-  monkeypatch.setattr(experiment, 'sweep', lambda config, changes, folder: [train(tiny_config(), folder / 'teacher', data)])
-  monkeypatch.setattr(config_lib, 'model_name', lambda config: 'teacher')
-  train(tiny_config(), tmp_path / 'teacher', data)
-  np.savez(tmp_path / 'outputs.npz', names=['a'], logits=[[0.0]], teacher=trained.load(tmp_path / 'teacher').digest)
+  monkeypatch.setattr(experiment, 'sweep', lambda config, changes, folder: [{'name': 'teacher'}])
+  teacher = saved(tmp_path / 'teacher')
+  np.savez(tmp_path / 'outputs.npz', names=['a'], logits=[[0.0]], teacher=trained.load(teacher).digest)
   assert experiment.train_teacher(tiny_config(), tmp_path)[2] == tmp_path / 'outputs.npz'
-  shutil.rmtree(tmp_path / 'teacher')
-  train(tiny_config(seed=1), tmp_path / 'teacher', data)
-  monkeypatch.setattr(experiment, 'sweep', lambda config, changes, folder: [run_files.read_row(folder / 'teacher')])
+  saved(teacher, seed=1)
   with pytest.raises(UserError, match='outputs.npz: holds the outputs of another teacher than the one in .*teacher by now'):
     experiment.train_teacher(tiny_config(), tmp_path)
 
@@ -160,28 +165,25 @@ def test_a_start_that_failed_claims_nothing(tiny_model, tmp_path):
   source = random_images(24)
   with pytest.raises(UserError, match='model.num_classes=2'):
     train(tiny_config(**{'model.num_classes': 2}), tmp_path / 'run', (source, source))
-  (tmp_path / 'run' / run_files.CONFIG_FILE).unlink()
-  train(tiny_config(), tmp_path / 'run', (random_images(32), source))
+  assert inputs.difference(tmp_path / 'run', digests(tiny_config(), (random_images(32), source))) == ''
 
 
 def test_runs_of_earlier_versions_are_evaluated_only_on_what_they_held_out(images, tiny_model, tmp_path):
-  config = config_of(images)
-  train(config, tmp_path / 'run')
-  (tmp_path / 'run' / run_files.INPUTS_FILE).unlink()
-  done = command('evaluate', tmp_path / 'run')
-  assert done.returncode == 1 and 'trained by an earlier version of this code, which held out other images' in done.stderr
-  with pytest.raises(UserError, match='begun by an earlier version of this code, which held out other images'):
-    train(config, tmp_path / 'run')
-  (tmp_path / 'run' / run_files.INPUTS_FILE).write_text('{')
+  run = begun(tmp_path / 'run', config_of(images))
+  (run / run_files.INPUTS_FILE).unlink()
+  assert 'begun by an earlier version of this code, which held out other images' in inputs.difference(
+      run, digests(config_of(images)))
+  (run / run_files.INPUTS_FILE).write_text('{')
   with pytest.raises(UserError, match='inputs.json: damaged; remove it'):
-    train(config, tmp_path / 'run')
+    inputs.difference(run, digests(config_of(images)))
+  model = trained.load(saved(tmp_path / 'model'))
+  with pytest.raises(UserError, match='model: trained by an earlier version of this code, which held out other images'):
+    own_evaluation(model, config_of(images))
 
 
-def test_the_digests_of_a_run_do_not_depend_on_where_its_data_is(images, tiny_model, tmp_path):
-  train(config_of(images), tmp_path / 'one')
-  images.rename(tmp_path / 'elsewhere')
-  train(config_of(tmp_path / 'elsewhere'), tmp_path / 'two')
-  assert run_files.read_inputs(tmp_path / 'one') == run_files.read_inputs(tmp_path / 'two')
+def test_digests_do_not_depend_on_where_the_data_is(images, tmp_path):
+  before = digests(config_of(images))
+  assert before == digests(config_of(images.rename(tmp_path / 'elsewhere')))
 
 
 # Labels that are none.
@@ -199,7 +201,7 @@ def test_a_split_without_labels_is_not_evaluated(tiny_model, tmp_path):
 def test_a_student_of_classes_learns_from_images_without_labels(tiny_model, tmp_path):
   """With a teacher and hard_weight=0 no label is used in training; the evaluation still needs them."""
   source = random_images(24)
-  train(tiny_config(), tmp_path / 'teacher', (source, source))
+  saved(tmp_path / 'teacher')
   unlabelled = from_images([example.image for example in source], np.full(24, -1), 4)
   config = tiny_config(**{'distill.model': str(tmp_path / 'teacher'), 'distill.hard_weight': 0.0, 'distill.softmax_weight': 1.0})
   row = train(config, tmp_path / 'run', (unlabelled, source))
@@ -327,8 +329,7 @@ def test_record_writes_what_can_be_read(images, tiny_model, tmp_path):
   for split in ('train', 'test'):
     for i in range(8):
       add(tmp_path / 'split', f'{split}/{CLASSES[i % 4]}/{i}.png', 60 * (i % 4))
-  config = config_of(tmp_path / 'split')
-  train(config, tmp_path / 'teacher')
+  saved(tmp_path / 'teacher')
   done = command('record', tmp_path / 'teacher', f'--data=folder:{tmp_path / "split"}', f'--out={tmp_path / "t.npz"}')
   assert done.returncode == 0, done.stderr
   with np.load(tmp_path / 't.npz') as file:
@@ -339,5 +340,3 @@ def test_record_writes_what_can_be_read(images, tiny_model, tmp_path):
   student = config_of(tmp_path / 'split', **{'data.recorded': str(tmp_path / 't.npz'), 'distill.softmax_weight': 1.0})
   for source in load(student.data):
     np.testing.assert_array_equal(source.targets[TEACHER], [by_id[id] for id in source.ids])
-  row = train(student, tmp_path / 'student')
-  assert row['eval_examples'] == 8 and json.loads((tmp_path / 'student' / 'inputs.json').read_text())
