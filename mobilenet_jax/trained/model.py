@@ -136,11 +136,15 @@ class TrainedModel:
       return jax.tree.map(lambda x: x.astype(jnp.float32), found)
     return functools.partial(jax.jit(features), self.variables)
 
-  def outputs_of(self, source: Source) -> np.ndarray | None:
+  def outputs_of(self, source: Source, every: bool = False) -> np.ndarray | None:
     """Returns the output that stands for each class, attribute or number of `source`, int32; None for embeddings.
 
     They are matched by name if model and source both have names; the name of a synset is its number, 'n01440764'. If classes
-    are matched by number, see `matches_by_number`, the background is not counted. A class without examples need not be known.
+    are matched by number, see `matches_by_number`, the background is not counted.
+
+    Args:
+      source: the data.
+      every: whether the model must also have the classes of which `source` has no example.
 
     Raises:
       UserError: if the model lacks some of them; the error names them.
@@ -151,7 +155,8 @@ class TrainedModel:
       names = self.task.outputs(source)[1] or ()
       return self._by_name(self.labels or (), names, self.task.kind, range(len(names)))
     ours, theirs = class_keys(self.labels or ()), class_keys(source.class_names or ())
-    asked = set(np.unique(source.labels).tolist()) if source.records.in_memory else range(source.num_classes)
+    all_there = every or not source.records.in_memory
+    asked = range(source.num_classes) if all_there else set(np.unique(source.labels).tolist())
     if not self.matches_by_number(source):
       if _are_numbers(theirs) and not set(theirs) <= set(ours):  # 07 is 7
         ours, theirs = ([str(int(name)) if name.isdecimal() else name for name in names] for names in (ours, theirs))
@@ -197,7 +202,7 @@ class TrainedModel:
     if keep_head:
       if classifier is None:
         raise UserError(f'init.keep_head: {self.origin} has no classifier to keep')
-      outputs = self.outputs_of(source)
+      outputs = self.outputs_of(source, every=True)
       outputs = slice(None) if outputs is None else outputs
       head = {'kernel': classifier['kernel'][:, outputs], 'bias': classifier['bias'][outputs]}
     projection = {name: value for name, value in like['params'].items() if name == models.PROJECTION}

@@ -134,8 +134,7 @@ def selected(source: Source, task: tasks.Task, num_outputs: int, names: tuple[st
 
 def _as_logits(outputs, kind, task_kind):
   """Returns outputs (n, d) of data/recorded.py as logits, or as they are if they are embeddings."""
-  expected = {'classes': ('logits', 'probs', ''), 'attributes': ('logits', 'probs', '')}.get(
-      task_kind, ('embeddings', 'logits', ''))
+  expected = ('logits', 'probs', '') if task_kind in ('classes', 'attributes') else ('embeddings', 'logits', '')
   if kind not in expected:
     raise UserError(f'data.recorded: has {kind}; this task needs {" or ".join(filter(None, expected))}')
   if kind != 'probs':

@@ -35,6 +35,8 @@ def test_a_class_has_the_same_number_in_both_splits(tmp_path):
   model = lambda labels: trained.TrainedModel(config_lib.base(), {'params': {'classifier': {'bias': np.zeros(4)}}}, labels, 'm')
   assert model(None).outputs_of(whole).tolist() == [0, 1, 2, 3]  # also by number, although b is missing
   assert model(tuple('dcxa')).outputs_of(whole)[whole.labels].tolist() == [3, 1, 0]
+  with pytest.raises(UserError, match=r'm: has 4 classes \(d, c, x, ...\), the data has 4; the model lacks b'):
+    model(tuple('dcxa')).outputs_of(whole, every=True)
 
 
 def inputs_of(data, **changes):
