@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 
 REQUEUE = 75  # the exit status of a command that can be started again as it is: EX_TEMPFAIL of sysexits.h
 
@@ -16,6 +17,11 @@ class InUse(UserError):
 
 class Interrupted(Exception):
   """The process was asked to stop, and the work can be continued. The command line exits with REQUEUE."""
+
+
+def few(names: Sequence[str]) -> str:
+  """Returns the first three names, for a message, followed by dots if there are more."""
+  return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
 def is_of_the_user(error: Exception) -> bool:

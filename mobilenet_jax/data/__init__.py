@@ -27,11 +27,11 @@ from mobilenet_jax.data.preprocessing import (
     CropTargets, Transform, crop, crop_and_flip, description, distort_colors, normalize, stream_size)
 from mobilenet_jax.data.recorded import teacher_of
 from mobilenet_jax.data.sources import load, load_whole
-from mobilenet_jax.data.splits import few, with_classes_checked
+from mobilenet_jax.data.splits import with_classes_checked
 
 __all__ = [
     'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'UNKNOWN', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source',
     'Transform', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs',
-    'eval_batches', 'few', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'known_targets', 'left_out', 'load',
+    'eval_batches', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'known_targets', 'left_out', 'load',
     'load_whole', 'normalize', 'read_image', 'read_pairs', 'steps_per_epoch', 'stream_size', 'teacher_of', 'train_batches',
     'walk', 'with_classes_checked']

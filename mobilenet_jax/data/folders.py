@@ -13,7 +13,7 @@ from mobilenet_jax.data.examples import ATTRIBUTES, UNKNOWN, Source, from_images
 from mobilenet_jax.data.image_files import walk
 from mobilenet_jax.data.images import SUFFIXES
 from mobilenet_jax.data.pairs_file import read_pairs
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _listing(folder, config, inside='', minimum=2):
   if empty := sorted(set(found.folders) - set(classes)):
     if any(image.startswith(f'{empty[0]}/') for image in found.images):
       splits_are = 'data.pairs needs a folder of people without splits' if config.pairs else (
-          f'if {splits.few(found.folders)} are splits, name those to use with --config.data.train_split and '
+          f'if {few(found.folders)} are splits, name those to use with --config.data.train_split and '
           f'--config.data.eval_split, now {config.train_split} and {config.eval_split}')
       raise UserError(f'{folder}: expected a folder of images per class; {empty[0]}/ has images only in folders of its own; '
                       f'{splits_are}')

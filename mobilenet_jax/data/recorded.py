@@ -17,8 +17,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax.data.examples import TEACHER, Source
-from mobilenet_jax.data.splits import few
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 
 OUTPUTS = ('logits', 'probs', 'embeddings')
 COLUMNS = ('attributes', 'labels')

@@ -9,10 +9,9 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax.data.examples import Source
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 
 HELD_OUT = 0.1  # the fraction of a set without splits that is held out for evaluation
-FEW = 3  # names that a line shows
 # The usual names of the split to evaluate on. If a config gives one of them that there is not, another one takes its place.
 EVALUATION = ('validation', 'val', 'valid', 'test')
 
@@ -127,8 +126,3 @@ def with_classes_checked(train: Source, evaluation: Source, config: ml_collectio
   if unseen:
     remarks.append(f'{len(unseen)} of the {len(known)} classes have no example to evaluate on: {few(unseen)}')
   return tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in (train, evaluation))
-
-
-def few(names: Sequence[str]) -> str:
-  """Returns the first names, followed by dots if there are more."""
-  return ', '.join(names[:FEW]) + (', ...' if len(names) > FEW else '')

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax.data import Pairs
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage.files import write_whole
 
 # As in davidsandberg/facenet, src/lfw.py: the published figures for LFW use thresholds as coarse as these.
@@ -119,13 +119,13 @@ def squared_distances(names: Sequence[str], embeddings: np.ndarray, pairs: Pairs
   wanted = dict.fromkeys(pairs.first + pairs.second)
   if missing := [name for name in wanted if name not in index]:
     given = f'have names such as {next(iter(index))!r}' if index else 'are empty'
-    raise UserError(f'{len(missing)} of the {len(wanted)} images of the pairs have no embedding: {_few(missing)}; the '
+    raise UserError(f'{len(missing)} of the {len(wanted)} images of the pairs have no embedding: {few(missing)}; the '
                     f'embeddings {given}; expected one for every image, under its name in the pairs')
   embeddings = np.asarray(embeddings, np.float64)
   with np.errstate(divide='ignore', invalid='ignore'):  # checked next
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
   if bad := [name for name in wanted if not np.isfinite(unit[index[name]]).all()]:
-    raise UserError(f'{len(bad)} of the {len(wanted)} embeddings hold NaN or infinity, or are all zeros: {_few(bad)}; '
+    raise UserError(f'{len(bad)} of the {len(wanted)} embeddings hold NaN or infinity, or are all zeros: {few(bad)}; '
                     'expected finite, non-zero embeddings; check the model and its input')
   first, second = ([index[name] for name in side] for side in (pairs.first, pairs.second))
   distances = np.empty(len(first))
@@ -133,10 +133,6 @@ def squared_distances(names: Sequence[str], embeddings: np.ndarray, pairs: Pairs
     part = slice(at, at + 65536)
     distances[part] = ((unit[first[part]] - unit[second[part]])**2).sum(axis=1)
   return distances
-
-
-def _few(names):
-  return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
 def fold_accuracies(distances: np.ndarray, pairs: Pairs, folds: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:

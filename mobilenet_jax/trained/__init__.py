@@ -7,13 +7,12 @@ This module is the public interface of the package: other packages import from h
 from pathlib import Path
 
 from mobilenet_jax.trained import published
-from mobilenet_jax.trained.labels import class_keys, some, top_labels
+from mobilenet_jax.trained.labels import class_keys, top_labels
 from mobilenet_jax.trained.latency import measure_latency
 from mobilenet_jax.trained.model import TrainedModel, digest_of, load_folder, notes
 from mobilenet_jax.trained.recording import outputs_for, record
 
-__all__ = ['TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for', 'record', 'some',
-           'top_labels']
+__all__ = ['TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for', 'record', 'top_labels']
 
 
 def load(name: str | Path, averaged: bool = True) -> TrainedModel:

@@ -30,8 +30,3 @@ def class_keys(labels: Sequence[str]) -> list[str]:
     first = label.partition(' ')[0]
     return first if first[:1] == 'n' and first[1:].isdigit() and len(first) == 9 else label
   return [key(label) for label in labels]
-
-
-def some(names: Sequence[str]) -> str:
-  """Returns the first three names, followed by dots if there are more."""
-  return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

@@ -19,11 +19,11 @@ from PIL import Image
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
 from mobilenet_jax.data import Source, description, digest, normalize, read_image
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage import checkpoints
 from mobilenet_jax.storage.files import write_whole
 from mobilenet_jax.storage.run_files import CONFIG_FILE
-from mobilenet_jax.trained.labels import BACKGROUND, class_keys, some, top_labels
+from mobilenet_jax.trained.labels import BACKGROUND, class_keys, top_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +173,8 @@ class TrainedModel:
   def _by_name(self, ours, theirs, what, asked):
     places = {name: i for i, name in enumerate(ours)}
     if missing := [name for i, name in enumerate(theirs) if name not in places and i in asked]:
-      raise UserError(f'{self.origin}: has {len(ours)} {what} ({some(ours)}), the data has {len(theirs)}; the model '
-                      f'lacks {some(missing)}; expected data with the same {what}')
+      raise UserError(f'{self.origin}: has {len(ours)} {what} ({few(ours)}), the data has {len(theirs)}; the model '
+                      f'lacks {few(missing)}; expected data with the same {what}')
     return np.array([places.get(name, 0) for name in theirs], np.int32)
 
   def matches_by_number(self, source: Source) -> bool:
@@ -213,7 +213,7 @@ class TrainedModel:
     wrong = [f'{name} is {ours.get(name, "missing")}, expected {theirs.get(name, "nothing")}'
              for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if wrong:
-      raise UserError(f'init.model={self.origin}: expected the architecture that config.model describes: {some(wrong)} '
+      raise UserError(f'init.model={self.origin}: expected the architecture that config.model describes: {few(wrong)} '
                       f'({len(wrong)} in all)')
     return jax.tree.map(jnp.asarray, variables)
 

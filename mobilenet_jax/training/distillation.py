@@ -17,7 +17,7 @@ import numpy as np
 
 from mobilenet_jax import tasks, trained
 from mobilenet_jax.data import TEACHER, Source, known_targets, normalize
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.models import PROJECTION
 
 SMALLEST = 1e-7  # because a probability of 0 would give a logit of minus infinity
@@ -93,8 +93,8 @@ def match(names, count, teacher_names, teacher_count, who: str) -> np.ndarray:
   if names and teacher_names:
     ours, theirs = map(trained.class_keys, (names, teacher_names))
     if missing := [name for name in ours if name not in theirs]:
-      raise UserError(f'{who} has {len(theirs)} outputs ({trained.some(theirs)}) and lacks {len(missing)} of the student\'s '
-                      f'{len(ours)} ({trained.some(missing)}); expected the same classes or attributes')
+      raise UserError(f'{who} has {len(theirs)} outputs ({few(theirs)}) and lacks {len(missing)} of the student\'s '
+                      f'{len(ours)} ({few(missing)}); expected the same classes or attributes')
     return np.array([theirs.index(name) for name in ours])
   if count != teacher_count:
     raise UserError(f'{who} has {teacher_count} outputs, the student {count}; expected equal numbers (embedding.size sets '
@@ -120,7 +120,7 @@ def selected(source: Source, task: tasks.Task, num_outputs: int, names: tuple[st
     extra_names = {**extra_names, TEACHER: names}
   elif names and task.kind != 'vector':
     remarks = (*remarks, f'the recorded outputs have no names and are taken to be those of the student, in its order '
-               f'({trained.some(names)})')
+               f'({few(names)})')
   extra = dict(source.extra)
   if TEACHER in extra:
     extra[TEACHER] = _as_logits(extra[TEACHER], source.outputs_kind, task.kind)

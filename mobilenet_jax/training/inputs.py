@@ -11,7 +11,7 @@ import ml_collections
 from mobilenet_jax import data as data_lib
 from mobilenet_jax import tasks, trained
 from mobilenet_jax.data import TEACHER, Source, digest, fingerprint, keep_in_memory, read_pairs
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.training import distillation
 
@@ -89,7 +89,7 @@ def _compared(train, evaluation, task, config):
     people, tested = ({name(source, label) for label in set(labels.tolist())}
                       for source, labels in ((train, known), (evaluation, asked)))
     if shared := sorted(people & tested):
-      remarks.append(f'{len(shared)} of the {len(tested)} people to evaluate on are trained on, too ({data_lib.few(shared)}): '
+      remarks.append(f'{len(shared)} of the {len(tested)} people to evaluate on are trained on, too ({few(shared)}): '
                      'the evaluation says little about other people')
   both = tuple(dataclasses.replace(source, remarks=(*source.remarks, *remarks)) for source in (train, evaluation))
   if task.kind == 'classes' and train.labelled and complete:
