@@ -11,12 +11,12 @@ FEW_ENOUGH = 10_000  # examples whose targets are read at a start though they ar
 SAMPLE = 1000  # examples whose targets stand for all if there are more, spread evenly over the source
 
 
-def fingerprint(source: Source) -> dict:
+def fingerprint(source: Source, targets: dict[str, np.ndarray]) -> dict:
   """Returns the number of the examples, and digests of their ids, of their targets and of recorded outputs.
 
-  Targets are those of `known_targets`, together with the names of the classes and attributes. Images are not read.
+  `targets` are those of `known_targets`. They are identified together with the names of the classes and attributes. Images are
+  not read.
   """
-  targets, _ = known_targets(source)
   names = {name: values for name, values in source.extra_names.items() if name != TEACHER}
   known = {name: values for name, values in targets.items() if name != TEACHER}
   found = {'count': len(source), 'held_out': source.held_out,

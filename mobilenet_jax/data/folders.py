@@ -25,7 +25,7 @@ class _Listing:
     paths: the path of each image.
     classes: the name of the class of each image, or None.
     people: whether classes are people.
-    numbered: whether the classes are numbers, in whose order they are counted; else it is the alphabetical order.
+    numbered: whether classes that are numbers are counted in their order; else it is the alphabetical order.
     targets, names: further targets, and the names of their columns.
     splits: the split of each image, or None.
     left_out: what is left out, as text.
@@ -58,12 +58,12 @@ def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   root = _existing_folder(path)
   if config.pairs:
     return _by_pairs(*_sources([_listing(root, config)], config), config)
-  if folders := _split_folders(root, config):
+  found = walk(root, depth=0)
+  if folders := _split_folders(root, found, config):
     advice = f', or give data.name=folder:{root / folders[0]} to hold out a tenth of it'
     unlabelled = _unlabelled(root, folders, config)
     names = splits.both(folders, config, str(root), advice, unlabelled)
     listings = [_listing(root / name, config, f'{name}/', minimum) for name, minimum in zip(names, (2, 1))]
-    found = walk(root, depth=0)
     others = [f'{name}/' for name in found.folders if name not in names and 'devkit' not in name]  # where classes may be from
     other = ', '.join(filter(None, (*others, found.left_out(beside=len(found.images)))))
     return splits.with_remarks(_sources(listings, config), config, names[1], folders, other)
@@ -92,7 +92,7 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') ->
     UserError: as in `load`, or if there is no such split.
   """
   root = _existing_folder(path)
-  folders = _split_folders(root, config)
+  folders = _split_folders(root, walk(root, depth=0), config)
   listing = None if folders else _listing(root, config, minimum=1)
   there = folders or list(dict.fromkeys(listing.splits or ()))
   if split and split not in there and (root / split).is_dir():  # under a name that is not usual
@@ -118,15 +118,15 @@ def _existing_folder(path):
   return root
 
 
-def _split_folders(root, config):
-  """Returns the folders in `root` that are splits; none if its folders are classes, or if a labels.csv says what is what."""
-  folders = list(walk(root, depth=0).folders)
-  known = [name for name in folders if name in {config.train_split, config.eval_split, *splits.EVALUATION}]
+def _split_folders(root, found, config):
+  """Returns those of the folders found in `root` that are splits; none if they are classes, or if there is a labels.csv."""
+  known = [name for name in found.folders if name in {config.train_split, config.eval_split, *splits.EVALUATION}]
   if os.path.isfile(root / labels_file.NAME):
     return []
-  if known == folders or config.train_split in known and (len(known) > 1 or walk(root / config.train_split, depth=0).folders):
+  if known == list(found.folders):
     return known
-  return []
+  more = config.train_split in known and (len(known) > 1 or walk(root / config.train_split, depth=0).folders)
+  return known if more else []
 
 
 def _unlabelled(root, folders, config):
@@ -169,7 +169,8 @@ def _listing(folder, config, inside='', minimum=2):
           f'--config.data.eval_split, now {config.train_split} and {config.eval_split}')
       raise UserError(f'{folder}: expected a folder of images per class; {empty[0]}/ has images only in folders of its own; '
                       f'{splits_are}')
-    raise UserError(f'{folder / empty[0]}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the folder')
+    raise UserError(f'{folder / empty[0]}: no images in this class folder ({" ".join(SUFFIXES)}); add some or remove the '
+                    'folder')
   below = len(found.images) - len(beside) - len(images)
   return _Listing([inside + image for image in images], [f'{folder}/{image}' for image in images], classes,
                   left_out=found.left_out(len(beside), below))
@@ -177,10 +178,9 @@ def _listing(folder, config, inside='', minimum=2):
 
 def _from_labels_file(folder, inside, found):
   labels = labels_file.read(folder / labels_file.NAME, found)
-  numbered = bool(labels.classes) and not labels.people and all(name.isdecimal() for name in labels.classes)
+  names = {ATTRIBUTES: labels.attributes} if labels.attributes else {}
   return _Listing([inside + file for file in labels.files], [str(folder / file) for file in labels.files], labels.classes,
-                  labels.people, numbered, labels.targets, {ATTRIBUTES: labels.attributes} if labels.attributes else {},
-                  labels.splits, found.left_out(unlisted=len(set(found.images) - set(labels.files))))
+                  labels.people, not labels.people, labels.targets, names, labels.splits, found.left_out(unlisted=len(set(found.images) - set(labels.files))))
 
 
 def _sources(listings, config, others=()):

@@ -81,12 +81,11 @@ def read(path: Path, walk: Walk) -> Labels:
     return values
 
   text = lambda name: column(name, lambda cell: cell or None, 'a value, or no such column') if name in given else None
-  no_class = 'the number of a class, counted from 0, or its name'
   classes = text('identity') or text('label')
-  if 'label' in given and all(map(_NUMBER.fullmatch, classes)):
-    classes = column('label', lambda cell: None if cell.startswith('-') else cell.partition('.')[0], no_class)
-  elif 'label' in given:
-    column('label', lambda cell: None if cell == str(UNKNOWN) else cell, no_class)
+  if 'label' in given:
+    numbers = all(map(_NUMBER.fullmatch, classes))
+    read_class = _number_of_class if numbers else lambda cell: None if cell == str(UNKNOWN) else cell
+    classes = column('label', read_class, 'the number of a class, counted from 0, or its name')
   kinds = f'0, 1, or nothing if it is not known, as each column besides {", ".join(COLUMNS)} is an attribute'
   targets = {}
   if attributes:
@@ -133,6 +132,11 @@ def _columns(path, header, lines):
       raise UserError(f'{path}, line 1: column {place + 1} is {title!r}; expected another name for each column')
     columns[name] = place
   return columns
+
+
+def _number_of_class(cell):
+  """Returns the digits of 3 or 3.0; None of a negative number."""
+  return None if cell.startswith('-') else cell.partition('.')[0]
 
 
 def _finite(cell):

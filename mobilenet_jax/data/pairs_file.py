@@ -54,10 +54,15 @@ def read_pairs(path: Path) -> Pairs:
                     'each')
   if folds[0] is not None:
     return Pairs(first, second, same, np.array(folds))
+  return Pairs(first, second, same, _divided(same))
+
+
+def _divided(same):
+  """Returns the fold of each pair, (n,), if a file has none: each kind is divided in its order."""
   fold = np.empty(len(same), int)
   for kind in (same, ~same):
     fold[kind] = np.arange(kind.sum()) * FOLDS // max(kind.sum(), 1)
-  return Pairs(first, second, same, fold)
+  return fold
 
 
 def _with_counts(path, first, lines):
@@ -78,9 +83,7 @@ def _with_counts(path, first, lines):
       raise UserError(f'{path}, line {number}: {line!r}: expected {expected}')
     pairs.append(pair[:2])
   names = tuple(zip(*pairs))
-  if folds > 1:
-    return Pairs(*names, same, np.arange(len(same)) // (2 * count))
-  return Pairs(*names, same, np.arange(len(same)) % count * FOLDS // count)
+  return Pairs(*names, same, np.arange(len(same)) // (2 * count) if folds > 1 else _divided(same))
 
 
 def _cells(line):

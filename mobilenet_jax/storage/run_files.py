@@ -93,6 +93,11 @@ def newest_checkpoint(folder: Path) -> int:
   return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
 
 
+def has_begun(folder: Path) -> bool:
+  """Returns whether something has come of a run: a checkpoint, damaged or not, or its row."""
+  return bool(newest_checkpoint(folder) or read_row(folder))
+
+
 def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict) -> None:
   """Writes config.json into a new run folder, or checks that the one in it is the same.
 

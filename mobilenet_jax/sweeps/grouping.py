@@ -68,7 +68,8 @@ def digests(configs: dict[str, ml_collections.ConfigDict]) -> dict[str, dict | s
 
 
 def _digests(configs, inputs):
-  return {name: found if isinstance(found := inputs[name], str) else {**found.digests, **training.starting_weights(config)}
+  weights = training.starting_weights(configs.values())
+  return {name: found if isinstance(found := inputs[name], str) else {**found.digests, **weights[config.init.model]}
           for name, config in configs.items()}
 
 

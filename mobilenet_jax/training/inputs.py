@@ -4,13 +4,14 @@ A digest of each is kept in the run's folder, so that a run does not go on, and 
 """
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import ml_collections
 
 from mobilenet_jax import data as data_lib
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import TEACHER, Source, digest, fingerprint, keep_in_memory, read_pairs
+from mobilenet_jax.data import TEACHER, Source, digest, fingerprint, keep_in_memory, known_targets, read_pairs
 from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.training import distillation
@@ -49,12 +50,15 @@ def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] |
   task = tasks.create(config)
   both = data or tuple(map(keep_in_memory, data_lib.load(config.data)))
   teacher = teacher or distillation.load_teacher(config)
-  digests = {TO_TRAIN_ON: fingerprint(both[0]), TO_EVALUATE_ON: fingerprint(both[1]), **_pairs(config)}
+  known = tuple(map(known_targets, both))  # read once, as a dataset may not have them in memory
+  digests = {what: fingerprint(source, targets) for what, source, (targets, _) in zip(
+      (TO_TRAIN_ON, TO_EVALUATE_ON), both, known)}
+  digests |= _pairs(config)
   if teacher:
     digests['teacher'] = trained.digest_of(teacher.variables, teacher.labels)
     both = tuple(distillation.named(source, teacher) for source in both)
   outputs = task.outputs(both[0])
-  both = _compared(*both, task, config)
+  both = _compared(*both, known, task, config)
   both = tuple(distillation.selected(source, task, *outputs) for source in both)
   task.check(both[1])
   taught = distillation.is_soft(config) or task.measured_against(both[0]) == tasks.DECISIONS
@@ -69,9 +73,9 @@ def _pairs(config):
   return {'pairs': digest(repr(read_pairs(Path(pairs).expanduser())))} if pairs else {}
 
 
-def _compared(train, evaluation, task, config):
+def _compared(train, evaluation, targets, task, config):
   """Returns the sources as the task needs their labels, with remarks on what both have, or only one of them."""
-  (known, complete), (asked, _) = map(data_lib.known_targets, (train, evaluation))
+  (known, complete), (asked, _) = targets
   known, asked = known['label'], asked['label']
   # Without the task's own loss, a student learns from images without labels, too.
   needed = task.needs_labels and (config.distill.hard_weight > 0 or config.data.per_identity > 0)
@@ -82,7 +86,7 @@ def _compared(train, evaluation, task, config):
       _ = source.labels  # raises an error that names the example, before anything is trained
   known, asked = known[known >= 0], asked[asked >= 0]
   remarks = []
-  if not config.data.pairs and (shared := len(set(train.ids) & set(evaluation.ids))):
+  if not config.data.pairs and (shared := len(set(evaluation.ids).intersection(train.ids))):
     remarks.append(f'{shared:,} of the {len(evaluation):,} examples to evaluate on are trained on, too')
   elif task.kind == 'vector' and not config.data.pairs:
     name = lambda source, label: source.class_names[label] if source.class_names else f'person {label}'
@@ -97,12 +101,18 @@ def _compared(train, evaluation, task, config):
   return both
 
 
-def starting_weights(config: ml_collections.ConfigDict) -> dict:
-  """Returns the digest of the weights that a run starts from; {} if it starts from random ones, or they are gone by now."""
-  try:
-    return {'starting weights': trained.load(config.init.model).digest} if config.init.model else {}
-  except UserError:  # a run that has begun does not need them any more; one that has not says so itself
-    return {}
+def starting_weights(configs: Iterable[ml_collections.ConfigDict]) -> dict[str, dict]:
+  """Returns, by init.model, the digest of the weights that runs start from, each loaded once.
+
+  It is {} if a run starts from random weights, or if they are gone by now.
+  """
+  found = {}
+  for name in {config.init.model for config in configs}:
+    try:
+      found[name] = {'starting weights': trained.load(name).digest} if name else {}
+    except UserError:  # a run that has begun does not need them any more; one that has not says so itself
+      found[name] = {}
+  return found
 
 
 def changes(before: dict, now: dict) -> str:
@@ -131,7 +141,7 @@ def changes(before: dict, now: dict) -> str:
 
 def difference(folder: Path, now: dict) -> str:
   """Returns why a run that was begun in `folder` cannot go on with the inputs `now`, on one line; '' if it can."""
-  if not (run_files.newest_checkpoint(folder) or run_files.read_row(folder)):
+  if not run_files.has_begun(folder):
     return ''  # nothing has come of other inputs yet
   before = run_files.read_inputs(folder)
   if before is None:
@@ -154,9 +164,9 @@ def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDic
     UserError: if there are other examples by now; it says in what they differ.
   """
   train, evaluation = data_lib.load(config.data)
-  now = {TO_TRAIN_ON: fingerprint(train)}
+  now = {TO_TRAIN_ON: fingerprint(train, known_targets(train)[0])}
   if config.data.eval_split == model.config.data.eval_split:
-    now |= {TO_EVALUATE_ON: fingerprint(evaluation), **_pairs(config)}
+    now |= {TO_EVALUATE_ON: fingerprint(evaluation, known_targets(evaluation)[0]), **_pairs(config)}
   before = run_files.read_inputs(Path(model.origin).expanduser())
   advice = 'name the data to evaluate on with --data, which evaluates on all of a folder without splits'
   if before is None and evaluation.held_out:

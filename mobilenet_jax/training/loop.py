@@ -110,8 +110,9 @@ def _claimed(runs: list[Run], data, teacher) -> Inputs | None:
     for run in runs:
       run.folder.note(f'finished before; whether its data is still the same cannot be checked: {error}')
     return None
+  weights = inputs_lib.starting_weights(run.config for run in runs)
   for run in runs:
-    _or_stop(run, lambda: run.folder.claim_inputs({**inputs.digests, **inputs_lib.starting_weights(run.config)}))
+    _or_stop(run, lambda: run.folder.claim_inputs({**inputs.digests, **weights[run.config.init.model]}))
   return inputs
 
 
@@ -139,12 +140,13 @@ class _Group:
     """Trains until no run is active or a stop is wanted."""
     shared, active = self._config, self._active
     train_source, self._eval_source, teacher = inputs.train, inputs.evaluation, inputs.teacher
-    self._transform = tasks.create(shared).transform
+    task = tasks.create(shared)
+    self._transform = task.transform
     if teacher:
       teacher = dataclasses.replace(teacher, variables=devices.replicate(teacher.variables))
     counts = f'{shared.data.name}: {len(train_source):,} examples to train on, {len(self._eval_source):,} to evaluate on'
     if train_source.num_classes:
-      counts += f', {train_source.num_classes:,} {"people" if tasks.create(shared).kind == "vector" else "classes"}'
+      counts += f', {train_source.num_classes:,} {"people" if task.kind == "vector" else "classes"}'
     remarks = (counts, *train_source.remarks, left_out(train_source, shared.data))
     for run, remark in itertools.product(active(), filter(None, remarks)):
       run.folder.note(remark)

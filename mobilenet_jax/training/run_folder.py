@@ -71,7 +71,7 @@ class RunFolder:
   def _claim_inputs(self, now):
     if different := inputs.difference(self.path, now):
       raise UserError(different)
-    if not (self.row or run_files.newest_checkpoint(self.path)):
+    if not run_files.has_begun(self.path):
       run_files.write_inputs(self.path, now)
     elif not run_files.read_inputs(self.path):
       self.note('begun by an earlier version of this code, which did not record its data: whether it is the same is not known')

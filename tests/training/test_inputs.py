@@ -58,7 +58,7 @@ def begun(folder, config, *data):
 
 def digests(config, *data):
   config = checked(config)
-  return {**inputs.load_inputs(config, *data).digests, **inputs.starting_weights(config)}
+  return {**inputs.load_inputs(config, *data).digests, **inputs.starting_weights([config])[config.init.model]}
 
 
 # What differs is said, and a run does not go on.
