@@ -180,7 +180,8 @@ def _from_labels_file(folder, inside, found):
   labels = labels_file.read(folder / labels_file.NAME, found)
   names = {ATTRIBUTES: labels.attributes} if labels.attributes else {}
   return _Listing([inside + file for file in labels.files], [str(folder / file) for file in labels.files], labels.classes,
-                  labels.people, not labels.people, labels.targets, names, labels.splits, found.left_out(unlisted=len(set(found.images) - set(labels.files))))
+                  labels.people, not labels.people, labels.targets, names, labels.splits,
+                  found.left_out(unlisted=len(set(found.images) - set(labels.files))))
 
 
 def _sources(listings, config, others=()):

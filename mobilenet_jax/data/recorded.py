@@ -10,12 +10,12 @@ Alternatively, a feature of a TFDS dataset may hold the outputs; data/tfds_sets.
 
 import collections
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 
+from mobilenet_jax.data import npz
 from mobilenet_jax.data.examples import TEACHER, Source
 from mobilenet_jax.errors import UserError, few
 
@@ -74,12 +74,8 @@ def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]
   Raises:
     UserError: if the file lacks something; the error names it.
   """
-  try:
-    with np.load(Path(path).expanduser()) as file:
-      arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-    why = getattr(error, 'strerror', None) or error
-    raise UserError(f'data.recorded={path}: not a readable .npz file ({why})') from error
+  with npz.opened(path, f'data.recorded={path}') as file:
+    arrays = {name: file[name] for name in file.files}
   kinds = [name for name in OUTPUTS if name in arrays]
   if len(kinds) > 1:
     raise UserError(f'data.recorded={path}: has {" and ".join(kinds)}; expected one of them')
@@ -118,5 +114,5 @@ def _texts(array):
 
 def teacher_of(path: Path) -> str:
   """Returns the digest of the weights of the teacher whose outputs are in a file; '' if the file has none."""
-  with np.load(path) as file:
+  with npz.opened(path, str(path)) as file:
     return str(file['teacher']) if 'teacher' in file else ''

@@ -8,12 +8,11 @@
 """
 
 import dataclasses
-import zipfile
 
 import ml_collections
 import numpy as np
 
-from mobilenet_jax.data import folders, hugging_face, recorded, tfds_sets
+from mobilenet_jax.data import folders, hugging_face, npz, recorded, tfds_sets
 from mobilenet_jax.data.examples import Source, from_images
 from mobilenet_jax.errors import UserError
 
@@ -64,19 +63,15 @@ def load_whole(config: ml_collections.ConfigDict, split: str = '') -> Source:
 
 
 def _from_npz(path, split):
-  try:
-    with np.load(path) as arrays:
-      if missing := [name for name in (f'{split}_images', f'{split}_labels') if name not in arrays]:
-        raise UserError(f'data.name=npz:{path}: has the arrays {", ".join(arrays.files)}, not {" and ".join(missing)}; expected '
-                        f'{split}_images (n, h, w, 3) uint8 and {split}_labels (n,), or the name of another split')
-      images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
-      all_labels = [arrays[name] for name in arrays.files
-                    if name.endswith('_labels') and name.removesuffix('labels') + 'images' in arrays.files]
-      names = arrays['class_names'] if 'class_names' in arrays else None
-      sums = {name.filename: name.CRC for name in arrays.zip.infolist()}
-  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-    why = getattr(error, 'strerror', None) or error
-    raise UserError(f'data.name=npz:{path}: not a readable .npz file ({why})') from error
+  with npz.opened(path, f'data.name=npz:{path}') as arrays:
+    if missing := [name for name in (f'{split}_images', f'{split}_labels') if name not in arrays]:
+      raise UserError(f'data.name=npz:{path}: has the arrays {", ".join(arrays.files)}, not {" and ".join(missing)}; expected '
+                      f'{split}_images (n, h, w, 3) uint8 and {split}_labels (n,), or the name of another split')
+    images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
+    all_labels = [arrays[name] for name in arrays.files
+                  if name.endswith('_labels') and name.removesuffix('labels') + 'images' in arrays.files]
+    names = arrays['class_names'] if 'class_names' in arrays else None
+    sums = {name.filename: name.CRC for name in arrays.zip.infolist()}
   if (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]
       or labels.dtype.kind not in 'iu' or not labels.size):
     raise UserError(f'data.name=npz:{path}: {split}_images is {images.dtype} {images.shape}, {split}_labels '

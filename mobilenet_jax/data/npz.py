@@ -1,0 +1,28 @@
+"""Files of NumPy arrays."""
+
+import contextlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mobilenet_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, field: str) -> Iterator[np.lib.npyio.NpzFile]:
+  """Yields the arrays of a .npz file, which are read when they are asked for.
+
+  Args:
+    path: the file.
+    field: what a message calls the file, such as 'data.recorded=teacher.npz'.
+
+  Raises:
+    UserError: if the file, or an array in it, cannot be read.
+  """
+  try:
+    with np.load(Path(path).expanduser()) as arrays:
+      yield arrays
+  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    raise UserError(f'{field}: not a readable .npz file ({getattr(error, "strerror", None) or error})') from error
