@@ -1,8 +1,10 @@
 """Every recipe in configs/ builds, and traces one training step. Nothing is computed."""
 
 import importlib
+import math
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -113,3 +115,101 @@ def test_difference_names_what_changed():
   new.optim.learning_rate = 0.1
   text = config_lib.difference(config_lib.to_json(old), config_lib.to_json(new))
   assert text == '- "learning_rate": 0.045, + "learning_rate": 0.1'
+
+
+FIELDS = {'task': config_lib.all_fields({})['task'],
+          **{f'{network}:{name}': field for network in models.MODELS
+             for name, field in config_lib.all_fields(models.fields(network)).items()}}
+PATHS_AND_NAMES = {'task', 'model.name', 'data.data_dir', 'data.pairs', 'data.recorded', 'init.model', 'distill.model',
+                   'distill.features'}  # each is checked where it is used
+NONSENSE = {
+    bool: (None, 1, 0.0, 'maybe', ()),
+    int: (None, True, 1.5, '3', 'x', (), -1, -2**40),
+    float: (None, True, 'x', '', (), math.nan, math.inf, -math.inf, -1.0, -1e-9, 10**400),
+    str: (None, 1, (), b'x', 'a\0b'),
+    tuple: (None, 1.5, 'x', (1.5, 2.5), ('a', 'b'), (-1, -1), (True, True), ((1, 2), (3, 4)), [None]),
+}
+
+
+def refused(network, name, value):
+  """Checks that `value` is refused in one line that names the field, by whichever way it comes."""
+  plain = config_lib.changed(config_lib.base(), {'model.name': network})
+  as_python = lambda: config_lib.changed(plain, {name: value})
+
+  def by_assignment():
+    recipe, (part, _, field) = config_lib.changed(plain, {}), name.rpartition('.')
+    (recipe[part] if part else recipe)[field] = value
+    return recipe
+
+  def as_text():
+    if isinstance(value, str | float | int) and not isinstance(value, bool) and '\0' not in str(value):
+      return config_lib.overridden(plain, {name: str(value)}, models.fields(network))
+    return as_python()
+
+  for way in (as_python, by_assignment, as_text):
+    if way is as_text and (str(value) in ('1', '0.0') or isinstance(value, str) and value.isdecimal()):
+      continue  # which stand for a value of the type
+    if way is by_assignment and value is True:
+      continue  # which ml_collections turns into 1.0
+    with pytest.raises((UserError, TypeError, OverflowError)) as error:  # the others come from ml_collections
+      checked(way())
+    if isinstance(error.value, UserError):
+      assert str(error.value).startswith(f'{name}=') and '\n' not in str(error.value), error.value
+    else:
+      assert way is by_assignment
+
+
+@pytest.mark.parametrize('case', FIELDS)
+def test_every_field_refuses_nonsense_and_says_what_it_expects(case):
+  network, _, name = case.rpartition(':')
+  field = FIELDS[case]
+  assert field.comment and '\n' not in field.comment
+  for value in NONSENSE[type(field.default)]:
+    refused(network or 'mobilenet', name, value)
+  if type(field.default) is str and name not in PATHS_AND_NAMES:
+    for value in ('', '-1 steps', 'nan epochs', '9 weeks') if field.default.endswith(('steps', 'epochs', 'epoch')) else (' ',):
+      refused(network or 'mobilenet', name, value)
+  assert config_lib.changed(config_lib.base(), {name: field.default}) is not None
+
+
+@pytest.mark.parametrize('name, value', (
+    ('seed', 2**31 - 1), ('data.image_size', (31, 64)), ('data.image_size', (64,)), ('data.image_size', (10**6, 64)),
+    ('data.crop_min_area', 0.0), ('data.eval_crop', 1.5), ('data.held_out_folds', (-1,)), ('distill.temperature', 0.0),
+    ('embedding.size', 0), ('embedding.folds', 1), ('batch_size', 0), ('eval_batch_size', 10**12), ('accumulate_steps', 0),
+    ('train_for', '0 steps'), ('label_smoothing', 5.0), ('ema_decay', 1.0), ('nonfinite_loss', 'go'), ('optim.decay_rate', 0.0),
+    ('optim.momentum', 1.0), ('optim.epsilon', 0.0), ('model.width_multiplier', 0.0), ('model.dtype', 'float16'),
+    ('data.stream_size', (16, 16)), ('data.per_identity', 5), ('task', 'detection'), ('model.name', 'resnet')))
+def test_values_out_of_range_are_refused(name, value):
+  with pytest.raises(UserError, match=f'{name}='):
+    checked(config_lib.changed(config_lib.base(), {name: value}))
+
+
+def test_a_field_that_no_config_has_is_named_however_it_is_set():
+  for name, message in (('optim.name', "optim has no field 'name'; it has learning_rate, warmup"),
+                        ('optim.lerning_rate', 'did you mean optim.learning_rate'),
+                        ('optimizer.momentum', 'a config has no part optimizer; it has task, seed, model'),
+                        ('batchsize', 'did you mean batch_size'), ('optim', 'a part of a config, not a field')):
+    with pytest.raises(UserError, match=message):
+      config_lib.overridden(config_lib.base(), {name: '1'}, {})
+    with pytest.raises(UserError, match=message):
+      config_lib.changed(config_lib.base(), {name: 1})
+    recipe, (part, _, field) = config_lib.base(), name.rpartition('.')
+    if name != 'optim':  # ml_collections refuses a number in place of a part
+      if part:
+        recipe[part] = recipe.get(part, ml_collections.ConfigDict())
+        recipe[part][field] = 1
+      else:
+        recipe[field] = 1
+      with pytest.raises(UserError, match=message):
+        checked(recipe)
+
+
+def test_no_decay_means_no_decay():
+  config = config_lib.changed(config_lib.base(), {'optim.learning_rate': 0.5, 'optim.decay_every': '0 epochs'}).optim
+  schedule = optimizer.learning_rate(config, 0, config_lib.steps(config.decay_every, 'optim.decay_every', 10, 4))
+  assert [float(schedule(step)) for step in (0, 1, 999)] == [0.5] * 3
+
+
+def test_too_many_steps_to_count_are_refused():
+  with pytest.raises(UserError, match='at most 2,147,483,647 steps'):
+    config_lib.steps('99999999999 epochs', 'train_for', 10, 4)

@@ -9,15 +9,12 @@ import json
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import data, models, tasks
 from mobilenet_jax.commands import recipe as recipe_lib
-from mobilenet_jax.runtime import command_line
 
 
 def main(argv: list[str]) -> None:
-  parser = command_line.Parser(__doc__, 'complexity')
-  recipe_lib.add_arguments(parser)
+  parser = recipe_lib.parser(__doc__, 'complexity')
   parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
   args, (_, _, config) = recipe_lib.parse(parser, argv)
-  config_lib.validate(config)
   config.model = models.complete(config.model)
   task = tasks.create(config)
   known = task.kind == 'classes' and config.model.num_classes  # if so, no data is needed

@@ -30,8 +30,7 @@ WATCH_SECONDS = 5
 def main(argv: list[str]) -> None:
   if argv and argv[0] in COMMANDS:
     return _look_after(argv)
-  parser = command_line.Parser(__doc__, 'sweep')
-  recipe_lib.add_arguments(parser)
+  parser = recipe_lib.parser(__doc__, 'sweep')
   parser.add_argument('--workdir', help='folder of the sweep; a sweep that is started again in its folder continues')
   parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
                       'auto: the first that fits into memory and leaves no CPU core or GPU idle; under Slurm, each run alone')
@@ -48,14 +47,13 @@ def main(argv: list[str]) -> None:
   args, recipe = recipe_lib.parse(parser, argv)
   if not args.workdir:
     raise UserError('--workdir is missing; give a folder for the sweep, such as --workdir=runs/fabrics')
-  if 'sweep' not in recipe.namespace:
-    raise UserError(f'{recipe.path} has no sweep(config); mobilenet_jax train trains a single run')
+  changes = recipe_lib.changes(recipe)
   for option, launcher in (('slurm', 'slurm'), ('coordinator', 'here')):
     if getattr(args, option) and args.launcher != launcher:
       raise UserError(f'--{option} with --launcher={args.launcher}: expected --launcher={launcher} with it')
   started = time.monotonic()
   run = functools.partial(
-      sweep, recipe.config, recipe.namespace['sweep'](recipe.config), args.workdir, args.jobs,
+      sweep, recipe.config, changes, args.workdir, args.jobs,
       recipe.namespace.get('GROUPS', ALONE), args.group, args.launcher, args.slurm, args.retries)
   if args.launcher == 'here':
     devices.join_hosts(args.coordinator, args.hosts, args.host)

@@ -9,13 +9,12 @@ run continues when the same command is started again.
 from mobilenet_jax import tasks
 from mobilenet_jax.commands import recipe as recipe_lib
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.runtime import devices
 from mobilenet_jax.training import train
 
 
 def main(argv: list[str]) -> None:
-  parser = command_line.Parser(__doc__, 'train')
-  recipe_lib.add_arguments(parser)
+  parser = recipe_lib.parser(__doc__, 'train')
   parser.add_argument('--workdir', help='folder of the run; a run that is started again in its folder continues')
   recipe_lib.add_host_arguments(parser)
   args, recipe = recipe_lib.parse(parser, argv)

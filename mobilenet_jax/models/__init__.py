@@ -23,21 +23,21 @@ parameters; `fold` folds batch norm into the convolutions.
 """
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 import ml_collections
 
+from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models.complexity import CONVENTION, Complexity, measure
 from mobilenet_jax.models.folding import can_fold, fold, folded_layers
-from mobilenet_jax.models.layers import ACTIVATIONS
-from mobilenet_jax.models.lowerings import LOWERINGS, padding_of
+from mobilenet_jax.models.layers import DTYPE, SYNC_BATCH_NORM
+from mobilenet_jax.models.lowerings import padding_of
 from mobilenet_jax.models.mobilenet import BODY, ConvMobileNet, MobileNet, ShallowMobileNet
 from mobilenet_jax.models.nn2 import NN2
 
 __all__ = ['BODY', 'CLASSIFIER', 'CONVENTION', 'Complexity', 'DEPTHWISE', 'MODELS', 'MobileNet', 'PROJECTION', 'can_fold',
-           'complete', 'create', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'variables_of']
+           'complete', 'create', 'defaults', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'variables_of']
 
 MODELS = {
     'mobilenet': MobileNet,
@@ -48,38 +48,29 @@ MODELS = {
 CLASSIFIER = 'classifier'
 PROJECTION = 'projection'  # distillation stores its learned projection in the student's parameters under this name
 DEPTHWISE = 'conv_dw'
-DTYPES = ('float32', 'bfloat16')
-
 _CREATED = ('num_classes', 'batch_norm_axis', 'parent', 'name')  # fields of a module that `create` or Flax sets
-_one_of = lambda *choices: (lambda value: value in choices, f'one of {", ".join(choices)}')
-# The valid values of each field, for every network that has the field.
-_RANGES = {
-    'width_multiplier': (lambda value: 0 < value < math.inf, 'a number above 0, such as 0.75'),
-    'activation': _one_of(*ACTIVATIONS),
-    'dropout_rate': (lambda value: 0 <= value < 1, 'a number in [0, 1)'),
-    'batch_norm_decay': (lambda value: 0 <= value < 1, 'a number in [0, 1)'),
-    'batch_norm_epsilon': (lambda value: 0 < value < math.inf, 'a number above 0'),
-    'padding': _one_of('same', 'keras'),
-    'dtype': _one_of(*DTYPES),
-    'lowering': _one_of(*LOWERINGS),
-}
 
 
-def fields(name: str) -> dict[str, bool | int | float | str]:
-  """Returns the fields that a recipe may set for a network, with their defaults. A dtype is given by its name.
+def fields(name: str) -> dict[str, config_lib.Field]:
+  """Returns the fields that a recipe may set for a network. A dtype is given by its name.
 
   Raises:
     UserError: if there is no network with that name.
   """
   if name not in MODELS:
     raise UserError(f'model.name={name!r}: expected one of {", ".join(MODELS)}')
-  own = {field.name: field.default for field in dataclasses.fields(MODELS[name])}
-  found = {field: default for field, default in own.items() if field not in _CREATED}
+  own = {field.name: config_lib.field_of(field) for field in dataclasses.fields(MODELS[name])}
+  found = {field: content for field, content in own.items() if field not in _CREATED}
   if 'dtype' in found:
-    found['dtype'] = jnp.dtype(found['dtype']).name
+    found['dtype'] = DTYPE
   if 'batch_norm_axis' in own:
-    found['sync_batch_norm'] = False
+    found['sync_batch_norm'] = SYNC_BATCH_NORM
   return found
+
+
+def defaults(name: str) -> dict[str, bool | int | float | str]:
+  """Returns the defaults of `fields`."""
+  return {field: content.default for field, content in fields(name).items()}
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -93,19 +84,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for name, value in given.items():
     if name not in known:
       raise UserError(f'model.{name}={value}: {config.name} has no such field; it has {", ".join(known)}')
-    kind = type(known[name])
-    value = given[name] = getattr(value, 'item', lambda: value)()  # a NumPy number as Python's
-    if kind is float and type(value) is int:
-      given[name] = float(value)
-    elif type(value) is not kind:
-      raise UserError(f'model.{name}={value!r}: expected {kind.__name__}, such as {known[name]!r}')
-  values = {**known, **given}
-  for name, (is_valid, expected) in _RANGES.items():
-    if name in values and not is_valid(values[name]):
-      raise UserError(f'model.{name}={values[name]!r}: expected {expected}')
-  if type(config.num_classes) is not int or config.num_classes < 0:
-    raise UserError(f'model.num_classes={config.num_classes}: expected a number of classes, or 0 to take it from the data')
-  return ml_collections.ConfigDict({'name': config.name, 'num_classes': config.num_classes, **values})
+    given[name] = known[name].checked(f'model.{name}', value)
+  return ml_collections.ConfigDict({'name': config.name, 'num_classes': config.num_classes, **defaults(config.name), **given})
 
 
 def create(config: ml_collections.ConfigDict, num_outputs: int, batch_norm_axis: str | None = None):

@@ -7,12 +7,43 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mobilenet_jax.config import Field, number, one_of, setting
 from mobilenet_jax.models import lowerings
 
 # As in TF-slim's mobilenet_v1, all convolutions are initialised from a truncated normal with this standard deviation.
 conv_init = nn.initializers.truncated_normal(stddev=0.09)
 
 ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # the upper bound of each
+
+# What a recipe gives in place of a network's fields `dtype` and `batch_norm_axis`.
+DTYPE = Field('float32', 'of the computation, or bfloat16; parameters are float32', one_of('float32', 'bfloat16'))
+SYNC_BATCH_NORM = Field(False, 'batch statistics over all devices instead of one')
+
+
+# Fields that networks share.
+def activation(default: str):
+  return setting(default, "'relu6', as in the TF-slim release, or 'relu', as in the paper", one_of(*ACTIVATIONS))
+
+
+def dropout_rate(default: float):
+  return setting(default, 'of the dropout before the classifier', number(at_least=0, below=1))
+
+
+def batch_norm_decay(default: float):
+  return setting(default, 'of the running statistics', number(at_least=0, below=1))
+
+
+def batch_norm_epsilon(default: float):
+  return setting(default, 'added to the variance', number(above=0))
+
+
+def freeze_batch_stats():
+  return setting(False, 'normalise with the running statistics in training too, and do not update them')
+
+
+def lowering():
+  return setting('auto', 'how convolutions are expressed in XLA: grouped, shifted or auto; see lowerings.py',
+                 one_of(*lowerings.LOWERINGS))
 
 
 class Conv(nn.Module):

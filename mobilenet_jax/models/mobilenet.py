@@ -5,6 +5,8 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mobilenet_jax.config import number, one_of, setting
+from mobilenet_jax.models import layers
 from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv, conv_init
 
 # Table 1 after the first convolution: (stride, output channels) of each depthwise separable block.
@@ -29,29 +31,24 @@ class MobileNet(nn.Module):
 
   Attributes:
     num_classes: width of the classifier; 0 leaves it out and returns the pooled features.
-    width_multiplier: alpha of section 3.3, above 0.
-    activation: 'relu6', as in the TF-slim release, or 'relu', as in the paper.
-    dropout_rate: rate of the dropout before the classifier.
-    batch_norm_decay: decay of the running statistics.
-    batch_norm_epsilon: added to the variance.
-    freeze_batch_stats: normalise with the running statistics in training too, and do not update them.
     batch_norm_axis: name of a mapped axis over which to synchronise batch statistics, or None.
-    padding: padding of the depthwise convolutions, 'same' or 'keras', see lowerings.padding_of.
     dtype: dtype of the computation; parameters are float32.
-    lowering: how the convolutions are expressed in XLA: 'grouped', 'shifted' or 'auto', see lowerings.py.
+
+  The other attributes are fields of a config; their comments are below.
   """
 
   num_classes: int
-  width_multiplier: float = 1.0
-  activation: str = 'relu6'
-  dropout_rate: float = 0.001
-  batch_norm_decay: float = 0.9997
-  batch_norm_epsilon: float = 1e-3
-  freeze_batch_stats: bool = False
+  width_multiplier: float = setting(1.0, 'alpha of section 3.3', number(above=0, at_most=16))
+  activation: str = layers.activation('relu6')
+  dropout_rate: float = layers.dropout_rate(0.001)
+  batch_norm_decay: float = layers.batch_norm_decay(0.9997)
+  batch_norm_epsilon: float = layers.batch_norm_epsilon(1e-3)
+  freeze_batch_stats: bool = layers.freeze_batch_stats()
   batch_norm_axis: str | None = None
-  padding: str = 'same'
+  padding: str = setting('same', "of the depthwise convolutions: 'same', as in TF-slim, or 'keras'; see lowerings.py",
+                         one_of('same', 'keras'))
   dtype: jnp.dtype = jnp.float32
-  lowering: str = 'auto'
+  lowering: str = layers.lowering()
 
   body = BODY  # (stride, channels) of each block; not a field, because a recipe selects a network by its name
   separable = True

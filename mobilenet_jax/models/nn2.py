@@ -9,7 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mobilenet_jax.models import lowerings
+from mobilenet_jax.models import layers, lowerings
 from mobilenet_jax.models.layers import BatchNorm, Conv, PointwiseConv, conv_init
 
 # Table 2: #1x1, (#3x3 reduce, #3x3), (#5x5 reduce, #5x5), pool, its projection (p), stride. 0 and None stand for "none".
@@ -97,19 +97,19 @@ class NN2(nn.Module):
 
   Attributes:
     num_classes: width of the last layer, 128 in the paper; 0 leaves it out and returns the pooled features.
-    freeze_batch_stats: normalise with the running statistics in training too, and do not update them.
     batch_norm_axis: name of a mapped axis over which to synchronise batch statistics, or None.
-    lowering: see models/lowerings.py.
+
+  The other attributes are fields of a config; see layers.py for their comments.
   """
 
   num_classes: int
-  activation: str = 'relu'
-  dropout_rate: float = 0.0
-  batch_norm_decay: float = 0.9997
-  batch_norm_epsilon: float = 1e-3
-  freeze_batch_stats: bool = False
+  activation: str = layers.activation('relu')
+  dropout_rate: float = layers.dropout_rate(0.0)
+  batch_norm_decay: float = layers.batch_norm_decay(0.9997)
+  batch_norm_epsilon: float = layers.batch_norm_epsilon(1e-3)
+  freeze_batch_stats: bool = layers.freeze_batch_stats()
   batch_norm_axis: str | None = None
-  lowering: str = 'auto'
+  lowering: str = layers.lowering()
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact

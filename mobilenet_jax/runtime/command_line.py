@@ -1,7 +1,9 @@
 """What the command lines of this project share: arguments, one-line errors, exit statuses."""
 
 import argparse
+import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -9,12 +11,25 @@ from mobilenet_jax.errors import REQUEUE, Interrupted, UserError, describe, is_o
 from mobilenet_jax.runtime import environment
 
 
+MAX_COLUMNS = 120  # of a help, if the terminal has as many or there is none
+
+
 class Parser(argparse.ArgumentParser):
   """An argument parser whose errors are UserErrors and whose help begins with a module's docstring."""
 
-  def __init__(self, doc: str, command: str | None = None):
+  def __init__(self, doc: str, command: str | None = None, add_help: bool = True):
     prog = f'mobilenet_jax {command}' if command else None
-    super().__init__(prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    columns = shutil.get_terminal_size((MAX_COLUMNS, 0)).columns
+    layout = functools.partial(argparse.RawDescriptionHelpFormatter, width=min(columns, MAX_COLUMNS))
+    super().__init__(prog, description=doc, formatter_class=layout, allow_abbrev=False, add_help=add_help)
+
+  def parse_known_args(self, args=None, namespace=None):
+    given = sys.argv[1:] if args is None else list(args)
+    options = [argument.partition('=')[0] for argument in given if argument in self._option_string_actions
+               or argument.partition('=')[0] in self._option_string_actions]
+    if twice := [option for option in options if options.count(option) > 1]:
+      raise UserError(f'{twice[0]} is given twice; expected one value')
+    return super().parse_known_args(given, namespace)
 
   def error(self, message):
     raise UserError(f'{message}; --help lists the arguments')

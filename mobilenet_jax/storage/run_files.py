@@ -104,7 +104,7 @@ def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict) -
   Args:
     folder: the run's folder; it is created if it is missing.
     config: the run's config, with every field of its network.
-    model_fields: the fields of the network with their defaults, see models.fields. A config.json that lacks one, as from
+    model_fields: the defaults of the fields of the network. A config.json that lacks one, as from
       before the network had it, gets its default.
 
   Raises:

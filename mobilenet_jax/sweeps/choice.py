@@ -130,7 +130,7 @@ def config_of(row: dict) -> ml_collections.ConfigDict:
       'model.name': row['model'], 'data.image_size': (row['height'], row['width'])})
   if 'width_multiplier' in models.fields(row['model']):
     config.model.width_multiplier = row['width_multiplier']
-  config_lib.validate(config)
+  config = config_lib.validated(config)
   config.model = models.complete(config.model)
   return config
 

@@ -84,7 +84,7 @@ def _claim(runs, workdir, alone) -> list[str]:
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
   for name, config in runs.items():
-    run_files.claim(workdir / name, config, models.fields(config.model.name))
+    run_files.claim(workdir / name, config, models.defaults(config.model.name))
   results.write_sweep(workdir, list(runs))
   results.collect(workdir)
   return [name for name in runs if not read_row(workdir / name)]

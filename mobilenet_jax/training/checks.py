@@ -12,7 +12,7 @@ def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   Raises:
     UserError: if a field has a wrong value. It names the field, what was given and what is expected.
   """
-  config_lib.validate(config)
+  config = config_lib.validated(config)
   task = tasks.create(config)
   config = config_lib.changed(config, {'data.split_by': config.data.split_by or task.split_by})
   config.model = models.complete(config.model)

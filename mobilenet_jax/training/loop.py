@@ -29,7 +29,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path,
   """Trains one model to the end. Continues from the newest checkpoint in `workdir` if there is one.
 
   Args:
-    config: a complete config, see mobilenet_jax/config.py.
+    config: a complete config, see mobilenet_jax/config/schema.py.
     workdir: the run's folder, see storage/run_files.py.
     data: the training and the evaluation source; by default those that config.data names.
     teacher: what the model learns from; by default the teacher that config.distill names. In both cases config.distill

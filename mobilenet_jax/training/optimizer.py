@@ -11,9 +11,11 @@ def learning_rate(config: ml_collections.ConfigDict, warmup_steps: int, decay_st
   """Returns a schedule with a linear warm-up from 0 and a staircase decay.
 
   After the warm-up the learning rate is config.learning_rate x config.decay_rate ^ floor(step / decay_steps). Steps are
-  counted from the start of training, so the warm-up does not delay the first decay.
+  counted from the start of training, so the warm-up does not delay the first decay. Without decay_steps there is no decay.
   """
-  staircase = optax.exponential_decay(config.learning_rate, max(decay_steps, 1), config.decay_rate, staircase=True)
+  staircase = optax.constant_schedule(config.learning_rate)
+  if decay_steps:
+    staircase = optax.exponential_decay(config.learning_rate, decay_steps, config.decay_rate, staircase=True)
   if not warmup_steps:
     return staircase
   return lambda step: staircase(step) * jax.numpy.minimum(1.0, (step + 1) / warmup_steps)

@@ -54,7 +54,7 @@ class RunFolder:
     self.path.mkdir(parents=True, exist_ok=True)
     self._lock = lock(self.path)
     try:
-      run_files.claim(self.path, self._config, models.fields(self._config.model.name))
+      run_files.claim(self.path, self._config, models.defaults(self._config.model.name))
     except UserError:
       self._lock.close()
       raise

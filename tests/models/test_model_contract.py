@@ -65,7 +65,7 @@ def test_every_network_keeps_the_contract(name):
 
 @pytest.mark.parametrize('name', models.MODELS)
 def test_a_recipe_gives_a_network_only_fields_that_it_has(name):
-  fields = models.fields(name)
+  fields = models.defaults(name)
   complete = models.complete(part(name, **fields))
   assert complete.to_dict() == {'name': name, 'num_classes': 0, **fields}
   assert models.complete(part(name)).to_dict() == complete.to_dict()
@@ -78,8 +78,8 @@ def test_a_recipe_gives_a_network_only_fields_that_it_has(name):
     ({'name': 'resnet'}, "model.name='resnet': expected one of mobilenet, "),
     ({'name': 'mobilenet', 'dropout_rate': 'much'}, "model.dropout_rate='much': expected float, such as 0.001"),
     ({'name': 'mobilenet', 'sync_batch_norm': 1}, 'model.sync_batch_norm=1: expected bool'),
-    ({'name': 'mobilenet', 'batch_norm_epsilon': 0}, 'model.batch_norm_epsilon=0.0: expected a number above 0'),
-    ({'name': 'mobilenet', 'num_classes': -1}, 'model.num_classes=-1: expected a number of classes'),
+    ({'name': 'mobilenet', 'batch_norm_epsilon': 0}, 'model.batch_norm_epsilon=0: expected a number above 0'),
+    ({'name': 'mobilenet', 'num_classes': -1}, 'model.num_classes=-1: expected a number at least 0'),
     ({'name': 'mobilenet', 'body': ((1, 64),)}, 'mobilenet has no such field')))
 def test_other_values_are_one_line(fields, message):
   with pytest.raises(UserError) as error:

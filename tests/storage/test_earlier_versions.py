@@ -13,7 +13,7 @@ from mobilenet_jax.training import checked, train
 
 
 def claim(folder, config):
-  run_files.claim(folder, config, models.fields(config.model.name))
+  run_files.claim(folder, config, models.defaults(config.model.name))
 
 
 def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):

@@ -1,0 +1,97 @@
+"""Help, and what is refused before a command does anything. All in this process, as a command line would."""
+
+import pytest
+from conftest import ROOT
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models
+from mobilenet_jax.__main__ import COMMANDS, _dispatch
+from mobilenet_jax.errors import UserError
+
+RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+WITH_RECIPES = ('train', 'sweep', 'complexity')
+
+
+def help_of(capsys, *argv):
+  with pytest.raises(SystemExit) as exit_:
+    _dispatch(list(argv))
+  assert not exit_.value.code
+  out, err = capsys.readouterr()
+  assert not err and max(map(len, out.splitlines())) < 160
+  return out
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_describes_a_command_with_an_example(name, capsys):
+  text = help_of(capsys, name, '--help')
+  assert f'\n    mobilenet_jax {name}' in text and text == help_of(capsys, name, '-h')
+  assert all(f'{field}=' in text and content.comment in text for field, content in config_lib.all_fields(
+      models.fields('mobilenet')).items()) == (name in WITH_RECIPES)
+  if name == 'sweep':
+    for command in ('status', 'logs', 'cancel'):
+      assert f'sweep {command}' in help_of(capsys, name, command, '--help')
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_help_of_a_recipe_has_every_field_with_the_value_of_the_recipe(name, capsys):
+  text = help_of(capsys, 'train', f'--config=configs/{name}.py', '--config.seed=77', '--help')
+  config = config_lib.flat(__import__(f'configs.{name}', fromlist=['get_config']).get_config())
+  for field, value in {**config, 'seed': 77}.items():
+    assert f'  {field}={value!r}' in text
+  assert __import__(f'configs.{name}').__dict__[name].__doc__.splitlines()[0] in text
+
+
+def refused(argv, message):
+  with pytest.raises(UserError) as error:
+    _dispatch(argv)
+  assert message in str(error.value) and len(str(error.value)) < 700, error.value
+
+
+@pytest.mark.parametrize('argv, message', (
+    (['train', '--workdir=a', '--workdir', 'b'], '--workdir is given twice'),
+    (['train', '--config=configs/fabrics.py', '--config=configs/grid.py'], '--config is given twice'),
+    (['train', '--config=configs/fabrics.py', '--config.seed=1', '--config.seed', '1'], '--config.seed is given twice'),
+    (['train', '--config=configs/fabrics.py:res=40,res=48'], 'res is given twice'),
+    (['predict', 'model', 'image', '--top=1', '--top=2'], '--top is given twice'),
+    (['complexity', '--config=configs/fabrics.py', '--json', '--json'], '--json is given twice'),
+    (['sweep', 'status', '--workdir=a', '--workdir=b'], '--workdir is given twice')))
+def test_what_is_given_twice_is_refused(argv, message):
+  refused(argv, message)
+
+
+BASE = 'from mobilenet_jax import config as c\n'
+
+
+@pytest.mark.parametrize('content, message', (
+    ('this is no Python', 'line 1: SyntaxError: invalid syntax'),
+    ('x = "\0"', 'SyntaxError'),
+    ('import nothing_like_this', "line 1: ModuleNotFoundError: No module named 'nothing_like_this'"),
+    ('import sys\nsys.exit(0)', 'line 2: SystemExit: 0'),
+    ('def get_config():\n  return get_config()', 'RecursionError'),
+    ('def get_config():\n\n  return 1 / 0', 'line 3: ZeroDivisionError: division by zero'),
+    ('def get_config():\n  assert False', 'line 2: AssertionError'),
+    ('get_config = 3', 'has no get_config'),
+    ('', 'has no get_config'),
+    ('def get_config():\n  pass', 'returned NoneType; expected a config'),
+    ('def get_config(a, b):\n  pass', 'TypeError: get_config() missing 2 required positional arguments'),
+    ('import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({"seed": 1})', 'task: missing'),
+    (BASE + 'def get_config():\n  x = c.base()\n  x.batch_size = "many"\n  return x', 'line 4: TypeError'),
+    (BASE + 'def get_config():\n  x = c.base()\n  x.optim.name = "sgd"\n  return x', "optim has no field 'name'; it has"),
+    (BASE + 'def get_config():\n  x = c.base()\n  x.optim.lr\n  return x', 'line 4: AttributeError'),
+    (BASE + 'def get_config():\n  x = c.base()\n  x.optm = dict(a=1)\n  return x', 'a config has no part optm'),
+    (BASE + 'def get_config():\n  x = c.base()\n  del x.optim\n  return x', 'optim.learning_rate: missing')))
+def test_a_recipe_that_is_none_is_one_line(content, message, tmp_path):
+  (tmp_path / 'recipe.py').write_text(content)
+  for command in ('train', 'sweep', 'complexity'):
+    refused([command, f'--config={tmp_path}/recipe.py', *([] if command == 'complexity' else [f'--workdir={tmp_path}/run'])],
+            message)
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('returned', ('None', '[]', '3', '"abc"', '[1, 2]', '[{1: 2}]', '{"seed": 1}', '[{}, None]'))
+def test_a_sweep_that_is_none_is_one_line(returned, tmp_path):
+  (tmp_path / 'recipe.py').write_text(f'{BASE}get_config = c.base\ndef sweep(config):\n  return {returned}\n')
+  refused(['sweep', f'--config={tmp_path}/recipe.py', f'--workdir={tmp_path}/run'], 'returned')
+  (tmp_path / 'recipe.py').write_text(f'{BASE}get_config = c.base\ndef sweep(config):\n  raise KeyError("x")\n')
+  refused(['sweep', f'--config={tmp_path}/recipe.py', f'--workdir={tmp_path}/run'], "line 4: KeyError: 'x'")
+  assert not (tmp_path / 'run').exists()
