@@ -24,6 +24,11 @@ def few(names: Sequence[str]) -> str:
   return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
+def counted(number: int, noun: str) -> str:
+  """Returns a number of things, for a message: '1 run' or '7,200 images'."""
+  return f'{number:,} {noun}{"" if number == 1 else "s"}'
+
+
 def is_of_the_user(error: Exception) -> bool:
   """Returns whether one line describes the error completely, so that a traceback would not help."""
   return isinstance(error, UserError) or isinstance(error, OSError) and error.errno in (

@@ -5,7 +5,7 @@ import contextlib
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,6 +144,21 @@ def changes(recipe: Recipe) -> list[dict]:
     raise UserError(f'--config: sweep(config) of {path} returned {" ".join(repr(found).split())[:60]}; expected a list with a '
                     "dict for each run, such as [{'model.width_multiplier': 0.5}]")
   return list(found)
+
+
+def groupings(recipe: Recipe) -> dict[str, Sequence[str] | None]:
+  """Returns the ways in which runs of a recipe's sweep may share a pass over the data; {} if it names none.
+
+  Raises:
+    UserError: if its GROUPS is something else.
+  """
+  found = recipe.namespace.get('GROUPS', {})
+  are_names = lambda fields: isinstance(fields, list | tuple) and all(isinstance(field, str) for field in fields)
+  if not isinstance(found, dict) or not all(
+      isinstance(name, str) and (fields is None or are_names(fields)) for name, fields in found.items()):
+    raise UserError(f'--config: GROUPS of {recipe.path} is {" ".join(repr(found).split())[:60]}; expected the fields in which '
+                    "the runs of a group agree, by name, such as {'resolution': ('data.image_size',), 'alone': None}")
+  return found
 
 
 @contextlib.contextmanager

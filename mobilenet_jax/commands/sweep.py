@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from mobilenet_jax.commands import recipe as recipe_lib
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.sweeps import results, status
 from mobilenet_jax.sweeps.sweep import ALONE, LAUNCHERS, sweep
@@ -30,6 +30,8 @@ WATCH_SECONDS = 5
 def main(argv: list[str]) -> None:
   if argv and argv[0] in COMMANDS:
     return _look_after(argv)
+  if argv and not argv[0].startswith('-'):
+    raise UserError(f'sweep {argv[0]}: expected {", ".join(COMMANDS)}, or the arguments of a sweep; --help lists them')
   parser = recipe_lib.parser(__doc__, 'sweep')
   parser.add_argument('--workdir', help='folder of the sweep; a sweep that is started again in its folder continues')
   parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> None:
   started = time.monotonic()
   run = functools.partial(
       sweep, recipe.config, changes, args.workdir, args.jobs,
-      recipe.namespace.get('GROUPS', ALONE), args.group, args.launcher, args.slurm, args.retries)
+      recipe_lib.groupings(recipe) or ALONE, args.group, args.launcher, args.slurm, args.retries)
   if args.launcher == 'here':
     devices.join_hosts(args.coordinator, args.hosts, args.host)
     with devices.ending_with_the_others():
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> None:
       return
   else:
     rows = run()
-  print(f'{len(rows)} runs finished, after {duration(time.monotonic() - started)}; '
+  print(f'{counted(len(rows), "run")} finished, after {duration(time.monotonic() - started)}; '
         f'rows in {Path(args.workdir) / results.CSV_FILE}')
 
 

@@ -19,7 +19,7 @@ from mobilenet_jax.config.schema import MIN_SIZE, base
 from mobilenet_jax.errors import UserError
 
 __all__ = ['Field', 'MIN_SIZE', 'RESOLUTION_MULTIPLIERS', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed', 'difference', 'field_of',
-           'flat', 'from_dict', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'setting', 'square', 'steps',
+           'flat', 'from_dict', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'parse_duration', 'setting', 'square', 'steps',
            'to_json', 'unknown_field', 'validated']
 
 RESOLUTION_MULTIPLIERS = (1, 6 / 7, 5 / 7, 4 / 7)  # 224, 192, 160, 128 (section 3.4 of the paper)

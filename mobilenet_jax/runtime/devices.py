@@ -165,12 +165,18 @@ def split_ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, 
     yield batch
 
 
-def at_once(function: Callable, items: Sequence) -> list:
-  """Returns function(item) for each item, with one thread per core. What the calls compile is compiled at the same time."""
-  if len(items) < 2 or jax.process_count() > 1:  # several hosts must run their common operations in the same order
+def at_once(function: Callable, items: Sequence, while_waiting: Callable[[], None] = lambda: None) -> list:
+  """Returns function(item) for each item, with one thread per core. What the calls compile is compiled at the same time.
+
+  Meanwhile while_waiting() is called every second, and signals are handled, which a compilation in this thread would delay.
+  """
+  if jax.process_count() > 1:  # several hosts must run their common operations in the same order
     return [function(item) for item in items]
-  with futures.ThreadPoolExecutor(min(len(items), cpu_cores())) as pool:
-    return list(pool.map(function, items))
+  with futures.ThreadPoolExecutor(cpu_cores()) as pool:
+    begun = [pool.submit(function, item) for item in items]
+    while futures.wait(begun, 1).not_done:
+      while_waiting()
+    return [one.result() for one in begun]
 
 
 def _sharding(spec):

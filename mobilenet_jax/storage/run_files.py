@@ -5,11 +5,14 @@
     metrics.jsonl    one row per logging step and per evaluation
     tensorboard/     the same values for TensorBoard
     checkpoints/     the two newest and the best
+    progress.json    how far it is and what it does, for `sweep status`, until it has finished
     result.json      the run's row, once it has finished
     lock             held by the process that trains
 """
 
+import contextlib
 import json
+import time
 from pathlib import Path
 
 import ml_collections
@@ -18,7 +21,8 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import write_whole
 
-CONFIG_FILE, INPUTS_FILE, METRICS_FILE, RESULT_FILE = 'config.json', 'inputs.json', 'metrics.jsonl', 'result.json'
+CONFIG_FILE, INPUTS_FILE, METRICS_FILE = 'config.json', 'inputs.json', 'metrics.jsonl'
+PROGRESS_FILE, RESULT_FILE = 'progress.json', 'result.json'
 CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
 # The columns of every row. The metrics of the task stand between the two groups.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
@@ -31,6 +35,24 @@ def write_row(folder: Path, row: dict) -> None:
   """Writes a run's row, whole or not at all."""
   assert {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row), {*MODEL_COLUMNS, *RUN_COLUMNS} - set(row)
   write_whole(folder / RESULT_FILE, json.dumps(row, indent=2) + '\n')
+  (folder / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+def write_progress(folder: Path, progress: dict) -> None:
+  """Writes what a run does: 'doing', a line of text, and, once they are known, 'step', 'total_steps' and 'seconds_left'.
+
+  The 'time' of writing is added, in seconds since 1970.
+  """
+  with contextlib.suppress(OSError):  # nothing depends on it
+    write_whole(folder / PROGRESS_FILE, json.dumps({**progress, 'time': time.time()}) + '\n')
+
+
+def read_progress(folder: Path) -> dict:
+  """Returns what `write_progress` wrote last; {} if nothing can be read."""
+  try:
+    return dict(json.loads((folder / PROGRESS_FILE).read_bytes()))
+  except (OSError, ValueError, TypeError):
+    return {}
 
 
 def read_row(folder: Path) -> dict | None:
@@ -98,36 +120,56 @@ def has_begun(folder: Path) -> bool:
   return bool(newest_checkpoint(folder) or read_row(folder))
 
 
-def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict) -> None:
-  """Writes config.json into a new run folder, or checks that the one in it is the same.
+def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict, in_use: bool = False) -> str:
+  """Writes config.json into a run folder, or checks that the one in it is the same.
+
+  Another one is replaced as long as nothing has come of it, and train_for may grow: the run then goes on.
 
   Args:
     folder: the run's folder; it is created if it is missing.
     config: the run's config, with every field of its network.
-    model_fields: the defaults of the fields of the network. A config.json that lacks one, as from
-      before the network had it, gets its default.
+    model_fields: the defaults of the fields of the network. A config.json that lacks one, as from before the network had it,
+      gets its default.
+    in_use: whether another process trains the run, so that its config stays as it is.
+
+  Returns:
+    What is different from now on, in words; '' if nothing is.
 
   Raises:
     UserError: if the folder belongs to a run with another config. It names the differences.
   """
   folder.mkdir(parents=True, exist_ok=True)
   path, text = folder / CONFIG_FILE, config_lib.to_json(config)
-  if not path.exists():
-    write_whole(path, text)
-    return
+  begun = in_use or has_begun(folder)
   try:
-    claimed = config_lib.from_dict(json.loads(path.read_bytes()))
+    claimed = config_lib.from_dict(json.loads(path.read_bytes())) if path.exists() else config
   except (ValueError, TypeError, AttributeError) as error:
-    raise UserError(f'{path}: damaged; remove it to continue with the config given') from error
+    if begun:
+      raise UserError(f'{path}: damaged; remove it to continue with the config given') from error
+    claimed = config
   if claimed.model.name == config.model.name:
     claimed.model = {**model_fields, **claimed.model}
-  given = config_lib.flat(config)
+  given, said = config_lib.flat(config), ''
   before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
   if difference := config_lib.difference(config_lib.to_json(before), text):
-    gone = [name for name in config_lib.flat(claimed) if name not in given]
-    earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
-    version = ', which an earlier version of this code wrote' if earlier else ''
-    raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); '
-                    'give another --workdir, or the config that is in the folder')
-  if config_lib.to_json(claimed) != text:
+    if not begun:
+      said = f'{path} is replaced, as nothing has come of it (- before, + now: {difference})'
+    elif not in_use and _is_longer(before, config) and newest_checkpoint(folder):
+      (folder / RESULT_FILE).unlink(missing_ok=True)  # first, as it is not the row of the longer run
+      said = f'train_for grows from {before.train_for!r} to {config.train_for!r}'
+    else:
+      gone = [name for name in config_lib.flat(claimed) if name not in given]
+      earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
+      version = ', which an earlier version of this code wrote' if earlier else ''
+      raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); '
+                      'give another --workdir, or the config that is in the folder')
+  if not path.exists() or path.read_bytes() != text.encode():
     write_whole(path, text)
+  return said
+
+
+def _is_longer(before, now) -> bool:
+  """Returns whether a config differs from another one in train_for only, which has the same unit and has grown."""
+  (amount, unit), (longer, same) = (config_lib.parse_duration(config.train_for) for config in (before, now))
+  same_otherwise = config_lib.changed(before, {'train_for': now.train_for})
+  return unit == same and longer > amount and config_lib.to_json(same_otherwise) == config_lib.to_json(now)

@@ -17,6 +17,11 @@ def write_sweep(workdir: Path, names: list[str]) -> None:
   write_whole(workdir / SWEEP_FILE, json.dumps({'runs': names}, indent=2) + '\n')
 
 
+def is_sweep(workdir: Path) -> bool:
+  """Returns whether the folder is that of a sweep."""
+  return (workdir / SWEEP_FILE).exists()
+
+
 def read_sweep(workdir: Path) -> list[str]:
   """Returns the names that `write_sweep` wrote.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from mobilenet_jax import tasks
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import lock_owner
-from mobilenet_jax.storage.run_files import newest_checkpoint, read_metrics, read_row
+from mobilenet_jax.storage.run_files import newest_checkpoint, read_metrics, read_progress, read_row
 from mobilenet_jax.sweeps import job, launch, results
-from mobilenet_jax.training import described
+from mobilenet_jax.training import described, duration
 
 FINISHED, FAILED, STOPPED, WAITING, UNKNOWN = 'finished', 'failed', 'stopped', 'waiting', 'unknown'
 LOG_LINES = 20
@@ -64,17 +64,22 @@ def table(workdir: Path) -> list[dict]:
       state = launch.RUNNING if lock_owner(folder) else states.get(launched) or (
           FAILED if attempts['error'] else STOPPED if launched or newest_checkpoint(folder) else WAITING)
       again = f' (started {attempts["starts"]} times from there)' if attempts['starts'] > 1 else ''
-      so_far = attempts['error'] if state == FAILED else progress(folder) + again
+      so_far = attempts['error'] if state == FAILED else progress(folder, state == launch.RUNNING) + again
     where = f'{launched.launcher} {launched.id}' if launched else ''
     rows.append({'run': name, 'state': state, 'job': where, 'so far': so_far})
   return rows
 
 
-def progress(folder: Path) -> str:
-  """Returns how far a run is, such as 'step 400, top-1 56.10%'; '' before its first report."""
-  rows, _ = read_metrics(folder)
-  evaluation = next((f', {tasks.headline(row)}' for row in reversed(rows) if row['split'] == 'eval'), '')
-  return f'step {rows[-1]["step"]}{evaluation}' if rows else ''
+def progress(folder: Path, running: bool) -> str:
+  """Returns how far a run is, such as 'step 400/1000, top-1 56.10%, 2:10 left', or what it does before its first step."""
+  now, (rows, _) = read_progress(folder), read_metrics(folder)
+  if not rows:
+    return now.get('doing', 'starting' if running else 'not started')
+  evaluation = next((tasks.headline(row) for row in reversed(rows) if row['split'] == 'eval'), '')
+  step = max(rows[-1]['step'], now.get('step', 0))
+  total = f'/{now["total_steps"]}' if 'total_steps' in now else ''
+  left = f'{duration(now["seconds_left"])} left' if running and 'seconds_left' in now else ''
+  return ', '.join(filter(None, [f'step {step}{total}', evaluation, left]))
 
 
 def last_words(folder: Path) -> str:
@@ -130,10 +135,12 @@ def show_logs(workdir: Path, run: str) -> None:
   names = results.read_sweep(workdir)
   if run and run not in names:
     raise UserError(f'--run={run}: expected one of {", ".join(names)}')
-  for name in [run] if run else [row['run'] for row in table(workdir) if row['state'] in (FAILED, STOPPED)]:
-    for path in _logs(workdir / name):
-      if lines := _lines(path):
-        print(f'==> {path}', *lines[-LOG_LINES:], sep='\n')
+  names = [run] if run else [row['run'] for row in table(workdir) if row['state'] in (FAILED, STOPPED)]
+  found = {path: lines for name in names for path in _logs(workdir / name) if (lines := _lines(path))}
+  for path, lines in found.items():
+    print(f'==> {path}', *lines[-LOG_LINES:], sep='\n')
+  if not found:
+    print(f'{run} has no log yet' if run else 'no run has failed or stopped; --run=NAME shows the log of a run')
 
 
 def cancel(workdir: Path) -> None:

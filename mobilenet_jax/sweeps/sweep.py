@@ -14,10 +14,10 @@ import ml_collections
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted, few
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.storage import run_files
-from mobilenet_jax.storage.files import lock
+from mobilenet_jax.storage.files import lock, lock_owner
 from mobilenet_jax.storage.run_files import read_row
 from mobilenet_jax.sweeps import grouping as grouping_lib
 from mobilenet_jax.sweeps import job, launch, results, status, watch
@@ -83,8 +83,11 @@ def _claim(runs, workdir, alone) -> list[str]:
   """Locks the sweep's folder until `alone` is closed. Returns the names of the runs that are not finished."""
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
+  busy = {name for names in status.running_jobs(workdir).values() for name in names} if results.is_sweep(workdir) else set()
   for name, config in runs.items():
-    run_files.claim(workdir / name, config, models.defaults(config.model.name))
+    in_use = name in busy or bool(lock_owner(workdir / name))
+    if changed := run_files.claim(workdir / name, config, models.defaults(config.model.name), in_use):
+      print(f'{name}: {changed}', flush=True)
   results.write_sweep(workdir, list(runs))
   results.collect(workdir)
   return [name for name in runs if not read_row(workdir / name)]
@@ -100,9 +103,10 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
       return {}
     if devices.is_first_host():
       _forget_failures(workdir, waiting)
+    say = functools.partial(print, flush=True) if devices.is_first_host() else lambda text: None
+    say(_reading(runs, waiting))
     machine, needs = devices.on_first_host(lambda: _prepared(grouping_lib.prepare, runs, workdir, waiting))
     groups = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
-    say = functools.partial(print, flush=True) if devices.is_first_host() else lambda text: None
     say(_intention(runs, waiting, workdir, groups, 1, f'on {devices.device_name()}', _estimate(groups, 1, machine, needs)))
     for names in reversed(groups):
       outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
@@ -123,6 +127,7 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
     submit = launch.submitter(launcher, workdir / JOBS_FOLDER, slurm)
     running = status.running_jobs(workdir)
     waiting = [name for name in waiting if not any(name in names for names in running.values())]
+    print(_reading(runs, waiting), flush=True)
     machine, needs = _prepared(grouping_lib.prepare_elsewhere, runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
       groups = grouping_lib.group(runs, waiting, None if grouping == 'auto' else groupings[grouping])
@@ -163,11 +168,16 @@ def _forget_failures(workdir, names) -> None:
     job.forget(workdir / name)
 
 
+def _reading(runs, waiting) -> str:
+  names = dict.fromkeys(config.data.name for config in runs.values())
+  return f'reading {few(list(names))} for {counted(len(waiting), "run")}'
+
+
 def _intention(runs, waiting, workdir, groups, at_once, where, estimate='') -> str:
   finished = sum(bool(read_row(workdir / name)) for name in runs)
   running = len(runs) - finished - len(waiting)
-  in_groups = f', in {len(groups)} group{"s" if len(groups) > 1 else ""} of up to {max(map(len, groups), default=0)}'
-  return (f'{len(runs)} runs in {workdir}: {finished} finished, ' + (f'{running} running, ' if running else '') +
+  in_groups = f', in {counted(len(groups), "group")} of up to {max(map(len, groups), default=0)}'
+  return (f'{counted(len(runs), "run")} in {workdir}: {finished} finished, ' + (f'{running} running, ' if running else '') +
           f'{len(waiting)} to do {where}' + (f'{in_groups}, {at_once} at once{estimate}' if groups else ''))
 
 

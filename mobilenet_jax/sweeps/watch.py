@@ -9,11 +9,11 @@ from pathlib import Path
 
 import ml_collections
 
-from mobilenet_jax.errors import Interrupted, UserError
+from mobilenet_jax.errors import Interrupted, UserError, counted
 from mobilenet_jax.runtime import signals
-from mobilenet_jax.storage.run_files import read_row
+from mobilenet_jax.storage.run_files import read_progress, read_row
 from mobilenet_jax.sweeps import grouping, job, launch, results, status
-from mobilenet_jax.training import described
+from mobilenet_jax.training import described, duration
 
 STATUS_SECONDS = 20  # between two progress lines
 POLL_SECONDS = {'local': 0.5, 'slurm': 5}
@@ -23,10 +23,11 @@ UNSEEN_SECONDS = {'local': 0, 'slurm': 60}
 
 @dataclasses.dataclass
 class _Launched:
-  """A job that was running when last asked: its runs' names, their attempts before it, and since when it is missing."""
+  """A job that was running when last asked: its runs' names, their attempts before it, since when it runs and is missing."""
   names: list[str]
   attempts: list[dict] | None = None
   missed_since: float | None = None
+  since: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Jobs:
@@ -45,6 +46,7 @@ class Jobs:
     self._runs, self._workdir, self._launcher, self._submit, self._retries = runs, workdir, launcher, submit, retries
     self._launched = {}  # by job
     self._failed = {}  # reason by name
+    self._spent = []  # (seconds, cost) of each job that has ended and had begun here
 
   def run(self, groups: list[list[str]], shares: list[tuple], running: dict[launch.Job, list[str]],
           all_launched: Callable[[], None]) -> dict[str, str]:
@@ -76,8 +78,8 @@ class Jobs:
         free = free if self._launched else list(shares)
         if self._launched and time.monotonic() - last_status > STATUS_SECONDS:
           last_status = time.monotonic()
-          print('  running: ' + ' | '.join(_progress(one.names, self._workdir) for one in self._launched.values()),
-                flush=True)
+          doing = ' | '.join(_progress(one.names, self._workdir) for one in self._launched.values())
+          print(f'  {self._done()} of {len(self._runs)} done{self._left(groups, len(shares))}: {doing}', flush=True)
     return {name: reason for name, reason in self._failed.items() if not read_row(self._workdir / name)}
 
   def _not_taken(self, shares):
@@ -92,8 +94,8 @@ class Jobs:
   def _what_now(self):
     if self._launcher == 'local':
       return 'interrupted; start the same command again to continue'
-    return (f'{len(self._launched)} jobs go on under Slurm; mobilenet_jax sweep status --workdir={self._workdir} '
-            'shows them; sweep logs and sweep cancel take the same --workdir')
+    return (f'under Slurm, {counted(len(self._launched), "job")} will go on; mobilenet_jax sweep status --workdir={self._workdir} '
+            'shows what they do; sweep logs and sweep cancel take the same --workdir')
 
   @contextlib.contextmanager
   def _leaving_none(self):
@@ -151,16 +153,37 @@ class Jobs:
       row = read_row(folder)
       if not row:
         self._failed[name] = job.attempts(folder)['error'] or f'its job ended: {status.last_words(folder)}'
-      print(f'[{self._done()}/{len(self._runs)}] {name}: {described(row or self._failed[name])}', flush=True)
+      print(f'{name}: {described(row or self._failed[name])} ({self._done()} of {len(self._runs)} done)', flush=True)
+    self._spent.append((time.monotonic() - ended.since, self._cost(ended.names)))
     results.collect(self._workdir)
     return [again] if again else []
+
+  def _cost(self, names):
+    return sum(grouping.cost(self._runs[name]) for name in names)
+
+  def _left(self, groups, at_once) -> str:
+    """Returns an estimate of the time that is left, from that of the running jobs and the cost of the others; '' at first."""
+    running = [(one, seconds) for one in self._launched.values() if (seconds := _seconds_left(one.names, self._workdir))]
+    known = self._spent + [(time.monotonic() - one.since + seconds, self._cost(one.names)) for one, seconds in running]
+    if not known or len(running) < len(self._launched):
+      return ''
+    rate = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
+    all_left = sum(seconds for _, seconds in running) + rate * sum(map(self._cost, groups))
+    return f', about {duration(max(all_left / at_once, *(seconds for _, seconds in running), 0))} left'
 
   def _done(self):
     return sum(name in self._failed or bool(read_row(self._workdir / name)) for name in self._runs)
 
 
 def _progress(names, workdir) -> str:
-  """Returns the progress of a group, which is that of its first unfinished run."""
-  name = next((name for name in names if not read_row(workdir / name)), names[-1])
-  more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-  return f'{name}{more} {status.progress(workdir / name) or "starting"}'
+  """Returns the progress of a group: of the one of its runs that has said something last."""
+  unfinished = [name for name in names if not read_row(workdir / name)] or names[-1:]
+  name = max(unfinished, key=lambda name: read_progress(workdir / name).get('time', 0))
+  more = f' (and {len(names) - 1} more)' if len(names) > 1 else ''
+  return f'{name}{more} {status.progress(workdir / name, running=True)}'
+
+
+def _seconds_left(names, workdir) -> float | None:
+  """Returns the seconds that a group expects to need, which are those of each of its runs; None if it does not know yet."""
+  known = [left for name in names if (left := read_progress(workdir / name).get('seconds_left')) is not None]
+  return max(known, default=None)

@@ -64,7 +64,8 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
              on_bad_image: Callable[[BadExample], None],
              on_stall: Callable[[float], None] = lambda seconds: None,
-             stop: Callable[[], bool] = lambda: False) -> list[dict[str, float] | UserError]:
+             stop: Callable[[], bool] = lambda: False,
+             on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, float] | UserError]:
   """Returns the task's metrics of each model over all of `source`, which is read once.
 
   Args:
@@ -73,6 +74,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     config: a complete config; its `data` and eval_batch_size hold for all models.
     on_bad_image, on_stall: see data.train_batches.
     stop: returns whether a stop is wanted. If it is, the evaluation is abandoned.
+    on_progress: called after each batch with the number of examples that have been evaluated.
 
   Returns:
     For each model a dict of the means, the task's summary, and 'examples', the number of examples counted. All examples
@@ -88,7 +90,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
   batches = eval_batches(source, config.data, config.eval_batch_size, skip, on_stall=on_stall, stop=stop,
                          transform=models[0].task.transform)
-  for batch in devices.split_ahead(batches):
+  for number, batch in enumerate(devices.split_ahead(batches), start=1):
     if stop():
       return []
     results = [model.step(model.variables, batch, model.teacher_variables) for model in models]
@@ -96,6 +98,7 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     for mean, rows, (sums, values) in zip(means, kept, results):
       mean.add(sums)
       rows.append({name: part[counted] for name, part in devices.join(values).items()})
+    on_progress(min(number * config.eval_batch_size, len(source)))
   if stop():
     return []
   said = devices.over_hosts(len(skipped))  # each host knows those in its own part
@@ -112,7 +115,8 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
-                     on_bad_image: Callable[[BadExample], None]) -> list[dict[str, float]]:
+                     on_bad_image: Callable[[BadExample], None],
+                     on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, float]]:
   """Evaluates trained models that have the same preprocessing. Their outputs are matched with the names that `source` has.
 
   See `evaluate` for the arguments and the metrics.
@@ -128,7 +132,7 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
   for model in models:
     step = make_eval_step(model.module, model.task, model.config.data.image_size, model.outputs_of(source))
     evaluated.append(Evaluated(model.task, devices.pmap_evaluation(step), model.variables))
-  evaluations = evaluate(evaluated, source, config, on_bad_image)
+  evaluations = evaluate(evaluated, source, config, on_bad_image, on_progress=on_progress)
   for evaluation in evaluations:
     if isinstance(evaluation, UserError):
       raise evaluation

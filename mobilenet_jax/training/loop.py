@@ -15,12 +15,14 @@ from mobilenet_jax import tasks
 from mobilenet_jax.data import BadExample, Batch, Source, left_out, stream_size, train_batches
 from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.runtime import devices, signals
+from mobilenet_jax.runtime.pace import Pace
 from mobilenet_jax.training import distillation, evaluation
 from mobilenet_jax.training import inputs as inputs_lib
 from mobilenet_jax.training.inputs import Inputs
 from mobilenet_jax.training.run import NonFinite, Run
 
 HOSTS_AGREE_EVERY = 10  # steps
+EVALUATION_SECONDS = 20  # of an evaluation until a line says how far it is
 _PRINT = itertools.repeat(functools.partial(print, flush=True))
 
 
@@ -102,8 +104,13 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
 
 def _claimed(runs: list[Run], data, teacher) -> Inputs | None:
   """Loads the inputs of the runs, and checks that they are those with which runs were begun. None if all runs have ended."""
+  config = runs[0].config
+  names = [*([] if data else [config.data.name]), *([f'the teacher {config.distill.model}'] if config.distill.model else [])]
+  for run in runs:
+    if names and not run.outcome:
+      run.folder.note(f'reading {" and ".join(names)}')
   try:
-    inputs = inputs_lib.load_inputs(runs[0].config, data, teacher)
+    inputs = inputs_lib.load_inputs(config, data, teacher)
   except UserError as error:
     if not all(run.outcome for run in runs):
       raise
@@ -148,17 +155,40 @@ class _Group:
     if train_source.num_classes:
       counts += f', {train_source.num_classes:,} {"people" if task.kind == "vector" else "classes"}'
     remarks = (counts, *train_source.remarks, left_out(train_source, shared.data))
-    for run, remark in itertools.product(active(), filter(None, remarks)):
-      run.folder.note(remark)
+    for remark in filter(None, remarks):
+      self._say(remark)
     self._train_source = train_source
-    devices.at_once(lambda run: _or_stop(run, lambda: run.start(train_source, self._eval_source, teacher)), active())
-
-    # After an interruption, some runs may have stopped before an evaluation, and others may lack only their row.
-    self._evaluate([run for run in active() if run.progress.pending], Run.keep)
-    self._evaluate([run for run in active() if run.step == run.total_steps], Run.finish)
+    self._start(active(), teacher)
     stopped = self._stop()
+    if not stopped:
+      # After an interruption, some runs may have stopped before an evaluation, and others may lack only their row.
+      self._evaluate([run for run in active() if run.progress.pending], Run.keep)
+      self._evaluate([run for run in active() if run.at_end], Run.finish)
+      stopped = self._stop()
     while active() and not stopped:
       stopped = self._train_from(min(run.step for run in active()))  # some runs may be further than others
+
+  def _start(self, runs: list[Run], teacher: distillation.Teacher | None) -> None:
+    """Starts the runs, unless a stop is wanted first."""
+    alone, said = devices.host_count() == 1, []
+
+    def start(numbered):
+      number, run = numbered
+      if alone and self._wanted():
+        return
+      run.folder.note('compiling' + (f' model {number} of {len(runs)}' if len(runs) > 1 else ''))
+      _or_stop(run, lambda: run.start(self._train_source, self._eval_source, teacher))
+
+    def say_once_that_it_stops():
+      if self._wanted() and not said:
+        said.append(True)
+        self._say(f'{self._wanted()}: stopping after this compilation')
+
+    devices.at_once(start, list(enumerate(runs, start=1)), say_once_that_it_stops)
+
+  def _say(self, text: str) -> None:
+    for run in self._active():
+      run.folder.note(text)
 
   def _train_from(self, step: int) -> bool:
     """Trains on the batches from `step` on, until all runs are done, one has gone back, or a stop is wanted.
@@ -197,8 +227,14 @@ class _Group:
     """Evaluates runs together and calls then(run, evaluation) for each, unless a stop is wanted first."""
     if not runs or self._stop():
       return
+    pace = Pace(EVALUATION_SECONDS, EVALUATION_SECONDS)
+
+    def on_progress(count):
+      if pace.due():
+        self._say(f'evaluating: {count:,} of {len(self._eval_source):,}')
+
     evaluations = evaluation.evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
-                                      self._on_stall, self._stop)
+                                      self._on_stall, self._stop, on_progress)
     for run, found in zip(runs, evaluations):
       _or_stop(run, lambda: then(run, found))
 
@@ -208,8 +244,7 @@ class _Group:
                          self._on_stall, self._stop, self._transform)
 
   def _on_stall(self, seconds: float) -> None:
-    for run in self._active():
-      run.folder.note(f'{self._config.data.name} has given no batch for {seconds:.0f} s: still waiting')
+    self._say(f'{self._config.data.name} has given no batch for {seconds:.0f} s: still waiting')
 
   def _on_bad_image(self, error: BadExample) -> None:
     name = error.name
@@ -220,8 +255,7 @@ class _Group:
     if len(self._bad_images) > limit:
       raise UserError(f'{name}: {error.reason}; {limit} images before it cannot be read either; repair them, or raise '
                       f'--config.data.max_bad_images={limit}')
-    for run in self._active():
-      run.folder.note(f'skipping {name}: {error.reason} ({len(self._bad_images)} skipped so far)')
+    self._say(f'skipping {name}: {error.reason} ({len(self._bad_images)} skipped so far)')
 
 
 def _or_stop(run: Run, action: Callable[[], None]) -> None:

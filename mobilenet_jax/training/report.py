@@ -10,21 +10,37 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mobilenet_jax import tasks
+from mobilenet_jax.runtime.pace import Pace
 from mobilenet_jax.storage.run_files import METRICS_FILE, TENSORBOARD, read_metrics, write_metrics
+from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.state import Progress
+
+FIRST_SECONDS, THEN_SECONDS = 2, 30  # of training until there is a line even if no log is due: the first, and further ones
+EVALUATION_COST = 1 / 3  # of an example, by that of a training step: it has no backward pass. A guess, until one is measured
 
 
 class Report:
-  """Writes one row per logging step and per evaluation, and prints one line for each.
+  """Writes one row per logging step and per evaluation, and says one line for each.
 
   If a run continues, the rows after the step from which it continues are removed. If the evaluation of that step is pending,
   the row of that evaluation is removed too.
   """
 
-  def __init__(self, folder: Path, task: tasks.Task, progress: Progress, total_steps: int, batch_size: int,
-               say: Callable[[str], None]):
-    self._path, self._task = folder / METRICS_FILE, task
-    self._total_steps, self._batch_size, self._say = total_steps, batch_size, say
+  def __init__(self, folder: Path, task: tasks.Task, progress: Progress, durations: Durations, batch_size: int,
+               eval_examples: int, say: Callable[..., None]):
+    """Opens the files.
+
+    Args:
+      folder: the run's folder.
+      task: see tasks.Task.
+      progress: where the run begins or continues.
+      durations: what is due when.
+      batch_size: the number of examples of a step.
+      eval_examples: the number of examples of an evaluation.
+      say: takes each line, and with it `step`, `total_steps` and `seconds_left`.
+    """
+    self._path, self._task, self._durations, self._say = folder / METRICS_FILE, task, durations, say
+    self._batch_size = batch_size
     rows, damaged = read_metrics(folder)
     if damaged:
       say(f'{self._path}: {damaged} damaged rows are left out, {len(rows)} are good')
@@ -32,24 +48,45 @@ class Report:
     write_metrics(folder, [row for row in rows if row['step'] <= progress.step and (row['step'], row['split']) != again])
     self._tensorboard = _TensorBoard(folder / TENSORBOARD, progress.step + 1)
     self._last_step, self._last_time = progress.step, time.monotonic()
+    self._pace = Pace(FIRST_SECONDS, THEN_SECONDS)
+    self._step_seconds = 0.0
+    self._evaluation_steps = EVALUATION_COST * eval_examples / batch_size  # that take as long as an evaluation
 
   def train(self, step: int, values: dict[str, float]) -> None:
     """Reports the means since the last call, with the speed since then."""
-    now = time.monotonic()
-    seconds_per_step = (now - self._last_time) / max(step - self._last_step, 1)
-    self._last_step, self._last_time = step, now
-    speed = self._batch_size / seconds_per_step
-    self._write(step, 'train', values, {'images_per_second': speed})
-    left = duration((self._total_steps - step) * seconds_per_step)
-    self._say(f'step {step}/{self._total_steps}  {self._words(values)}  {speed:.0f} images/s  {left} left')
+    self._measure(step)
+    self._last_step, self._last_time = step, time.monotonic()
+    self._write(step, 'train', values, {'images_per_second': self._batch_size / self._step_seconds})
+    self._tell(step, self._words(values))
+
+  def pace(self, step: int) -> None:
+    """Reports that `step` is done, if nothing has been reported for a while: to a person only, as it depends on the time."""
+    if self._pace.due():
+      self._measure(step)
+      self._tell(step, '')
+
+  def _measure(self, step):
+    self._step_seconds = (time.monotonic() - self._last_time) / max(step - self._last_step, 1)
+
+  def _tell(self, step, words):
+    evaluations = self._durations.evaluations_after(step - 1)  # that of this step has not been made
+    left = self._step_seconds * (self._durations.total - step + evaluations * self._evaluation_steps)
+    speed = self._batch_size / self._step_seconds
+    parts = [f'step {step}/{self._durations.total}', words, f'{speed:.{1 if speed < 10 else 0}f} images/s',
+             f'{duration(left)} left']
+    self._say('  '.join(filter(None, parts)), step=step, total_steps=self._durations.total, seconds_left=round(left))
+    self._pace.reset()
 
   def evaluation(self, step: int, values: dict[str, float]) -> None:
     """Reports an evaluation; its time does not count as training."""
     self._write(step, 'eval', values)
+    if self._step_seconds:
+      self._evaluation_steps = (time.monotonic() - self._last_time) / self._step_seconds
     remark = self._task.remark(values)
-    self._say(f'step {step}/{self._total_steps}  evaluated on {values["examples"]}: {self._words(values)}'
-              + (f'  ({remark})' if remark else ''))
+    self._say(f'step {step}/{self._durations.total}  evaluated on {values["examples"]}: {self._words(values)}'
+              + (f'  ({remark})' if remark else ''), step=step, total_steps=self._durations.total)
     self._last_time = time.monotonic()
+    self._pace.reset()
 
   def close(self) -> None:
     self._tensorboard.close()

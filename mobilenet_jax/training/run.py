@@ -20,6 +20,7 @@ from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
 from mobilenet_jax.training.checks import checked
+from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.evaluation import Evaluated, make_eval_step
 from mobilenet_jax.training.run_folder import RunFolder
 from mobilenet_jax.training.state import Progress, TrainState, init_state
@@ -45,7 +46,7 @@ class Run:
     config: the run's config.
     folder: the run's folder.
     outcome: the run's row once it has finished, the error that stopped it, or None.
-    total_steps: the number of steps to train.
+    durations: what is due when, once the run has started.
     progress: how far the run is.
   """
 
@@ -72,6 +73,11 @@ class Run:
     """The number of steps done."""
     return self.progress.step
 
+  @property
+  def at_end(self) -> bool:
+    """Whether all steps are done."""
+    return self.step == self.durations.total
+
   def start(self, train_source: Source, eval_source: Source, teacher: distillation.Teacher | None = None) -> None:
     """Builds the model and its state, and compiles its steps. Restores the newest checkpoint if there is one.
 
@@ -88,16 +94,14 @@ class Run:
     self._measured_against = task.measured_against(eval_source)
     distillation.check(config, teacher is not None, TEACHER in train_source.target_shapes)
     per_epoch = steps_per_epoch(train_source, config.batch_size)
-    steps = lambda duration, field: config_lib.steps(duration, field, per_epoch, config.batch_size)
-    self.total_steps = steps(config.train_for, 'train_for')
-    self._every = {name: steps(config[f'{name}_every'], f'{name}_every') for name in ('log', 'eval', 'checkpoint')}
+    steps = lambda field: config_lib.steps(config.optim[field], f'optim.{field}', per_epoch, config.batch_size)
+    self.durations, self._eval_examples = Durations.of(config, per_epoch), len(eval_source)
 
     model = self._model = models.create(config.model, num_outputs, devices.AXIS)
     if teacher:
       teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(config.data), 3))
     self._teacher_variables = teacher.variables if teacher else {}
-    self._schedule = optimizer.learning_rate(config.optim, steps(config.optim.warmup, 'optim.warmup'),
-                                             steps(config.optim.decay_every, 'optim.decay_every'))
+    self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), steps('decay_every'))
     tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
 
@@ -118,10 +122,13 @@ class Run:
     eval_args = self._variables(), blank(config.eval_batch_size), self._teacher_variables
     self._eval_step = eval_step.lower(*eval_args).compile()
 
-    self.folder.open_report(task, self.progress, self.total_steps)
+    self._open_report()
     self._started = None  # time of the first step
     if self.step:
       self.folder.note(f'continuing at step {self.step}')
+
+  def _open_report(self):
+    self.folder.open_report(self._task, self.progress, self.durations, self._eval_examples)
 
   def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
     """Returns the state before the first step, with the weights of another model."""
@@ -149,10 +156,11 @@ class Run:
     now.window.append(sums)
     if len(now.window) > STEPS_AHEAD:
       jax.block_until_ready(now.window[-STEPS_AHEAD])
+      self.folder.report_pace(now.step - STEPS_AHEAD + 1)
 
   def due(self, what: str) -> bool:
     """Returns whether `what`, which is 'log', 'eval' or 'checkpoint', is due after the step just done."""
-    return self.step == self.total_steps or bool(self._every[what] and self.step % self._every[what] == 0)
+    return self.durations.due(what, self.step)
 
   def log(self) -> None:
     """Reports the means since the last log.
@@ -191,7 +199,7 @@ class Run:
       raise UserError(f'{error}: training stopped, because {MAX_SKIPPED} batches have been left out before; {advice}')
     self.progress.skipped.append(error.step)
     self._go_on_from(self.folder.restored(self.progress.state) or Progress(0, self._first_progress.state))
-    self.folder.open_report(self._task, self.progress, self.total_steps)
+    self._open_report()
     self.folder.note(f'{error}: going back to step {self.step}, the batch is left out and kept in {path}')
 
   def evaluated(self) -> Evaluated:
@@ -211,21 +219,24 @@ class Run:
     self.progress.pending = False
     if self.due('checkpoint'):
       self._save(evaluation)
-    if self.step == self.total_steps:
+    if self.at_end:
       self.finish(evaluation)
 
   def _save(self, evaluation: dict[str, float] | None, window: list = ()) -> None:
     now = self.progress
-    notes = {'seconds': self._seconds(), 'skipped': now.skipped, 'pending': now.pending, 'window': list(window),
-             **trained.notes(self.config, self._labels)}
+    notes = {'seconds': self._seconds(), 'skipped': now.skipped, 'pending': now.pending, 'extended': now.extended,
+             'window': list(window), **trained.notes(self.config, self._labels)}
     self.folder.save(now.step, now.state, evaluation, notes)
 
   def pause(self) -> None:
     """Writes a checkpoint of the step just done, evaluated or not, and closes the run."""
+    if not self.progress or not self.step:
+      self.close()
+      self.folder.note('stopped before the first step')
+      return
     try:
       window = [{name: float(value) for name, value in sums.items()} for sums in self._finite_window()]
-      if self.step:
-        self._save(None, window)
+      self._save(None, window)
     except NonFinite as error:  # it will occur again after the last checkpoint
       self.folder.note(f'{error}')
     self.close()
@@ -244,9 +255,10 @@ class Run:
         'mult_adds': cost.mult_adds, 'params': cost.trainable,
         **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
         'measured_against': self._measured_against, 'eval_examples': evaluation['examples'],
-        'examples_seen': self.total_steps * config.batch_size,
+        'examples_seen': self.durations.total * config.batch_size,
         'seconds': round(self._seconds(), 1),
         'dataset': config.data.name, 'seed': config.seed, 'commit': environment.commit(), 'device': devices.device_name(),
+        **({'extended': '; '.join(self.progress.extended)} if self.progress.extended else {}),
     }
     self.folder.finish(row)
     self._release()

@@ -19,6 +19,7 @@ from mobilenet_jax.storage.checkpoints import Checkpoints
 from mobilenet_jax.storage.files import lock, whole_file
 from mobilenet_jax.tasks import Task
 from mobilenet_jax.training import inputs
+from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.report import Report
 from mobilenet_jax.training.state import Progress, TrainState
 
@@ -44,9 +45,11 @@ class RunFolder:
     """
     self.path, self._config = path, config
     self._is_first = devices.is_first_host()
-    self._say = say if self._is_first else lambda text: None
+    self._say, self._progress = say, {}
     self._lock = self._checkpoints = self._report = None
-    self.row = devices.on_first_host(self._claim)
+    self.row, changed = devices.on_first_host(self._claim)
+    if changed:
+      self.note(changed)
     if not self.row and (path / run_files.RESULT_FILE).exists():
       self.note(f'{path / run_files.RESULT_FILE}: damaged; evaluating again')
 
@@ -54,11 +57,11 @@ class RunFolder:
     self.path.mkdir(parents=True, exist_ok=True)
     self._lock = lock(self.path)
     try:
-      run_files.claim(self.path, self._config, models.defaults(self._config.model.name))
+      changed = run_files.claim(self.path, self._config, models.defaults(self._config.model.name))
     except UserError:
       self._lock.close()
       raise
-    return run_files.read_row(self.path)
+    return run_files.read_row(self.path), changed
 
   def claim_inputs(self, now: dict) -> None:
     """Records the digests of the run's inputs or, once it has begun, checks that they are the same.
@@ -76,8 +79,12 @@ class RunFolder:
     elif not run_files.read_inputs(self.path):
       self.note('begun by an earlier version of this code, which did not record its data: whether it is the same is not known')
 
-  def note(self, text: str) -> None:
-    """Passes a line to a person."""
+  def note(self, text: str, **progress: int) -> None:
+    """Passes a line to a person, and writes it with the progress of the run where `sweep status` finds it."""
+    if not self._is_first:
+      return
+    self._progress = {**self._progress, **progress}
+    run_files.write_progress(self.path, {**self._progress, 'doing': text})
     self._say(text)
 
   def open_checkpoints(self, metric: str) -> None:
@@ -88,22 +95,31 @@ class RunFolder:
   def restored(self, like: TrainState) -> Progress | None:
     """Returns the progress in the newest intact checkpoint, on all hosts; None if there is no checkpoint."""
     found = devices.on_first_host(lambda: self._checkpoints.restore(like))
-    return found and Progress.restored(*found)
+    if not found:
+      return None
+    progress, before = Progress.restored(*found), found[2]['config']['train_for']
+    if before != self._config.train_for:
+      progress.extended.append(f'{before} at step {progress.step}')
+    return progress
 
   def save(self, step: int, state: TrainState, evaluation: dict[str, float] | None, notes: dict) -> None:
     """Writes a checkpoint in the background. `evaluation` is None if this step has not been evaluated."""
     devices.on_first_host(lambda: self._checkpoints.save(step, state, evaluation, notes))
 
-  def open_report(self, task: Task, progress: Progress, total_steps: int) -> None:
+  def open_report(self, task: Task, progress: Progress, durations: Durations, eval_examples: int) -> None:
     """Opens the metrics, to continue after `progress`, and starts measuring the training speed."""
     if self._is_first:
       if self._report:
         self._report.close()
-      self._report = Report(self.path, task, progress, total_steps, self._config.batch_size, self._say)
+      self._report = Report(self.path, task, progress, durations, self._config.batch_size, eval_examples, self.note)
 
   def report_training(self, step: int, means: dict[str, float]) -> None:
     if self._is_first:
       self._report.train(step, means)
+
+  def report_pace(self, step: int) -> None:
+    if self._is_first:
+      self._report.pace(step)
 
   def report_evaluation(self, step: int, evaluation: dict[str, float]) -> None:
     if self._is_first:

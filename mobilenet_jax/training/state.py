@@ -65,6 +65,7 @@ class Progress:
     pending: whether an evaluation was due when training stopped.
     seconds: the training time before this process.
     skipped: the steps whose batches are left out, ascending.
+    extended: each train_for that the run had before, with the step from which it went on with a longer one.
   """
 
   step: int
@@ -73,6 +74,7 @@ class Progress:
   pending: bool = False
   seconds: float = 0.0
   skipped: list[int] = dataclasses.field(default_factory=list)
+  extended: list[str] = dataclasses.field(default_factory=list)
 
   @classmethod
   def restored(cls, step: int, state: TrainState, notes: dict) -> 'Progress':

@@ -95,3 +95,14 @@ def test_a_sweep_that_is_none_is_one_line(returned, tmp_path):
   (tmp_path / 'recipe.py').write_text(f'{BASE}get_config = c.base\ndef sweep(config):\n  raise KeyError("x")\n')
   refused(['sweep', f'--config={tmp_path}/recipe.py', f'--workdir={tmp_path}/run'], "line 4: KeyError: 'x'")
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('groups', ('3', '"abc"', '[1]', '{1: None}', '{"a": 3}', '{"a": "seed"}', '{"a": [1]}'))
+def test_groups_that_are_none_are_one_line(groups, tmp_path):
+  (tmp_path / 'recipe.py').write_text(f'{BASE}get_config = c.base\nGROUPS = {groups}\ndef sweep(config):\n  return [{{}}]\n')
+  refused(['sweep', f'--config={tmp_path}/recipe.py', f'--workdir={tmp_path}/run'], 'GROUPS of')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_word_that_is_no_command_of_a_sweep_is_refused():
+  refused(['sweep', 'stats', '--workdir=runs/x'], 'sweep stats: expected status, logs, cancel')

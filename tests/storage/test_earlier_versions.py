@@ -12,6 +12,12 @@ from mobilenet_jax.storage import run_files
 from mobilenet_jax.training import checked, train
 
 
+def write_config(folder, values):
+  """Writes the config of a run of which something has come: it has a checkpoint."""
+  (folder / run_files.CHECKPOINTS / '1').mkdir(parents=True)
+  (folder / run_files.CONFIG_FILE).write_text(json.dumps(values))
+
+
 def claim(folder, config):
   run_files.claim(folder, config, models.defaults(config.model.name))
 
@@ -20,7 +26,7 @@ def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):
   config = checked(tiny_config())
   old = json.loads(config_lib.to_json(config))
   del old['data']['stall_seconds'], old['embedding'], old['model']['padding']
-  (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
+  write_config(tmp_path, old)
   claim(tmp_path, config)
   with pytest.raises(UserError, match=r'- "size": 128, \+ "size": 64'):
     claim(tmp_path, config_lib.changed(config, {'embedding.size': 64}))
@@ -30,7 +36,7 @@ def test_a_run_from_before_there_was_one_road_for_data_is_not_continued(tmp_path
   config = checked(tiny_config())
   old = json.loads(config_lib.to_json(config))
   old['data']['shuffle_buffer'] = 16384
-  (tmp_path / run_files.CONFIG_FILE).write_text(json.dumps(old))
+  write_config(tmp_path, old)
   with pytest.raises(UserError, match=r'another config, which an earlier version of this code wrote \(.*- "shuffle_buffer"'):
     claim(tmp_path, config)
 

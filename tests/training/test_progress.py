@@ -1,0 +1,150 @@
+"""What a person hears from a run, a start that fails, and a run that becomes longer."""
+
+import itertools
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_images, tiny_config
+
+from mobilenet_jax.errors import Interrupted, UserError
+from mobilenet_jax.storage import checkpoints, run_files
+from mobilenet_jax.sweeps import status
+from mobilenet_jax.training import loop, report, train, train_group
+from mobilenet_jax.training.durations import Durations
+from mobilenet_jax.training.run import Run
+
+DATA = random_images(32), random_images(48).subset(np.arange(32, 48))  # no example is in both
+
+
+def heard(config, folder):
+  """Trains, and returns the lines that a person sees, and the run's row."""
+  lines = []
+  outcome, = train_group([config], [folder], DATA, says=[lines.append])
+  if isinstance(outcome, UserError):
+    raise outcome
+  return lines, outcome
+
+
+def test_evaluations_that_are_left_are_counted():
+  for total, every, checkpoint in itertools.product(range(1, 14), (0, 1, 2, 3, 40), (0, 1, 4, 6)):
+    durations = Durations(total, 0, every, checkpoint)
+    for step in range(total + 1):
+      later = [s for s in range(step + 1, total + 1) if durations.due('eval', s) or durations.due('checkpoint', s)]
+      assert durations.evaluations_after(step) == len(later)
+
+
+def test_a_line_for_everything_that_takes_long(tiny_model, monkeypatch, tmp_path):
+  monkeypatch.setattr(report, 'FIRST_SECONDS', 0)
+  monkeypatch.setattr(report, 'THEN_SECONDS', 0)
+  monkeypatch.setattr(loop, 'EVALUATION_SECONDS', 0)
+  config = tiny_config(log_every='8 steps', eval_every='8 steps', checkpoint_every='8 steps')
+  lines, _ = heard(config, tmp_path)
+  steps = [line for line in lines if line.startswith('step ')]
+  assert lines[:2] == [': 32 examples to train on, 16 to evaluate on, 4 classes'.join((config.data.name, '')), 'compiling']
+  assert steps[0].startswith('step 2/8  ') and steps[0].endswith(' left')  # before any log is due
+  assert {'evaluating: 8 of 16', 'evaluating: 16 of 16'} <= set(lines)
+  assert 'evaluated on 16' in steps[-1] and '0:00 left' not in steps[0].split('  ')[1]
+
+
+def test_the_time_that_is_left_counts_evaluations(monkeypatch, tmp_path):
+  """A clock by hand: steps of a second, evaluations of 30 of them."""
+  now = [0.0]
+  monkeypatch.setattr('time.monotonic', lambda: now[0])
+  said = []
+  task = type('Task', (), {'headlines': (), 'remark': lambda self, values: ''})()
+  progress = type('Progress', (), {'step': 0, 'pending': False})()
+  written = report.Report(tmp_path, task, progress, Durations(100, 10, 20, 50), 8, 120, lambda text, **numbers: said.append(numbers))
+  now[0] += 10
+  written.train(10, {'loss': 1.0})
+  assert said[-1]['seconds_left'] == 90 + 6 * 120 / 8 / 3  # after steps 20, 40, 50, 60, 80, 100; a third of a step an example
+  now[0] += 10
+  written.train(20, {'loss': 1.0})
+  now[0] += 30
+  written.evaluation(20, {'examples': 120})
+  now[0] += 10
+  written.train(30, {'loss': 1.0})
+  assert said[-1] == {'step': 30, 'total_steps': 100, 'seconds_left': 70 + 5 * 30}
+  written.close()
+
+
+def test_the_progress_of_a_run_is_in_its_folder_until_it_has_finished(tiny_model, tmp_path):
+  seen = []
+
+  def say(text):
+    seen.append((text, run_files.read_progress(tmp_path).get('doing'), status.progress(tmp_path, running=True)))
+
+  train_group([tiny_config()], [tmp_path], DATA, says=[say])
+  texts, doing, shown = zip(*seen)
+  assert doing == texts and shown[1] == 'compiling' and shown[2].startswith('step 2/8, 0:0')
+  assert any(text.startswith('step 4/8, top-1 ') and text.endswith(' left') for text in shown)
+  assert run_files.read_progress(tmp_path) == {} and run_files.read_row(tmp_path)
+
+
+def test_a_stop_while_compiling_says_that_it_waits_for_the_compilation(tiny_model, monkeypatch, tmp_path):
+  lines, started = [], Run.start
+
+  def start(run, *args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not any('stopping after this compilation' in line for line in lines):
+      pass
+    started(run, *args)
+
+  monkeypatch.setattr(Run, 'start', start)
+  monkeypatch.setattr('mobilenet_jax.runtime.devices.cpu_cores', lambda: 1)
+  folders = [tmp_path / name for name in 'ab']
+  with pytest.raises(Interrupted):
+    train_group([tiny_config()] * 2, folders, DATA, says=[lines.append] * 2)
+  assert lines.count('SIGTERM: stopping after this compilation') == 2  # a line for each run
+  assert 'compiling model 1 of 2' in lines and 'compiling model 2 of 2' not in lines
+  assert lines[-2:] == ['stopped before the first step'] * 2
+  assert not list(tmp_path.glob('*/checkpoints/[0-9]*'))
+
+
+def test_a_start_that_failed_does_not_claim_its_folder(tiny_model, tmp_path):
+  with pytest.raises(UserError, match='num_classes=2'):
+    train(tiny_config(**{'model.num_classes': 2}), tmp_path, DATA)
+  lines, row = heard(tiny_config(**{'optim.learning_rate': 0.02}), tmp_path)
+  assert 'is replaced, as nothing has come of it' in lines[0] and '- "num_classes": 2, + "num_classes": 0' in lines[0]
+  assert json.loads((tmp_path / 'config.json').read_text())['optim']['learning_rate'] == 0.02
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file() and path.name != 'lock'}
+  with pytest.raises(UserError, match='belongs to another config'):
+    train(tiny_config(), tmp_path, DATA)
+  assert {path: path.read_bytes() for path in before} == before
+
+
+def weights(folder):
+  return checkpoints.read_model(folder)[0]
+
+
+def test_a_run_may_become_longer(tiny_model, tmp_path):
+  """The weights are those of a run that was as long from the start."""
+  short, long_ = tiny_config(train_for='6 steps'), tiny_config(train_for='1.5 epochs')
+  longer = tiny_config(train_for='10 steps', ema_decay=0.0)
+  _, row = heard(short, tmp_path / 'a')
+  assert 'extended' not in row and row['examples_seen'] == 48
+  lines, row = heard(longer, tmp_path / 'a')
+  assert lines[0] == "train_for grows from '6 steps' to '10 steps'" and 'continuing at step 6' in lines
+  assert row['extended'] == '6 steps at step 6' and row['examples_seen'] == 80
+  heard(longer, tmp_path / 'b')
+  jax.tree.map(np.testing.assert_array_equal, weights(tmp_path / 'a'), weights(tmp_path / 'b'))
+  evaluations = lambda folder: [row for row in run_files.read_metrics(folder)[0] if row['split'] == 'eval']
+  assert [row['step'] for row in evaluations(tmp_path / 'a')] == [4, 6, 8, 10]
+  assert [row for row in evaluations(tmp_path / 'a') if row['step'] != 6] == evaluations(tmp_path / 'b')
+
+  before = {path: path.read_bytes() for path in (tmp_path / 'a').rglob('*') if path.is_file() and path.name != 'lock'}
+  for other in (short, long_, tiny_config(train_for='12 steps', seed=3)):
+    with pytest.raises(UserError, match='belongs to another config'):
+      train(other, tmp_path / 'a', DATA)
+  assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_without_checkpoints_does_not_become_longer(tiny_model, tmp_path):
+  train(tiny_config(), tmp_path, DATA)
+  (tmp_path / 'checkpoints').rename(tmp_path / 'elsewhere')
+  with pytest.raises(UserError, match='belongs to another config'):
+    train(tiny_config(train_for='12 steps'), tmp_path, DATA)
+  assert run_files.read_row(tmp_path)
