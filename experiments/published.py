@@ -16,10 +16,11 @@ from experiments import figures
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.data import load_whole
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.models import measure
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.runtime.environment import commit
+from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.sweeps import results
 from mobilenet_jax.trained.published import release
 from mobilenet_jax.training import evaluate_trained
@@ -37,7 +38,10 @@ def evaluate_published(names: list[str], data: dict) -> list[dict]:
         **data, 'data.exif_orientation': False, 'eval_batch_size': 100})
     source = load_whole(config.data)
     print(*source.remarks, sep='\n', end='\n' if source.remarks else '', flush=True)
-    evaluations = evaluate_trained(list(models.values()), source, config, lambda error: print(f'skipping {error.name}'))
+    what = f'evaluating {" and ".join(models)} ({len(rows)} of {len(names)} models done)'
+    print(f'{what} on {counted(len(source), "image")}', flush=True)
+    evaluations = evaluate_trained(list(models.values()), source, config, lambda error: print(f'skipping {error.name}'),
+                                   progress(what, len(source)))
     for (name, model), means in zip(models.items(), evaluations):
       cost = measure(model.module, (size, size, 3), train=False)
       rows.append({

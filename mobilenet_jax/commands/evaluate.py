@@ -10,6 +10,7 @@ import sys
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import data, tasks, trained
 from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.training import evaluate_trained, own_evaluation
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
   for remark in (*source.remarks, *([by_number] if model.matches_by_number(source) else ())):
     print(remark, file=sys.stderr)
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
-  means, = evaluate_trained([model], source, config, skipping)
+  means, = evaluate_trained([model], source, config, skipping, progress('evaluating', len(source)))
   against = model.task.measured_against(source)
   if args.json:
     print(json.dumps({'model': args.model, 'data': config.data.name, 'measured_against': against, **means}))

@@ -19,9 +19,9 @@ from pathlib import Path
 from mobilenet_jax.commands import recipe as recipe_lib
 from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import command_line, devices
+from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.sweeps import results, status
 from mobilenet_jax.sweeps.sweep import ALONE, LAUNCHERS, sweep
-from mobilenet_jax.training import duration
 
 COMMANDS = ('status', 'logs', 'cancel')
 WATCH_SECONDS = 5

@@ -25,7 +25,7 @@ def load(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
   Raises:
     UserError: if there is no such dataset, split or folder, or it holds no images or is not prepared.
   """
-  kind, _, path = config.name.partition(':')
+  kind, path = _kind_and_path(config.name)
   if config.pairs and kind != 'folder':
     raise UserError(f'data.pairs={config.pairs}: expected data.name=folder:/path, a folder with the images of the pairs')
   if kind == 'npz':
@@ -52,7 +52,7 @@ def load_whole(config: ml_collections.ConfigDict, split: str = '') -> Source:
   Raises:
     UserError: as in `load`.
   """
-  kind, _, path = config.name.partition(':')
+  kind, path = _kind_and_path(config.name)
   if kind == 'folder':
     return folders.load_whole(path, config, split)
   if kind == 'hf':
@@ -60,6 +60,13 @@ def load_whole(config: ml_collections.ConfigDict, split: str = '') -> Source:
   if kind == 'npz':
     return _from_npz(path, split or config.eval_split)
   return tfds_sets.load_whole(config, split or config.eval_split)
+
+
+def _kind_and_path(name):
+  kind, colon, path = name.partition(':')
+  if colon and kind in ('folder', 'hf', 'npz') and not path.strip():
+    raise UserError(f'data.name={name}: expected a path, as in {kind}:/path')
+  return kind, path
 
 
 def _from_npz(path, split):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 from pathlib import Path
 
 import ml_collections
@@ -182,11 +183,13 @@ def _builder(config: ml_collections.ConfigDict):
     return _embedded_builder(config.name, data_dir)
   try:
     builder = tfds.builder(config.name, data_dir=data_dir)
-  except tfds.core.DatasetNotFoundError as error:
-    raise UserError(f'data.name={config.name}: TFDS has no such dataset; expected {", ".join(EMBEDDED)}, a TFDS name '
-                    'such as cifar10, folder:/path or npz:/path') from error
-  except (ValueError, AssertionError) as error:  # a name that TFDS cannot parse, or an unknown configuration
-    raise UserError(f'data.name={config.name}: {str(error).splitlines()[0]}') from error
+  except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+    bare = re.split('[:/]', config.name)[0]
+    known = bare in tfds.list_builders()  # if so, the version or the configuration is unknown
+    why = str(error).splitlines()[0] if known else (
+        f'TFDS has no such dataset; expected {", ".join(EMBEDDED)}, a TFDS name such as cifar10, folder:/path, npz:/path or '
+        'hf:/path')
+    raise UserError(f'data.name={config.name}: {why}{"" if known else _suggestion(config.name)}') from error
   if not builder.is_prepared():
     where = f' --data_dir={config.data_dir}' if config.data_dir else ''
     raise UserError(f'data.name={config.name}: not prepared in {builder.data_path.parent}; prepare it once with: '
@@ -197,6 +200,13 @@ def _builder(config: ml_collections.ConfigDict):
     raise UserError(f'data.name={config.name}: the features are {sorted(features)}; expected an image of 8 or 16 bits and a '
                     'label, attributes or an identity')
   return builder
+
+
+def _suggestion(name) -> str:
+  """Returns what a name that is no dataset may stand for, if it looks like a path; else ''."""
+  path = Path(name.partition(':')[2] or name).expanduser()
+  kind = 'folder' if path.is_dir() else {'.npz': 'npz'}.get(path.suffix) if path.exists() else None
+  return f'; did you mean {kind}:{path}?' if kind else ''
 
 
 def _embedded_builder(name, data_dir):

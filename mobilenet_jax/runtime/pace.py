@@ -1,6 +1,9 @@
 """Says when a person should hear again from something that takes long."""
 
+import functools
+import sys
 import time
+from collections.abc import Callable
 
 
 class Pace:
@@ -24,3 +27,30 @@ class Pace:
   def reset(self) -> None:
     """Begins the seconds of a further time, because something else was said."""
     self._seconds, self._since = self._then, time.monotonic()
+
+
+def progress(what: str, total: int, seconds: float = 10,
+             say: Callable[[str], None] = functools.partial(print, file=sys.stderr, flush=True)) -> Callable[[int], None]:
+  """Returns a function that takes how many of `total` are done, and says so every so many seconds, with the time that is left.
+
+  Args:
+    what: what is done, such as 'evaluating'.
+    total: how many there are to do.
+    seconds: how often to say something.
+    say: takes each line; by default it is printed on standard error.
+  """
+  pace, started = Pace(seconds, seconds), time.monotonic()
+
+  def done(count: int) -> None:
+    if pace.due() and 0 < count < total:
+      left = (time.monotonic() - started) * (total - count) / count
+      say(f'{what}: {count:,} of {total:,}, {duration(left)} left')
+
+  return done
+
+
+def duration(seconds: float) -> str:
+  """Returns seconds as text, like 4:05 or 1:02:03."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mobilenet_jax import tasks
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.storage.files import lock_owner
 from mobilenet_jax.storage.run_files import newest_checkpoint, read_metrics, read_progress, read_row
 from mobilenet_jax.sweeps import job, launch, results
-from mobilenet_jax.training import described, duration
+from mobilenet_jax.training import described
 
 FINISHED, FAILED, STOPPED, WAITING, UNKNOWN = 'finished', 'failed', 'stopped', 'waiting', 'unknown'
 LOG_LINES = 20

@@ -11,9 +11,10 @@ import ml_collections
 
 from mobilenet_jax.errors import Interrupted, UserError, counted
 from mobilenet_jax.runtime import signals
+from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.storage.run_files import read_progress, read_row
 from mobilenet_jax.sweeps import grouping, job, launch, results, status
-from mobilenet_jax.training import described, duration
+from mobilenet_jax.training import described
 
 STATUS_SECONDS = 20  # between two progress lines
 POLL_SECONDS = {'local': 0.5, 'slurm': 5}

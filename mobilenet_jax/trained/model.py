@@ -186,16 +186,17 @@ class TrainedModel:
     return self.task.kind == 'classes' and (
         not ours or not theirs or _are_numbers(theirs) and not any(name.isdecimal() for name in ours))
 
-  def variables_for(self, source: Source, like: dict, keep_head: bool) -> dict:
+  def variables_for(self, source: Source, asked: ml_collections.ConfigDict, like: dict, keep_head: bool) -> dict:
     """Returns {'params', 'batch_stats'} from which the training of another model starts.
 
     Args:
       source: the data that the other model is trained on.
+      asked: the `model` section of the other model's config.
       like: the variables of the other model before training.
       keep_head: whether its classifier starts from this model's rows for the classes of `source`, instead of as in `like`.
 
     Raises:
-      UserError: if the variables do not fit; the error lists all mismatches.
+      UserError: if the variables do not fit; the error says why.
     """
     params, head = dict(self.variables['params']), like['params'][models.CLASSIFIER]
     classifier = params.pop(models.CLASSIFIER, None)
@@ -213,14 +214,28 @@ class TrainedModel:
     wrong = [f'{name} is {ours.get(name, "missing")}, expected {theirs.get(name, "nothing")}'
              for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if wrong:
-      raise UserError(f'init.model={self.origin}: expected the architecture that config.model describes: {few(wrong)} '
-                      f'({len(wrong)} in all)')
+      fields = [f'model.{name}={value}, you asked for {asked[name]}' for name, value in self.config.model.items()
+                if name != 'num_classes' and _gives_other_shapes(asked, name, value)]
+      raise UserError(f'init.model={self.origin}: ' + (
+          f'it has {", ".join(fields)}; give the same, or another model to start from' if fields else
+          f'its weights have other shapes: {few(wrong)} ({len(wrong)} in all); expected the network that config.model describes'))
     return jax.tree.map(jnp.asarray, variables)
 
   def save(self, folder: Path) -> None:
     """Writes the model in the form of a run's checkpoint, which `load` reads."""
     checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))
     write_whole(folder / CONFIG_FILE, config_lib.to_json(self.config))
+
+
+def _gives_other_shapes(config, field, value) -> bool:
+  """Returns whether another value of a field of the `model` section of a config gives the network other variables."""
+  def shapes(config):
+    init = lambda image: models.create(config, 1).init(jax.random.key(0), image, train=False)
+    return jax.tree.map(jnp.shape, jax.eval_shape(init, jnp.zeros((1, config_lib.MIN_SIZE, config_lib.MIN_SIZE, 3))))
+  if config.get(field, value) == value:
+    return False
+  other = config if field != 'name' else {'num_classes': 0}  # whose fields another network may lack
+  return shapes(ml_collections.ConfigDict({**other, field: value})) != shapes(config)
 
 
 def _are_numbers(names) -> bool:

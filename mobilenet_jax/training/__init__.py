@@ -16,7 +16,7 @@ from mobilenet_jax.training.evaluation import evaluate_trained
 from mobilenet_jax.training.inputs import difference, load_inputs, own_evaluation, starting_weights
 from mobilenet_jax.training.loop import stream, train, train_group
 from mobilenet_jax.training.memory import state_bytes, step_bytes
-from mobilenet_jax.training.report import described, duration
+from mobilenet_jax.training.report import described
 
-__all__ = ['Teacher', 'checked', 'described', 'difference', 'duration', 'evaluate_trained', 'load_inputs', 'own_evaluation',
+__all__ = ['Teacher', 'checked', 'described', 'difference', 'evaluate_trained', 'load_inputs', 'own_evaluation',
            'starting_weights', 'state_bytes', 'step_bytes', 'stream', 'train', 'train_group']

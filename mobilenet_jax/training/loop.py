@@ -15,7 +15,7 @@ from mobilenet_jax import tasks
 from mobilenet_jax.data import BadExample, Batch, Source, left_out, stream_size, train_batches
 from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.runtime import devices, signals
-from mobilenet_jax.runtime.pace import Pace
+from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.training import distillation, evaluation
 from mobilenet_jax.training import inputs as inputs_lib
 from mobilenet_jax.training.inputs import Inputs
@@ -227,12 +227,7 @@ class _Group:
     """Evaluates runs together and calls then(run, evaluation) for each, unless a stop is wanted first."""
     if not runs or self._stop():
       return
-    pace = Pace(EVALUATION_SECONDS, EVALUATION_SECONDS)
-
-    def on_progress(count):
-      if pace.due():
-        self._say(f'evaluating: {count:,} of {len(self._eval_source):,}')
-
+    on_progress = progress('evaluating', len(self._eval_source), EVALUATION_SECONDS, self._say)
     evaluations = evaluation.evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
                                       self._on_stall, self._stop, on_progress)
     for run, found in zip(runs, evaluations):

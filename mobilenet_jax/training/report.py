@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mobilenet_jax import tasks
-from mobilenet_jax.runtime.pace import Pace
+from mobilenet_jax.runtime.pace import Pace, duration
 from mobilenet_jax.storage.run_files import METRICS_FILE, TENSORBOARD, read_metrics, write_metrics
 from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.state import Progress
@@ -122,13 +122,6 @@ class _TensorBoard:
 
   def close(self) -> None:
     self._writer.close()
-
-
-def duration(seconds: float) -> str:
-  """Returns seconds as text, like 4:05 or 1:02:03."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
 def described(outcome: dict | str) -> str:

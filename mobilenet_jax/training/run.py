@@ -132,9 +132,12 @@ class Run:
 
   def _start_from(self, init: ml_collections.ConfigDict, source: Source, state: TrainState) -> TrainState:
     """Returns the state before the first step, with the weights of another model."""
-    variables = trained.load(init.model).variables_for(source, like=state.variables(), keep_head=init.keep_head)
+    origin = trained.load(init.model)
+    variables = origin.variables_for(source, self.config.model, like=state.variables(), keep_head=init.keep_head)
     head = 'with its classifier' if init.keep_head else 'with a new classifier'
-    self.folder.note(f'starting from {init.model}, {head}{"; the body is frozen" if init.freeze_body else ""}')
+    theirs, ours = (tuple(config.data.image_size) for config in (origin.config, self.config))
+    sizes = f', trained on {theirs[0]}x{theirs[1]} images (here {ours[0]}x{ours[1]})' if theirs != ours else ''
+    self.folder.note(f'starting from {init.model}{sizes}, {head}{"; the body is frozen" if init.freeze_body else ""}')
     return state.start_with(variables)
 
   def _go_on_from(self, progress: Progress) -> None:
