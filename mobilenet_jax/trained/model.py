@@ -47,7 +47,7 @@ class TrainedModel:
   def __repr__(self):
     height, width = self.config.data.image_size
     names = f': {few(self.labels)}' if self.labels else ''
-    outputs = f'{self.num_classes:,} outputs ({self.config.task}){names}' if self.num_classes else 'features, without a classifier'
+    outputs = f'{self.num_classes:,} outputs ({self.config.task}){names}' if self.num_classes else 'features'
     leaves = jax.tree.leaves(self.variables)
     places = sorted({'memory of the host' if isinstance(leaf, np.ndarray) else ', '.join(map(str, leaf.devices()))
                      for leaf in leaves})

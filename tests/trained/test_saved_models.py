@@ -1,4 +1,4 @@
-"""Tests folders of models: saving, the choice of a checkpoint, names that look like patterns, and what a model tells of itself."""
+"""Tests folders of models: saving, choosing a checkpoint, names that look like patterns, and what a model says of itself."""
 
 import io
 import json
@@ -199,4 +199,4 @@ def test_complexity_of_a_model(tmp_path):
   values = json.loads(done.stdout)
   assert (values['model'], values['mult_adds'], values['trainable']) == ('mobilenet_0.25_128', 13_570_048, 470_072)
   assert_one_line(command('complexity'), 'required: model')
-  assert_one_line(command('complexity', tmp_path / 'model', '--config=configs/fabrics.py'), 'is not an argument of this command')
+  assert_one_line(command('complexity', tmp_path / 'model', '--config=configs/fabrics.py'), 'is not an argument of this')

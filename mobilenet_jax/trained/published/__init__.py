@@ -40,8 +40,8 @@ def _import_published(name, path, averaged):
   width_multiplier, size = release.width_and_size(name)
   found = model.config.model.width_multiplier, tuple(model.config.data.image_size)
   if found != (width_multiplier, (size, size)):
-    raise UserError(f'{path}: is a {config_lib.model_name(model.config)}, expected {name}; remove the file, so that the right one '
-                    'is fetched, or give its path')
+    raise UserError(f'{path}: is a {config_lib.model_name(model.config)}, expected {name}; remove the file, so that the right '
+                    'one is fetched, or load it by its path')
   return model
 
 

@@ -91,7 +91,7 @@ def from_theirs(arrays: dict[str, np.ndarray], name_of, origin: str) -> tuple[di
 
   values, wrong, rest, expected_shapes = {}, [], dict(arrays), shapes(model)
   if not any(name_of(path) in arrays for path in expected_shapes if path[1].endswith('_bn')):
-    raise UserError(f'{origin}: has no batch norm, which is folded into its weights; expected the weights as they were trained')
+    raise UserError(f'{origin}: has no batch norm, which is folded into its weights; expected them as they were trained')
   for path, shape in expected_shapes.items():
     name = name_of(path)
     expected = to_theirs(path, np.zeros(shape, np.float32)).shape
