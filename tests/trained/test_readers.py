@@ -7,12 +7,13 @@ import tarfile
 import jax
 import numpy as np
 import pytest
-from conftest import SHARED, assert_one_line, command
+from conftest import SHARED, assert_one_line, command, random_images, tiny_config
 from published_files import graph_of, random_variables, slim_arrays, write_checkpoint
 
 from mobilenet_jax import trained
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.trained.published import readers, weights
+from mobilenet_jax.training import train
 
 
 @pytest.fixture(scope='module')
@@ -61,6 +62,8 @@ def test_an_image_size_that_is_not_said_must_be_given(variables, tmp_path):
   with pytest.raises(UserError, match='neither the file nor its name says the image size; give --image-size=SIZE'):
     trained.load(path)
   assert_one_line(command('import', path, f'--out={tmp_path / "out"}'), 'import the file first: mobilenet_jax import FILE')
+  with pytest.raises(UserError, match='import the file first'):
+    train(tiny_config(**{'init.model': str(path)}), tmp_path / 'run', (random_images(8), random_images(8)))
   assert_one_line(command('complexity', path, '--image-size=9x6x'), '--image-size=9x6x: expected a number of pixels')
   done = command('complexity', path, '--image-size=96x64', '--json')
   assert json.loads(done.stdout)['model'] == 'mobilenet_0.25_96x64', done.stderr

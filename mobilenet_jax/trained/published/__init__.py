@@ -25,14 +25,16 @@ def load(name: str | Path, averaged: bool = True, image_size: tuple[int, int] | 
   if readers.is_file(path):
     return _import(path, name, averaged, image_size)
   path, digest = release.fetch(name)
-  if not averaged:
-    return _import_published(name, path, averaged)
   imported = release.cache_folder() / f'{name.replace(":", "_")}-{digest[:12]}'  # what another file gives has another name
-  if not (imported / CONFIG_FILE).exists():  # the last file that `save` writes
+  if averaged and (imported / CONFIG_FILE).exists():  # the last file that `save` writes
+    return load_folder(imported, name)
+  model = _import_published(name, path, averaged)
+  release.record(path, digest)
+  if averaged:
     with release.cache_lock():
       if not (imported / CONFIG_FILE).exists():
-        _import_published(name, path, averaged).save(imported)
-  return load_folder(imported, name)
+        model.save(imported)
+  return model
 
 
 def _import_published(name, path, averaged):

@@ -78,7 +78,7 @@ def cached(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def cache_lock():
-  """Gives the cache to this process; other processes wait until it has fetched or imported a model."""
+  """Gives the cache to this process for writing; other processes wait."""
   cache_folder().mkdir(parents=True, exist_ok=True)
   with lock(cache_folder(), seconds=_LOCK_SECONDS):
     yield
@@ -87,23 +87,31 @@ def cache_lock():
 def fetch(name: str) -> tuple[Path, str]:
   """Returns the file of a published model, which is downloaded on first use, and its SHA-256.
 
-  The SHA-256 is that in DIGESTS or, if there is none, the one with which the file first came into the cache, whether it was
-  downloaded or a person put it there.
+  The SHA-256 is compared with that in DIGESTS or, if there is none, with that which `record` wrote.
 
   Raises:
     UserError: if the file cannot be downloaded, or has another SHA-256.
   """
   url, path = address(name), cached(name)
-  if path and (digest := _sha256(path)) == _known_digest(path.name):
-    return path, digest
+  if not path:
+    with cache_lock():
+      path = cached(name) or _download(name, url)
+  digest = _sha256(path)
+  _check(path, digest, 'remove the file, so that it is fetched again, or load it by its path')
+  return path, digest
+
+
+def record(path: Path, digest: str) -> None:
+  """Records the SHA-256 of a file of the cache, once it has been found to be the model of its name.
+
+  What is recorded stays: it is that of the file's first arrival, whether it was downloaded or a person put it there.
+  """
+  if _known_digest(path.name):
+    return
   with cache_lock():
-    path = cached(name) or _download(name, url)
-    digest = _sha256(path)
-    _check(path, digest, 'remove the file, so that it is fetched again, or load it by its path')
     if not _known_digest(path.name):
       with (cache_folder() / CHECKSUMS_FILE).open('a') as file:
         file.write(f'{digest}  {path.name}\n')
-  return path, digest
 
 
 def _download(name, url):
