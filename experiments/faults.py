@@ -259,7 +259,7 @@ def inject(fault: str, number: int, folder: Path) -> dict:
 def outcome(folder: Path) -> tuple:
   """Returns the outcome of a run: the whole final state with the parameters, the metrics, and the row without its times."""
   row = {name: value for name, value in (run_files.read_row(folder) or {}).items() if name != 'seconds'}
-  state, _ = checkpoints.read_newest(folder)
+  state, _ = checkpoints.read(folder)
   leaves = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
   return leaves, (folder / run_files.METRICS_FILE).read_bytes(), row

@@ -12,8 +12,8 @@ __version__ = '0.1.0'
 _environment.set_defaults()  # before any library that reads them is imported
 
 
-def load(name):
+def load(name, image_size=None, checkpoint='newest'):
   """Returns the trained model in a run's folder or a file, or with a published name; see `trained.load`."""
   from mobilenet_jax import trained
   _environment.quiet()
-  return trained.load(name)
+  return trained.load(name, image_size=image_size, checkpoint=checkpoint)

@@ -1,6 +1,9 @@
 """Counts the Mult-Adds and parameters of a model, layer by layer.
 
     mobilenet_jax complexity --config=configs/imagenet.py:alpha=0.75,res=192 [--json]
+    mobilenet_jax complexity runs/mine
+
+The model is what a recipe describes, or a run folder, a file of published weights, or the name of a published model.
 """
 
 import dataclasses
@@ -8,20 +11,28 @@ import json
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import data, models, tasks
+from mobilenet_jax.commands import model_argument
 from mobilenet_jax.commands import recipe as recipe_lib
+from mobilenet_jax.errors import UserError
 
 
 def main(argv: list[str]) -> None:
   parser = recipe_lib.parser(__doc__, 'complexity')
   parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
-  args, (_, _, config) = recipe_lib.parse(parser, argv)
-  config.model = models.complete(config.model)
-  task = tasks.create(config)
-  known = task.kind == 'classes' and config.model.num_classes  # if so, no data is needed
-  num_outputs = known or task.outputs(data.load(config.data)[0])[0]
-  complexity = models.measure(models.create(config.model, num_outputs), (*config.data.image_size, 3), train=False)
+  model_argument.add_arguments(parser, required=False)
+  args, recipe = recipe_lib.parse(parser, argv, required=False)
+  if bool(recipe) == bool(args.model):
+    raise UserError('complexity: expected a recipe, --config=configs/fabrics.py, or a model, such as a run folder')
+  if recipe:
+    config = recipe.config
+    config.model = models.complete(config.model)
+    module = _module(config)
+  else:
+    model = model_argument.load(args)
+    config, module = model.config, model.module
+  complexity = models.measure(module, (*config.data.image_size, 3), train=False)
   if not args.json:
-    print(table(complexity))
+    print(models.table(complexity))
     return
   print(json.dumps({
       'model': config_lib.model_name(config), 'mult_adds': complexity.mult_adds, 'params': complexity.params,
@@ -29,15 +40,8 @@ def main(argv: list[str]) -> None:
       'layers': [dataclasses.asdict(layer) for layer in complexity.layers]}))
 
 
-def table(complexity: models.Complexity) -> str:
-  """Returns the layers, one per line, and the totals."""
-  rows = [('layer', 'kind', 'output', 'Mult-Adds', 'weights')]
-  rows += [(layer.name, layer.kind, 'x'.join(map(str, layer.output)), f'{layer.mult_adds:,}', f'{layer.params:,}')
-           for layer in complexity.layers]
-  rows.append(('total', '', '', f'{complexity.mult_adds:,}', f'{complexity.params:,}'))
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = ['  '.join(f'{cell:{"<" if i < 3 else ">"}{width}}' for i, (cell, width) in enumerate(zip(row, widths)))
-           for row in rows]
-  lines += ['', f'counted: {models.CONVENTION}',
-            f'all trainable: {complexity.trainable:,}; batch-norm statistics: {complexity.batch_stats:,}']
-  return '\n'.join(lines)
+def _module(config):
+  """Returns the network that a recipe's config describes."""
+  task = tasks.create(config)
+  known = task.kind == 'classes' and config.model.num_classes  # if so, no data is needed
+  return models.create(config.model, known or task.outputs(data.load(config.data)[0])[0])

@@ -1,14 +1,15 @@
 """Evaluates a trained model on a dataset.
 
     mobilenet_jax evaluate mobilenet_0.25_128 --data=folder:/imagenet/val [--json]
-    mobilenet_jax evaluate runs/mine
+    mobilenet_jax evaluate runs/mine --checkpoint=best
 """
 
 import json
 import sys
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import data, tasks, trained
+from mobilenet_jax import data, tasks
+from mobilenet_jax.commands import model_argument
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.training import evaluate_trained, own_evaluation
@@ -16,7 +17,7 @@ from mobilenet_jax.training import evaluate_trained, own_evaluation
 
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'evaluate')
-  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  model_argument.add_arguments(parser)
   parser.add_argument('--data', default='', help='a TFDS name, folder:/path or npz:/path; by default the held-out part '
                       "of the model's own data")
   parser.add_argument('--split', default='', help="split of the data; by default the model's own")
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
 
-  model = trained.load(args.model)
+  model = model_argument.load(args)
   config = config_lib.changed(model.config, {
       'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
       **({'data.eval_split': args.split} if args.split else {}),
@@ -43,8 +44,8 @@ def main(argv: list[str]) -> None:
   means, = evaluate_trained([model], source, config, skipping, progress('evaluating', len(source)))
   against = model.task.measured_against(source)
   if args.json:
-    print(json.dumps({'model': args.model, 'data': config.data.name, 'measured_against': against, **means}))
+    print(json.dumps({'model': model.origin, 'data': config.data.name, 'measured_against': against, **means}))
   else:
     against = '' if against == 'labels' else f' against {against}'
-    print(f'{args.model} on {config.data.name}, {means["examples"]:,} examples{against}: {tasks.headline(means)}')
+    print(f'{model.origin} on {config.data.name}, {means["examples"]:,} examples{against}: {tasks.headline(means)}')
     print(model.task.details(means), end='')

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenet_jax import trained
+from mobilenet_jax.commands import model_argument
 from mobilenet_jax.commands.image_paths import find_images
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.trained.export import FORMATS, Network, export
@@ -20,7 +20,7 @@ MAX_IMAGES = 256  # taken from a folder, evenly spread
 
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'export')
-  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  model_argument.add_arguments(parser)
   parser.add_argument('formats', nargs='+', choices=FORMATS, metavar='FORMAT')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
   parser.add_argument('--logits', action='store_true', help='output logits instead of probabilities')
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--calibration', type=Path, help='folder of images from which tflite-int8 gets its ranges')
   args = parser.parse_args(argv)
 
-  model = trained.load(args.model)
+  model = model_argument.load(args)
   network = Network(model, softmax=not args.logits, preprocessing=args.preprocessing)
   images, calibration = (_prepare(model, folder) for folder in (args.images, args.calibration))
   images = calibration if images is None else images

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
+from mobilenet_jax.commands import model_argument
 from mobilenet_jax.commands.image_paths import find_images
 from mobilenet_jax.data import eval_batches, from_images, read_image
 from mobilenet_jax.errors import UserError
@@ -102,7 +103,7 @@ FORMATS = {'table': write_table, 'json': write_json, 'csv': write_csv}
 
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'predict')
-  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  model_argument.add_arguments(parser)
   parser.add_argument('images', nargs='+', help='images and folders of images; - for a list of paths on standard input')
   parser.add_argument('--top', type=int, default=5, help='labels per image')
   parser.add_argument('--batch', type=int, default=32, help='images at a time; does not affect the result')
@@ -119,7 +120,7 @@ def main(argv: list[str]) -> None:
   paths += [Path(line).expanduser() for line in listed if line]
   if not paths:
     raise UserError('standard input names no image; expected one path per line')
-  model = trained.load(args.model)
+  model = model_argument.load(args)
   model.check_labels()
   errors: list[str] = []
   predictions = with_progress(predict(model, paths, args.top, min(args.batch, len(paths)), errors), len(paths))

@@ -46,18 +46,41 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--host', type=int, default=-1, help='which of them this is, from 0')
 
 
-def parse(parser: command_line.Parser, argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
+def parse(parser: command_line.Parser, argv: list[str], required: bool = True) -> tuple[argparse.Namespace, Recipe | None]:
   """Parses a command line and builds the config. If help is asked for, prints it with all fields of the config, and exits.
+
+  Args:
+    parser: a parser from `parser`.
+    argv: the arguments.
+    required: whether there must be a recipe.
+
+  Returns:
+    The arguments, and the recipe, which is None if none is given.
 
   Raises:
     UserError: if an argument, the recipe or a field is wrong.
   """
-  args, rest = parser.parse_known_args(argv)
-  fields, rest = {}, list(rest)
+  fields, others = _split(argv)
+  args = parser.parse_args(others)
+  if args.help:
+    parser.print_help()
+    print(described(args.config, fields))
+    sys.exit()
+  if args.config:
+    return args, read(args.config, fields)
+  if required or fields:
+    raise UserError('--config is missing; give a recipe such as --config=configs/fabrics.py')
+  return args, None
+
+
+def _split(argv):
+  """Returns the fields of a command line, texts by name, and its other arguments."""
+  fields, others, rest = {}, [], list(argv)
   while rest:
     argument = rest.pop(0)
     if not argument.startswith(_FIELD):
-      raise UserError(f'{argument!r} is not an argument of this command; --help lists the arguments')
+      others.append(argument)
+      continue
     name, separator, text = argument.removeprefix(_FIELD).partition('=')
     if not separator and rest:
       text = rest.pop(0)
@@ -66,13 +89,7 @@ def parse(parser: command_line.Parser, argv: list[str]) -> tuple[argparse.Namesp
     if name in fields:
       raise UserError(f'{_FIELD}{name} is given twice; expected one value')
     fields[name] = text
-  if args.help:
-    parser.print_help()
-    print(described(args.config, fields))
-    sys.exit()
-  if not args.config:
-    raise UserError('--config is missing; give a recipe such as --config=configs/fabrics.py')
-  return args, read(args.config, fields)
+  return fields, others
 
 
 def described(given: str | None, fields: dict[str, str]) -> str:

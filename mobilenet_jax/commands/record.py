@@ -14,6 +14,7 @@ import numpy as np
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import data, trained
+from mobilenet_jax.commands import model_argument
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.storage.files import whole_file
@@ -21,7 +22,7 @@ from mobilenet_jax.storage.files import whole_file
 
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'record')
-  parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
+  model_argument.add_arguments(parser)
   parser.add_argument('--data', required=True, help='a TFDS name, folder:/path or npz:/path')
   parser.add_argument('--data_dir', default='', help='folder of TFDS data')
   parser.add_argument('--out', type=Path, required=True, help='a .npz file')
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--out={args.out}: expected the name of a .npz file')
   if args.out.exists():
     raise UserError(f'--out={args.out}: already exists; remove it, or give another name')
-  model = trained.load(args.model)
+  model = model_argument.load(args)
   config = config_lib.changed(model.config, {
       'data.name': args.data, 'data.data_dir': args.data_dir or model.config.data.data_dir, 'data.pairs': '',
       'data.recorded': ''})

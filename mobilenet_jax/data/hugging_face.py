@@ -1,5 +1,6 @@
 """Hugging Face datasets on disk: what `save_to_disk` wrote, or a folder of Parquet files. Only this file uses `datasets`."""
 
+import glob
 from pathlib import Path
 
 import ml_collections
@@ -65,7 +66,7 @@ def _parts(path):
         raise UserError(f'data.name=hf:{path}: has Parquet files in several folders; name one, such as {parquet[0].parent}')
       files = {}
       for file in parquet:  # train-00000-of-00002.parquet, as on the Hub
-        files.setdefault(file.stem.partition('-')[0], []).append(str(file))
+        files.setdefault(file.stem.partition('-')[0], []).append(glob.escape(str(file)))
       return dict(datasets.load_dataset('parquet', data_files=files))
     found = datasets.load_from_disk(str(folder))
   except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:

@@ -61,10 +61,12 @@ def read(image, upright: bool) -> np.ndarray:
   try:
     if isinstance(image, (str, Path)):
       image = Path(image).expanduser().read_bytes()
+    if isinstance(image, bytearray) or isinstance(image, memoryview) and image.ndim == 1:
+      image = bytes(image)
     if not isinstance(image, (bytes, Image.Image)):
       image = np.asarray(image)
       if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise ValueError(f'{image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB')
+        raise ValueError(f'{image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB, with pixels')
     return decode(image, upright)
   except (OSError, ValueError) as error:
     raise UserError(f'{name}: {getattr(error, "strerror", None) or error}') from error

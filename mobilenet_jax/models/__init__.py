@@ -29,7 +29,7 @@ import ml_collections
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.models.complexity import CONVENTION, Complexity, measure
+from mobilenet_jax.models.complexity import CONVENTION, Complexity, measure, table
 from mobilenet_jax.models.folding import can_fold, fold, folded_layers
 from mobilenet_jax.models.layers import DTYPE, SYNC_BATCH_NORM
 from mobilenet_jax.models.lowerings import padding_of
@@ -37,7 +37,7 @@ from mobilenet_jax.models.mobilenet import BODY, ConvMobileNet, MobileNet, Shall
 from mobilenet_jax.models.nn2 import NN2
 
 __all__ = ['BODY', 'CLASSIFIER', 'CONVENTION', 'Complexity', 'DEPTHWISE', 'MODELS', 'MobileNet', 'PROJECTION', 'can_fold',
-           'complete', 'create', 'defaults', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'variables_of']
+           'complete', 'create', 'defaults', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'table', 'variables_of']
 
 MODELS = {
     'mobilenet': MobileNet,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 CONVENTION = 'convolution and classifier weights and their multiply-accumulates; no batch norm, no bias'
+BATCH_NORM = '_bn'  # follows the name of a layer in that of its batch norm, see layers.conv_bn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Layer:
   output: tuple[int, ...]  # without the batch
   mult_adds: int
   params: int  # number of weights
+  variables: int  # every number stored for it: weights, bias, batch norm with its statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Complexity:
   @property
   def params(self) -> int:
     return sum(layer.params for layer in self.layers)
+
+  @property
+  def variables(self) -> int:
+    return self.trainable + self.batch_stats
 
   def shares(self) -> dict[str, tuple[float, float]]:
     """Returns, for each kind of layer, its share of the Mult-Adds and of the weights in percent, as in Table 2."""
@@ -65,7 +71,29 @@ def measure(model, input_shape: tuple[int, ...], **kwargs) -> Complexity:
   variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **kwargs), inputs)
   jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, **kwargs))(variables, inputs)
   size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-  return Complexity(tuple(_layers(jaxpr.jaxpr)), size(variables['params']), size(variables.get('batch_stats', {})))
+  stored = collections.Counter()  # by the path of the module, without the root
+  for collection in ('params', 'batch_stats'):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get(collection, {})):
+      stored[jax.tree_util.keystr(path[:-1], simple=True, separator='/').removesuffix(BATCH_NORM)] += math.prod(leaf.shape)
+  layers = tuple(dataclasses.replace(layer, variables=stored.pop(layer.name.partition('/')[2], 0))
+                 for layer in _layers(jaxpr.jaxpr))
+  return Complexity(layers, size(variables['params']), size(variables.get('batch_stats', {})))
+
+
+def table(complexity: Complexity) -> str:
+  """Returns the layers, one per line, and the totals."""
+  rows = [('layer', 'kind', 'output', 'Mult-Adds', 'weights', 'all parameters')]
+  rows += [(layer.name, layer.kind, 'x'.join(map(str, layer.output)), f'{layer.mult_adds:,}', f'{layer.params:,}',
+            f'{layer.variables:,}') for layer in complexity.layers]
+  if others := complexity.variables - sum(layer.variables for layer in complexity.layers):
+    rows.append(('(others)', '', '', '', '', f'{others:,}'))
+  rows.append(('total', '', '', f'{complexity.mult_adds:,}', f'{complexity.params:,}', f'{complexity.variables:,}'))
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  lines = ['  '.join(f'{cell:{"<" if i < 3 else ">"}{width}}' for i, (cell, width) in enumerate(zip(row, widths)))
+           for row in rows]
+  lines += ['', f'Mult-Adds and weights: {CONVENTION}',
+            f'all parameters: {complexity.trainable:,} trainable and {complexity.batch_stats:,} batch-norm statistics']
+  return '\n'.join(lines)
 
 
 def _layers(jaxpr, path: str = '', times: int = 1):
@@ -74,7 +102,7 @@ def _layers(jaxpr, path: str = '', times: int = 1):
     name = '/'.join(filter(None, (path, str(eqn.source_info.name_stack))))
     if eqn.primitive.name in ('conv_general_dilated', 'dot_general'):
       kind, mult_adds, params = _cost(eqn)
-      yield Layer(name, kind, tuple(eqn.outvars[0].aval.shape[1:]), times * mult_adds, params)
+      yield Layer(name, kind, tuple(eqn.outvars[0].aval.shape[1:]), times * mult_adds, params, 0)
       continue
     inner_times = times * eqn.params.get('length', 1) if eqn.primitive.name == 'scan' else times
     for value in eqn.params.values():

@@ -14,7 +14,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import plain_path
 from mobilenet_jax.storage.run_files import CHECKPOINTS as FOLDER
+from mobilenet_jax.storage.run_files import newest_checkpoint
 
 CHECKSUM = 'crc32'  # its name in the notes
 DISK_MARGIN = 1.2, 2**20  # factor on the size of the arrays, and extra bytes: Orbax writes its own notes beside them
@@ -43,7 +45,9 @@ class Checkpoints:
     self._folder, self._say = folder.resolve(), say
     self._folder.mkdir(parents=True, exist_ok=True)
     _drop_damaged_metrics(self._folder, say)
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    self._closing = contextlib.ExitStack()
+    path = self._closing.enter_context(plain_path(self._folder))
+    self._manager = ocp.CheckpointManager(path, options=options)
 
   def save(self, step: int, state, metrics: dict[str, float] | None, notes: dict) -> None:
     """Writes a checkpoint. A checkpoint of the same step is replaced only if it has no metrics and the new one has some.
@@ -87,7 +91,7 @@ class Checkpoints:
     steps = self.steps()
     if not steps:
       return None
-    step, state, notes = _newest_whole(self._manager, ocp.args.StandardRestore(like), self._say)
+    step, state, notes = _newest_whole(self._manager, self._folder, ocp.args.StandardRestore(like), self._say)
     for newer in steps[steps.index(step) + 1:]:
       self._set_aside(newer)
     return step, state, notes
@@ -104,7 +108,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for pending writes and closes the folder."""
-    with _full_disk_as_user_error():
+    with self._closing, _full_disk_as_user_error():
       self._manager.wait_until_finished()
       self._manager.close()
 
@@ -123,7 +127,7 @@ def _to_save(state, notes):
                             notes=ocp.args.JsonSave({**notes, CHECKSUM: checksum(state)}))
 
 
-def _newest_whole(manager, state_args, say) -> tuple:
+def _newest_whole(manager, folder, state_args, say) -> tuple:
   """Returns (step, state, notes) of the newest intact checkpoint, and reports damaged ones that are newer.
 
   Raises:
@@ -134,7 +138,7 @@ def _newest_whole(manager, state_args, say) -> tuple:
       return step, *_read(manager, step, state_args)
     except _Damaged as error:
       say(f'the checkpoint of step {step} is damaged ({error})')
-  raise UserError(f'{manager.directory}: none of the checkpoints can be read; to start the run anew, remove this folder')
+  raise UserError(f'{folder}: none of the checkpoints can be read; to start the run anew, remove this folder')
 
 
 def _read(manager, step, state_args) -> tuple:
@@ -171,39 +175,59 @@ def _drop_damaged_metrics(folder, say):
 
 
 def write_model(folder: Path, variables: dict, notes: dict) -> None:
-  """Writes {'params', 'batch_stats'} as the only checkpoint of a folder, for `read_model`."""
+  """Writes {'params', 'batch_stats'} as the only checkpoint of a folder, for `read_model`.
+
+  A model that is there is removed once the new one is written, which holds its own config: at any moment there is one of the
+  two, or both, of which `read_model` takes the new one.
+  """
   state = {**jax.device_get(variables), 'ema': {}}
-  with ocp.CheckpointManager((folder / FOLDER).resolve()) as manager, _full_disk_as_user_error():
-    manager.save(0, args=_to_save(state, notes))
+  (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+  options = ocp.CheckpointManagerOptions(max_to_keep=1, **_ALONE)
+  with (plain_path(folder / FOLDER) as path, ocp.CheckpointManager(path, options=options) as manager,
+        _full_disk_as_user_error()):
+    manager.save(newest_checkpoint(folder) + 1, args=_to_save(state, notes))
 
 
-def read_model(folder: Path) -> tuple[dict, dict]:
-  """Reads the variables to evaluate from the newest checkpoint of a run or an imported model.
+def read_model(folder: Path, step: int | None = None, averaged: bool = True) -> tuple[dict, dict]:
+  """Reads the variables to evaluate from a checkpoint of a run or an imported model.
+
+  Args:
+    folder: the folder of the run or the model.
+    step: the step of the checkpoint; None for the newest intact one.
+    averaged: whether to take the averages of the variables, if averages are kept.
 
   Returns:
-    {'params', 'batch_stats'}, which are averages if averages are kept, and the notes.
+    {'params', 'batch_stats'}, and the notes.
 
   Raises:
-    UserError: as in `read_newest`.
+    UserError: as in `read`.
   """
-  state, notes = read_newest(folder)
-  return state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, notes
+  state, notes = read(folder, step)
+  return averaged and state['ema'] or {name: state[name] for name in ('params', 'batch_stats')}, notes
 
 
-def read_newest(folder: Path) -> tuple[dict, dict]:
-  """Returns the whole state in the newest intact checkpoint of a run, as nested dicts, and its notes.
+def read(folder: Path, step: int | None = None) -> tuple[dict, dict]:
+  """Returns the whole state in a checkpoint of a run, as nested dicts, and its notes.
+
+  Args:
+    folder: the folder of the run.
+    step: the step of the checkpoint; None for the newest intact one.
 
   Raises:
-    UserError: if there is no checkpoint, or none can be read.
+    UserError: if there is no checkpoint, or it or all of them cannot be read.
   """
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
-  with ocp.CheckpointManager((folder / FOLDER).resolve(), options=ocp.CheckpointManagerOptions(**_ALONE)) as manager:
+  options, like = ocp.CheckpointManagerOptions(**_ALONE), ocp.args.StandardRestore()
+  with plain_path(folder / FOLDER) as path, ocp.CheckpointManager(path, options=options) as manager:
     if not manager.all_steps():
       raise UserError(f'{folder}: no checkpoint in this folder yet; expected a run that has written one')
-    _, state, notes = _newest_whole(manager, ocp.args.StandardRestore(),
-                                    lambda text: print(f'{folder}: {text}', file=sys.stderr))
-  return state, notes
+    if step is None:
+      return _newest_whole(manager, folder / FOLDER, like, lambda text: print(f'{folder}: {text}', file=sys.stderr))[1:]
+    try:
+      return _read(manager, step, like)
+    except _Damaged as error:
+      raise UserError(f'{folder}: the checkpoint of step {step} is damaged ({error}); choose another one') from error
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all, and locks that give a folder to one process."""
+"""Files that are written whole or not at all, locks that give a folder to one process, and paths that libraries understand."""
 
 import contextlib
 import fcntl
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 from mobilenet_jax.errors import InUse
 
 LOCK_FILE = 'lock'
+_NOT_PLAIN = re.compile(r'[][*?\\:]')
 
 
 class Owner(NamedTuple):
@@ -28,15 +30,35 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
   The file is written beside `path` and then renamed, so that neither a kill nor a full disk leaves half of it.
   """
   temporary = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')  # unique: several may write `path`
-  with temporary.open('wb') as file:
-    yield file
-  temporary.replace(path)
+  try:
+    with temporary.open('wb') as file:
+      yield file
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def write_whole(path: Path, text: str) -> None:
   """Writes text to a file, whole or not at all."""
   with whole_file(path) as file:
     file.write(text.encode())
+
+
+@contextlib.contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+  """Yields an absolute path of a folder that no library takes for a pattern or an address, as Orbax does with 'w[lr=1e-3]'.
+
+  If the folder's own path is not plain, it is that of a link in a temporary folder, which is removed at the end.
+  """
+  path = folder.resolve()
+  if not _NOT_PLAIN.search(str(path)):
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as temporary:
+    link = Path(temporary) / 'link'
+    link.symlink_to(path, target_is_directory=True)
+    yield link
 
 
 def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
@@ -64,7 +86,7 @@ def lock(folder: Path, name: str = LOCK_FILE, seconds: float = 1) -> TextIO:
           owner = lock_owner(folder, name) or Owner(0, 'an unknown host')
           file.close()
           raise InUse(f'{folder}: another process works in it (process {owner.pid} on {owner.host}); wait until it ends, '
-                      'or give another --workdir') from None
+                      'or give another folder') from None
         time.sleep(0.05)
   except OSError:
     pass  # a file system without locks, on which nothing keeps a second process out

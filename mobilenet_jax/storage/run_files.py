@@ -84,6 +84,21 @@ def read_inputs(folder: Path) -> dict | None:
     raise UserError(f'{path}: damaged; remove it to go on without a check of the data') from error
 
 
+def read_config(folder: Path) -> ml_collections.ConfigDict:
+  """Returns the config of a run or a saved model.
+
+  Raises:
+    UserError: if there is none, or it is damaged.
+  """
+  path = folder / CONFIG_FILE
+  try:
+    return config_lib.from_dict(json.loads(path.read_bytes()))
+  except FileNotFoundError as error:
+    raise UserError(f'{path}: there is no such file; expected the folder of a run') from error
+  except (ValueError, TypeError, AttributeError) as error:
+    raise UserError(f'{path}: damaged ({error}); expected the config of a run') from error
+
+
 def read_metrics(folder: Path) -> tuple[list[dict], int]:
   """Returns the rows of metrics.jsonl that can be read, and how many cannot.
 
@@ -107,12 +122,46 @@ def write_metrics(folder: Path, rows: list[dict]) -> None:
   write_whole(folder / METRICS_FILE, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def newest_checkpoint(folder: Path) -> int:
-  """Returns the step of a run's newest checkpoint, damaged or not; 0 if it has none."""
+def checkpoint_steps(folder: Path) -> list[int]:
+  """Returns the steps of the checkpoints of a run or a saved model, damaged or not, in order."""
   checkpoints = folder / CHECKPOINTS
   if not checkpoints.is_dir():
-    return 0
-  return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
+    return []
+  return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
+
+
+def newest_checkpoint(folder: Path) -> int:
+  """Returns the step of a run's newest checkpoint, damaged or not; 0 if it has none."""
+  return max(checkpoint_steps(folder), default=0)
+
+
+def checkpoint_metrics(folder: Path, metric: str) -> dict[int, float]:
+  """Returns the metric of each checkpoint that was evaluated, by step. Those whose metrics are damaged are left out."""
+  found = {}
+  for step in checkpoint_steps(folder):
+    try:
+      value = json.loads((folder / CHECKPOINTS / str(step) / 'metrics' / 'metrics').read_bytes())[metric]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+      continue
+    if value == value:  # a NaN is no best value
+      found[step] = value
+  return found
+
+
+def check_is_for_a_model(folder: Path) -> None:
+  """Checks that a model may be saved in a folder: it is new or empty, or holds a saved model, which is replaced.
+
+  Raises:
+    UserError: if it is anything else, such as the folder of a run.
+  """
+  if folder.is_dir():
+    names = {path.name for path in folder.iterdir()}
+    if not names or names == {CONFIG_FILE, CHECKPOINTS} or names == {CHECKPOINTS} and checkpoint_steps(folder):
+      return
+    held = 'a run' if names & {METRICS_FILE, INPUTS_FILE, RESULT_FILE, TENSORBOARD} else f'other files, such as {min(names)}'
+    raise UserError(f'{folder}: holds {held}; expected a new or an empty folder, or that of a saved model, which is replaced')
+  if folder.exists():
+    raise UserError(f'{folder}: is a file; expected a new or an empty folder, or that of a saved model, which is replaced')
 
 
 def has_begun(folder: Path) -> bool:

@@ -6,26 +6,45 @@ This module is the public interface of the package: other packages import from h
 
 from pathlib import Path
 
+from mobilenet_jax import config as config_lib
+from mobilenet_jax.errors import UserError
 from mobilenet_jax.trained import published
 from mobilenet_jax.trained.labels import class_keys, top_labels
 from mobilenet_jax.trained.latency import measure_latency
-from mobilenet_jax.trained.model import TrainedModel, digest_of, load_folder, notes
+from mobilenet_jax.trained.model import NEWEST, TrainedModel, digest_of, load_folder, notes
 from mobilenet_jax.trained.recording import outputs_for, record
 
-__all__ = ['TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for', 'record', 'top_labels']
+__all__ = ['NEWEST', 'TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for', 'record',
+           'top_labels']
 
 
-def load(name: str | Path, averaged: bool = True) -> TrainedModel:
+def load(name: str | Path, averaged: bool = True, image_size: int | tuple[int, int] | None = None,
+         checkpoint: str | int = NEWEST) -> TrainedModel:
   """Loads a trained model.
 
   Args:
-    name: one of three. The folder of a run or of an imported model: its newest checkpoint is loaded, with the averaged
-      weights if it has them. Or a file of published weights, see published/readers.py. Or the name of a published model,
-      see published/release.py, which is downloaded on first use.
-    averaged: use the moving averages of a TF-slim checkpoint, if it has them.
+    name: one of three. The folder of a run or of an imported model. Or a file of published weights, see
+      published/readers.py. Or the name of a published model, see published/release.py, which is downloaded on first use.
+    averaged: use the moving averages of the weights, if a run or a TF-slim checkpoint has them.
+    image_size: (height, width) of the network's input, or one number for both. It must be given for a file of which neither
+      the content nor the name says it.
+    checkpoint: of a run: 'newest', the newest intact one; 'best', the one with the highest main metric; or a step.
 
   Raises:
-    UserError: if there is no such model, or its file is damaged.
+    UserError: if there is no such model or checkpoint, its file is damaged, or the image size is missing or not that of the
+      model.
   """
   path = Path(name).expanduser()
-  return load_folder(path, str(name)) if path.is_dir() else published.load(name, averaged)
+  size = config_lib.square(image_size) if isinstance(image_size, int) else image_size and tuple(image_size)
+  if size and (len(size) != 2 or min(size) < config_lib.MIN_SIZE):
+    raise UserError(f'image size {image_size}: expected one number or (height, width), each at least {config_lib.MIN_SIZE}')
+  if path.is_dir():
+    model = load_folder(path, str(name), str(checkpoint), averaged)
+  elif str(checkpoint) != NEWEST:
+    raise UserError(f'{name}: no folder of a run, so it has no checkpoint {checkpoint}; leave the checkpoint out')
+  else:
+    model = published.load(name, averaged, size)
+  if size and size != tuple(model.config.data.image_size):
+    raise UserError(f'{name}: its image size is {"x".join(map(str, model.config.data.image_size))}, not '
+                    f'{"x".join(map(str, size))}; leave the image size out')
+  return model

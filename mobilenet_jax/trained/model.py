@@ -22,11 +22,13 @@ from mobilenet_jax.data import Source, description, digest, normalize, read_imag
 from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage import checkpoints
 from mobilenet_jax.storage.files import write_whole
-from mobilenet_jax.storage.run_files import CONFIG_FILE
+from mobilenet_jax.storage import run_files
 from mobilenet_jax.trained.labels import BACKGROUND, class_keys, top_labels
 
+NEWEST, BEST = 'newest', 'best'  # checkpoints of a run, besides the steps
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainedModel:
   """A trained model.
 
@@ -41,6 +43,22 @@ class TrainedModel:
   variables: dict
   labels: tuple[str, ...] | None
   origin: str
+
+  def __repr__(self):
+    height, width = self.config.data.image_size
+    names = f': {few(self.labels)}' if self.labels else ''
+    outputs = f'{self.num_classes:,} outputs ({self.config.task}){names}' if self.num_classes else 'features'
+    leaves = jax.tree.leaves(self.variables)
+    places = sorted({'memory of the host' if isinstance(leaf, np.ndarray) else ', '.join(map(str, leaf.devices()))
+                     for leaf in leaves})
+    return (f'TrainedModel {config_lib.model_name(self.config)} from {self.origin}\n'
+            f'images {height}x{width} to {outputs}\n'
+            f'{sum(leaf.size for leaf in leaves):,} parameters with the statistics of batch norm, in: {"; ".join(places)}')
+
+  def summary(self) -> str:
+    """Returns a table: the output, the Mult-Adds and the parameters of each layer, and the totals; see models.measure."""
+    cost = models.measure(self.module, (*self.config.data.image_size, 3), train=False)
+    return f'{config_lib.model_name(self.config)} from {self.origin}\n\n{models.table(cost)}'
 
   @property
   def num_classes(self) -> int:
@@ -67,10 +85,11 @@ class TrainedModel:
     """Returns probabilities of classes or attributes, or embeddings of unit length: float32 (n, num_classes).
 
     Args:
-      images: a path, the bytes of an image file, a PIL image or a uint8 array (h, w, 3) of any size, or a sequence of them.
+      images: a path, the bytes of an image file, a PIL image or a uint8 array (h, w, 3) of any size, or several of them, at
+        least one.
 
     Raises:
-      UserError: if a path is not an image, or the model has no classifier.
+      UserError: if there is no image, one is not an image, or the model has no classifier.
     """
     return self.prediction(self.prepare(images))
 
@@ -108,8 +127,16 @@ class TrainedModel:
 
   def prepare(self, images) -> np.ndarray:
     """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
-    if isinstance(images, (str, Path, bytes, Image.Image)) or not isinstance(images, Sequence) and np.ndim(images) in (2, 3):
+    if isinstance(images, (str, Path, bytes, bytearray, memoryview, Image.Image)) or (
+        not isinstance(images, Sequence) and np.ndim(images) in (2, 3)):
       images = [images]
+    try:
+      images = list(images)
+    except TypeError:
+      images = []
+    if not images:
+      raise UserError('no image was given; expected a path, the bytes of an image file, a PIL image or a uint8 array '
+                      '(height, width, 3), or several of them')
     upright = self.config.data.exif_orientation
     return np.stack([self.task.transform(read_image(image, upright), {}, None)[0] for image in images])
 
@@ -221,10 +248,16 @@ class TrainedModel:
           f'its weights have other shapes: {few(wrong)} ({len(wrong)} in all); expected the network that config.model describes'))
     return jax.tree.map(jnp.asarray, variables)
 
-  def save(self, folder: Path) -> None:
-    """Writes the model in the form of a run's checkpoint, which `load` reads."""
+  def save(self, folder: str | Path) -> None:
+    """Writes the model in the form of a run's checkpoint, which `load` reads. It replaces a saved model in the folder.
+
+    Raises:
+      UserError: if the folder holds anything else, such as a run, or the disk is full.
+    """
+    folder = Path(folder).expanduser()
+    run_files.check_is_for_a_model(folder)
     checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))
-    write_whole(folder / CONFIG_FILE, config_lib.to_json(self.config))
+    write_whole(folder / run_files.CONFIG_FILE, config_lib.to_json(self.config))
 
 
 def _gives_other_shapes(config, field, value) -> bool:
@@ -248,13 +281,14 @@ def digest_of(variables, labels: Sequence[str] | None) -> str:
   return digest(repr(labels), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
-def load_folder(folder: Path, origin: str) -> TrainedModel:
-  """Loads the newest checkpoint of a run or of an imported model, with the averaged weights if it has them.
+def load_folder(folder: Path, origin: str, checkpoint: str = NEWEST, averaged: bool = True) -> TrainedModel:
+  """Loads a checkpoint of a run or of an imported model; see trained.load.
 
   Raises:
-    UserError: if there is no checkpoint, it is damaged, or an earlier version of this code wrote it.
+    UserError: if there is no such checkpoint, it is damaged, or an earlier version of this code wrote it.
   """
-  variables, kept = checkpoints.read_model(folder)
+  step = _step(folder, checkpoint)
+  variables, kept = checkpoints.read_model(folder, step, averaged)
   variables['params'].pop(models.PROJECTION, None)  # used only in distillation; not part of the model
   kept['config']['data'].setdefault('exif_orientation', False)  # before there was the field, EXIF was ignored
   config = config_lib.from_dict(kept['config'])
@@ -263,7 +297,25 @@ def load_folder(folder: Path, origin: str) -> TrainedModel:
   except UserError as error:
     raise UserError(f'{origin}: written by an earlier version of this code ({error}); train or import it again') from error
   labels = kept.get('labels')
+  origin = origin if step is None else f'{origin} at step {step}'
   return TrainedModel(config, variables, tuple(labels) if labels else None, origin)
+
+
+def _step(folder, checkpoint) -> int | None:
+  """Returns the step of the checkpoint that is asked for; None for the newest intact one."""
+  if checkpoint == NEWEST:
+    return None
+  steps = run_files.checkpoint_steps(folder)
+  if checkpoint == BEST and steps:
+    metric = tasks.create(run_files.read_config(folder)).main_metric
+    if values := run_files.checkpoint_metrics(folder, metric):
+      return max(values, key=lambda step: (values[step], step))
+    raise UserError(f'{folder}: none of its checkpoints has the metric {metric}, so none is the best; expected {NEWEST} or a '
+                    f'step: {", ".join(map(str, steps))}')
+  if checkpoint.isdecimal() and int(checkpoint) in steps:
+    return int(checkpoint)
+  raise UserError(f'{folder}: has no checkpoint {checkpoint}; expected {NEWEST}, {BEST} or a step: '
+                  f'{", ".join(map(str, steps)) or "there are none yet"}')
 
 
 def notes(config: ml_collections.ConfigDict, labels: Sequence[str] | None) -> dict:

@@ -106,7 +106,7 @@ BAD_INPUT = (
     (['--config=configs/none.py'], 'configs/none.py'),
     ([], '--config is missing'),
     (['--config=configs/grid.py', '--wrkdir=x'], 'wrkdir'),
-    (['--config=configs/grid.py', 'x'], "'x' is not an argument of this command"),
+    (['--config=configs/grid.py', 'x'], 'unrecognized arguments: x; --help lists the arguments'),
     (['--config=configs/grid.py', '--config.model.activation=tanh'], "model.activation='tanh': expected one of relu"),
     (['--config=configs/grid.py', '--config.task=poetry'], "task='poetry': expected one of classification"),
     (['--config=configs/grid.py', '--config.data.image_size=48'], 'expected'),

@@ -42,6 +42,13 @@ def test_a_dataset_is_read_by_position(write, tmp_path):
   assert load_whole(config).ids == both[1].ids and load_whole(config, 'train').ids == both[0].ids
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_is_read(tmp_path):
+  (tmp_path / 'w[x]*?').mkdir()
+  parquet(tmp_path / 'set')
+  (tmp_path / 'set').rename(tmp_path / 'w[x]*?' / 'set')
+  assert [len(source) for source in load(data_config(name=f'hf:{tmp_path}/w[x]*?/set'))] == [20, 9]
+
+
 def test_what_is_missing_is_one_line(tmp_path):
   part(0, 20).save_to_disk(tmp_path / 'one')
   train, test = load(data_config(name=f'hf:{tmp_path}/one'))

@@ -128,7 +128,7 @@ def test_a_sweep_of_four_models_of_which_one_is_killed_and_one_told_to_stop(tmp_
     assert ours[:seconds] + ours[seconds + 1:] == theirs[:seconds] + theirs[seconds + 1:]
   for name, folder in folders.items():
     assert (folder / run_files.METRICS_FILE).read_bytes() == (elsewhere / name / run_files.METRICS_FILE).read_bytes()
-    for ours, theirs in zip(*(jax.tree.leaves(checkpoints.read_newest(path)[0]) for path in (folder, elsewhere / name)),
+    for ours, theirs in zip(*(jax.tree.leaves(checkpoints.read(path)[0]) for path in (folder, elsewhere / name)),
                             strict=True):
       np.testing.assert_array_equal(ours, theirs)
 

@@ -1,15 +1,14 @@
 """Tests published weights against Keras and against TF-slim's graphs run by TensorFlow, in both directions."""
 
 import functools
-import http.server
 import tarfile
-import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import SHARED
+from published_files import random_variables, slim_arrays, write_checkpoint
 
 from mobilenet_jax import trained
 from mobilenet_jax.errors import UserError
@@ -17,7 +16,7 @@ from mobilenet_jax.models import MobileNet
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.tasks import losses
 from mobilenet_jax.trained import labels
-from mobilenet_jax.trained.published import release, weights
+from mobilenet_jax.trained.published import weights
 
 tf = pytest.importorskip('tensorflow', reason='TensorFlow reads the published files, and is not installed')
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f'the published graphs are not here: {SHARED}')
@@ -45,33 +44,9 @@ def keras_model(size, alpha, seed=0, **options):
   return model
 
 
-def random_variables(num_classes, alpha):
-  """Returns random variables of our own model, including batch statistics."""
-  model = MobileNet(num_classes, alpha)
-  rng = RNG()
-  def draw(path, shape):
-    if path[2] in ('scale', 'var'):
-      return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    return rng.normal(0, 1.5 / np.sqrt(max(np.prod(shape[:-1]), 1)), shape).astype(np.float32)
-  return weights.unflatten({path: draw(path, shape) for path, shape in weights.shapes(model).items()})
-
-
 def our_logits(model, images):
   apply = lambda variables, images: model.module.apply(variables, images, train=False)
   return devices.run_once(apply, model.variables, images)
-
-
-def slim_arrays(variables, suffix=''):
-  return {weights.slim_name(path) + suffix: weights.to_theirs(path, value)
-          for path, value in weights.flatten(variables).items()}
-
-
-def write_checkpoint(prefix, arrays):
-  """Writes a checkpoint with tf.compat.v1.train.Saver."""
-  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-    variables = {name: tf.compat.v1.Variable(value, name=name) for name, value in arrays.items()}
-    session.run(tf.compat.v1.global_variables_initializer())
-    tf.compat.v1.train.Saver(variables).save(session, str(prefix), write_meta_graph=False)
 
 
 def slim_logits(arrays, images):
@@ -129,8 +104,8 @@ def test_both_layouts_of_keras_and_no_top(tmp_path):
     for name in whole['model_weights']:
       whole.copy(whole['model_weights'][name], bare, name)
     bare.attrs['layer_names'] = whole['model_weights'].attrs['layer_names']
-  whole, keras3, bare = (trained.load(tmp_path / name) for name in (
-      'whole.h5', 'keras3.weights.h5', 'mobilenet_2_5_128_tf.h5'))
+  whole, bare = (trained.load(tmp_path / name) for name in ('whole.h5', 'mobilenet_2_5_128_tf.h5'))
+  keras3 = trained.load(tmp_path / 'keras3.weights.h5', image_size=64)
   assert (whole.config.data.image_size, bare.config.data.image_size) == ((64, 64), (128, 128))
   for other in (keras3, bare):
     jax.tree.map(np.testing.assert_array_equal, other.variables, whole.variables)
@@ -296,46 +271,3 @@ def test_damaged_files_are_one_line(name, damage, tmp_path):
   with pytest.raises(UserError) as error:
     trained.load(path)
   assert str(path) in str(error.value) and '\n' not in str(error.value)
-
-
-def test_fetching(tmp_path, monkeypatch):
-  """A file from a local server is cached, and its checksum is recorded and compared; a partial file is never left."""
-  files = tmp_path / 'server'
-  files.mkdir()
-  write_checkpoint(tmp_path / 'mobilenet_v1_0.25_128.ckpt', slim_arrays(random_variables(1001, 0.25)))
-  with tarfile.open(files / 'mobilenet_v1_0.25_128.tgz', 'w:gz') as archive:
-    for part in tmp_path.glob('*.ckpt.*'):
-      archive.add(part, f'./{part.name}')
-  handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=files)
-  monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None)
-  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-  threading.Thread(target=server.serve_forever, daemon=True).start()
-  url = f'http://127.0.0.1:{server.server_port}/mobilenet_v1_{{alpha}}_{{size}}.tgz'
-  monkeypatch.setattr(release, '_SLIM_ADDRESS', url)
-  monkeypatch.setenv('MOBILENET_JAX_CACHE', str(tmp_path / 'cache'))
-
-  model = trained.load('mobilenet_0.25_128')
-  assert model.config.data.image_size == (128, 128) and model.num_classes == 1001
-  cached = tmp_path / 'cache' / 'mobilenet_v1_0.25_128.tgz'
-  assert cached.read_bytes() == (files / cached.name).read_bytes()
-  with pytest.raises(UserError, match='mobilenet_0.5_128: cannot be fetched from http.*not found.*give the path'):
-    trained.load('mobilenet_0.5_128')
-  server.shutdown()
-  again = trained.load('mobilenet_0.25_128')  # offline, from what was imported before
-  jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
-  assert (again.labels, again.config.to_dict()) == (model.labels, model.config.to_dict())
-  assert release.fetch('mobilenet_0.25_128') == cached  # offline
-  assert [path.name for path in (tmp_path / 'cache').iterdir() if path.suffix == '.tmp'] == []
-  cached.write_bytes(cached.read_bytes()[:1000])
-  with pytest.raises(UserError, match='not the file that was fetched'):
-    release.fetch('mobilenet_0.25_128')
-
-
-def test_addresses_are_the_official_ones():
-  assert len(release.NAMES) == 16
-  assert release.address('mobilenet_0.75_160') == (
-      'http://download.tensorflow.org/models/mobilenet_v1_2018_08_02/mobilenet_v1_0.75_160.tgz')
-  assert release.address('keras:mobilenet_1.0_224_no_top') == (
-      'https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/mobilenet_1_0_224_tf_no_top.h5')
-  with pytest.raises(UserError, match='mobilenet_2.0_224: neither a file, a folder nor a published model'):
-    release.address('mobilenet_2.0_224')

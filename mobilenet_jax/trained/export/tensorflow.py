@@ -6,6 +6,7 @@ import numpy as np
 
 from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import plain_path
 from mobilenet_jax.trained.export.network import Network
 
 
@@ -25,9 +26,10 @@ def write_saved_model(network: Network, path: Path, calibration: np.ndarray | No
 
 def run_saved_model(path: Path, images: np.ndarray) -> np.ndarray:
   import tensorflow as tf
-  loaded = tf.saved_model.load(str(path))  # a signature does not keep the model alive
-  output, = loaded.signatures['serving_default'](images=tf.constant(images)).values()
-  return output.numpy()
+  with plain_path(path) as plain:  # TensorFlow takes the path of the weights for a pattern
+    loaded = tf.saved_model.load(str(plain))  # a signature does not keep the model alive
+    output, = loaded.signatures['serving_default'](images=tf.constant(images)).values()
+    return output.numpy()
 
 
 def write_tflite(network: Network, path: Path, calibration: np.ndarray | None, precision: str) -> None:

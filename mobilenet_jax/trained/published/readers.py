@@ -12,11 +12,15 @@ import numpy as np
 from mobilenet_jax.errors import UserError
 
 EPSILON = 1e-3  # of batch norm, both in TF-slim's scope and by default in Keras; a value in the file takes precedence
-SUFFIXES = ('.pb', '.ckpt', '.index', '.tgz', '.gz', '.tar', '.h5', '.hdf5')
 KINDS = 'a frozen graph (.pb), a TF-slim checkpoint (.ckpt or .tgz) or a Keras file (.h5)'
 
+_SUFFIX = re.compile(r'\.(pb|ckpt(-\d+)?|tgz|gz|tar|h5|hdf5|tflite)')
+_CHECKPOINT_PART = re.compile(r'\.(index|meta|data-\d+-of-\d+)$')  # model.ckpt-5 is model.ckpt-5.index and others
 _AVERAGED = '/ExponentialMovingAverage'
 _SLIM_VARIABLE = re.compile(r'MobilenetV1/(Conv2d_|Logits/).*/(\w*weights|biases|gamma|beta|moving_mean|moving_variance)')
+_SIZE = re.compile(r'mobilenet_v1_[0-9.]+_(\d{2,3})(?!\d)|mobilenet_\d_\d_(\d{2,3})_tf')  # TF-slim's names, and Keras's
+_QUANTISED = re.compile(r'FakeQuant|Quanti[sz]e|Dequanti[sz]e')  # operations in a graph
+_NOT_FLOAT = 'expected float weights as they were trained'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,19 @@ class Published:
   epsilon: float = EPSILON
 
 
+def is_file(path: Path) -> bool:
+  """Returns whether a path is a file or the prefix of a checkpoint, or has a suffix for which it can only be meant as one."""
+  return path.exists() or _index_of(path).exists() or bool(
+      _SUFFIX.fullmatch(path.suffix) or _CHECKPOINT_PART.search(path.name))
+
+
+def size_in(file_name: str) -> tuple[int, int] | None:
+  """Returns the image size that a name says if it is one of TF-slim's or Keras's, such as mobilenet_v1_0.25_128.ckpt."""
+  match = _SIZE.search(file_name)
+  size = match and int(match[1] or match[2])
+  return (size, size) if size else None
+
+
 def read(path: Path, averaged: bool = True) -> Published:
   """Reads a file of any of the KINDS.
 
@@ -44,20 +61,26 @@ def read(path: Path, averaged: bool = True) -> Published:
     averaged: use the moving averages of the variables if a checkpoint has them.
 
   Raises:
-    UserError: if there is no such file, or it is of another kind or truncated.
+    UserError: if there is no such file, or it is of another kind, quantised or truncated.
   """
-  prefix = path.with_suffix('') if path.suffix == '.index' else path
-  if Path(f'{prefix}.index').exists():
-    return _whole(path, _read_checkpoint, prefix, averaged)
+  if _index_of(path).exists():
+    return _whole(path, _read_checkpoint, _index_of(path).with_suffix(''), averaged)
   if not path.is_file():
     raise UserError(f'{path}: there is no such file')
+  with path.open('rb') as file:
+    if path.suffix == '.tflite' or file.read(8)[4:] == b'TFL3':
+      raise UserError(f'{path}: a TFLite file, whose weights are folded and often have 8 bits; {_NOT_FLOAT}: {KINDS}')
   if path.suffix == '.pb':
-    return _whole(path, _read_frozen_graph, path)
+    return _whole(path, lambda: _read_graph(path, _graph(path)))
   if path.suffix in ('.tgz', '.gz', '.tar'):
     return _whole(path, _read_archive, path, averaged)
   if path.suffix in ('.h5', '.hdf5'):
     return _whole(path, _read_keras, path)
   raise UserError(f'{path}: not a file of weights that can be read; expected {KINDS}')
+
+
+def _index_of(path):
+  return Path(f'{_CHECKPOINT_PART.sub("", str(path))}.index')
 
 
 def _whole(path, reader, *args):
@@ -73,20 +96,39 @@ def _whole(path, reader, *args):
 
 def _read_checkpoint(prefix, averaged):
   import tensorflow as tf
-  reader = tf.train.load_checkpoint(str(prefix))
-  names = {name for name in reader.get_variable_to_shape_map() if _SLIM_VARIABLE.fullmatch(name)}
-  has_averages = averaged and any(reader.has_tensor(name + _AVERAGED) for name in names)
-  arrays = {}
-  for name in names:
-    # Batch norm's statistics are averages themselves, so that training may not have averaged them.
-    use_average = has_averages and (reader.has_tensor(name + _AVERAGED) or '/moving_' not in name)
-    arrays[name] = reader.get_tensor(name + _AVERAGED if use_average else name)
+  with tempfile.TemporaryDirectory() as folder:  # TensorFlow takes a path for a pattern
+    for part in prefix.parent.iterdir():
+      if part.name.startswith(f'{prefix.name}.'):
+        (Path(folder) / f'model{part.name.removeprefix(prefix.name)}').symlink_to(part.resolve())
+    reader = tf.train.load_checkpoint(f'{folder}/model')
+    every = reader.get_variable_to_shape_map()
+    if any('_quant/' in name for name in every):
+      raise UserError(f'{prefix}: trained for 8 bits, with ranges of quantisation beside its weights; {_NOT_FLOAT}')
+    names = {name for name in every if _SLIM_VARIABLE.fullmatch(name)}
+    has_averages = averaged and any(reader.has_tensor(name + _AVERAGED) for name in names)
+    arrays = {}
+    for name in names:
+      # Batch norm's statistics are averages themselves, so that training may not have averaged them.
+      use_average = has_averages and (reader.has_tensor(name + _AVERAGED) or '/moving_' not in name)
+      arrays[name] = reader.get_tensor(name + _AVERAGED if use_average else name)
   return Published('slim', arrays)
 
 
-def _read_frozen_graph(path):
+def _graph(path):
   import tensorflow as tf
-  graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+  return tf.compat.v1.GraphDef.FromString(path.read_bytes())
+
+
+def _graph_size(graph):
+  """Returns (height, width) of the input of a graph if they are fixed, else None."""
+  sizes = [tuple(d.size for d in node.attr['shape'].shape.dim[1:3]) for node in graph.node if node.op == 'Placeholder']
+  return next((size for size in sizes if len(size) == 2 and min(size) > 0), None)
+
+
+def _read_graph(path, graph):
+  import tensorflow as tf
+  if any(_QUANTISED.match(node.op) for node in graph.node):
+    raise UserError(f'{path}: a quantised (8-bit) graph; {_NOT_FLOAT}')
   arrays = {node.name: tf.make_ndarray(node.attr['value'].tensor) for node in graph.node
             if node.op == 'Const' and _SLIM_VARIABLE.fullmatch(node.name)}
   if not arrays:
@@ -94,19 +136,25 @@ def _read_frozen_graph(path):
   epsilons = [float(tf.make_ndarray(node.attr['value'].tensor)) for node in graph.node
               if node.op == 'Const' and node.name.endswith('/batchnorm/add/y')]
   epsilons += [node.attr['epsilon'].f for node in graph.node if node.op.startswith('FusedBatchNorm')]
-  sizes = [tuple(d.size for d in node.attr['shape'].shape.dim[1:3]) for node in graph.node if node.op == 'Placeholder']
-  size = next((size for size in sizes if len(size) == 2 and min(size) > 0), None)
-  return Published('slim', arrays, size, epsilons[0] if epsilons else EPSILON)
+  return Published('slim', arrays, _graph_size(graph), epsilons[0] if epsilons else EPSILON)
 
 
 def _read_archive(path, averaged):
-  """Reads the checkpoint in a released .tgz, which holds checkpoint, frozen graph and TFLite file of one model."""
+  """Reads the checkpoint in a released .tgz, which also holds the frozen graph of the model, or the graph if it is alone."""
   with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
-    archive.extractall(folder, [member for member in archive if '.ckpt.' in member.name], filter='data')
-    index = next(Path(folder).rglob('*.ckpt.index'), None)
-    if index is None:
-      raise UserError(f'{path}: no checkpoint (.ckpt.index) in this archive')
-    return _read_checkpoint(index.with_suffix(''), averaged)
+    wanted = [member for member in archive if _CHECKPOINT_PART.search(member.name)
+              or member.name.endswith('.pb') and not member.name.endswith('saved_model.pb')]
+    archive.extractall(folder, wanted, filter='data')
+    files = [file for file in sorted(Path(folder).rglob('*')) if file.is_file()]
+    prefixes = [file.with_suffix('') for file in files if file.suffix == '.index']
+    graphs = [file for file in files if file.suffix == '.pb']
+    if len(prefixes) > 1 or not prefixes and len(graphs) != 1:
+      raise UserError(f'{path}: has {len(prefixes)} checkpoints (.ckpt.index) and {len(graphs)} frozen graphs (.pb); expected '
+                      'one model')
+    graph = _graph(graphs[0]) if len(graphs) == 1 else None
+    content = _read_checkpoint(prefixes[0], averaged) if prefixes else _read_graph(path, graph)
+    size = graph and _graph_size(graph) or size_in((prefixes or graphs)[0].name)
+    return dataclasses.replace(content, image_size=size)
 
 
 def _read_keras(path):

@@ -78,7 +78,7 @@ def from_theirs(arrays: dict[str, np.ndarray], name_of, origin: str) -> tuple[di
     {'params', 'batch_stats'}, the width multiplier, and the number of outputs, which is 0 if there is no classifier.
 
   Raises:
-    UserError: if arrays are missing, left over or of another shape; the error lists all of them.
+    UserError: if batch norm is folded, or arrays are missing, left over or of another shape; the error lists all of them.
   """
   last = arrays.get(name_of(('params', f'conv_pw_{len(BODY)}', 'kernel')))
   if last is None or last.ndim != 4:
@@ -89,8 +89,10 @@ def from_theirs(arrays: dict[str, np.ndarray], name_of, origin: str) -> tuple[di
   num_classes = 0 if bias is None else bias.size
   model = MobileNet(num_classes, width_multiplier)
 
-  values, wrong, rest = {}, [], dict(arrays)
-  for path, shape in shapes(model).items():
+  values, wrong, rest, expected_shapes = {}, [], dict(arrays), shapes(model)
+  if not any(name_of(path) in arrays for path in expected_shapes if path[1].endswith('_bn')):
+    raise UserError(f'{origin}: has no batch norm, which is folded into its weights; expected them as they were trained')
+  for path, shape in expected_shapes.items():
     name = name_of(path)
     expected = to_theirs(path, np.zeros(shape, np.float32)).shape
     array = rest.pop(name, None)
