@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Sequence
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 REQUEUE = 75  # the exit status of a command that can be started again as it is: EX_TEMPFAIL of sysexits.h
 
 
@@ -29,17 +30,34 @@ def counted(number: int, noun: str) -> str:
   return f'{number:,} {noun}{"" if number == 1 else "s"}'
 
 
-def is_of_the_user(error: Exception) -> bool:
-  """Returns whether one line describes the error completely, so that a traceback would not help."""
-  return isinstance(error, UserError) or isinstance(error, OSError) and error.errno in (
-      errno.ENOSPC, errno.EACCES, errno.EROFS)
+def is_of_the_user(error: BaseException) -> bool:
+  """Returns whether one line describes the error completely, so that a traceback would not help.
+
+  That is so for a file that cannot be used, and if there is not enough memory.
+  """
+  return isinstance(error, UserError) or isinstance(error, OSError) and (
+      error.filename is not None or error.errno in _NO_SPACE) or _is_out_of_memory(error)
 
 
-def describe(error: Exception) -> str:
+def _is_out_of_memory(error):
+  return isinstance(error, MemoryError) or (
+      type(error).__name__ in ('JaxRuntimeError', 'XlaRuntimeError') and 'RESOURCE_EXHAUSTED' in str(error))
+
+
+def describe(error: BaseException) -> str:
   """Returns one line that describes an error to a person."""
-  if not is_of_the_user(error):
-    return ' '.join(f'{type(error).__name__}: {error}'.split())
-  if isinstance(error, OSError):
-    advice = 'free some space' if error.errno == errno.ENOSPC else 'choose a folder you may write to'
-    return f'{error.filename or "writing"}: {os.strerror(error.errno)}; {advice} and start the same command again'
-  return ' '.join(str(error).split())
+  if isinstance(error, OSError) and is_of_the_user(error):
+    text = f'{error.filename or "writing"}: {os.strerror(error.errno) if error.errno else error}; {_advice(error.errno)}'
+  elif _is_out_of_memory(error):
+    text = f'out of memory ({str(error)[:150] or "MemoryError"}); try a smaller batch, smaller images or fewer jobs'
+  else:
+    text = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(text.split()))
+
+
+def _advice(number):
+  if number in _NO_SPACE:
+    return 'free some space and start the same command again'
+  if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    return 'give a file or a folder that you may use, and start the same command again'
+  return 'give the path of another file or folder'

@@ -47,13 +47,13 @@ def run(main: Callable[[], None]) -> None:
     main()
   except BrokenPipeError:  # the reader of our output has closed it
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except (UserError, OSError) as error:
+  except (Interrupted, KeyboardInterrupt) as interrupt:
+    print(str(interrupt) or 'interrupted; the same command can be started again', file=sys.stderr)
+    sys.exit(REQUEUE)
+  except Exception as error:
     if not is_of_the_user(error):
       raise
     sys.exit(f'error: {describe(error)}')
-  except (Interrupted, KeyboardInterrupt) as interrupt:
-    print(str(interrupt) or 'interrupted', file=sys.stderr)
-    sys.exit(REQUEUE)
 
 
 def run_with(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:

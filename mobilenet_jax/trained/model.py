@@ -36,13 +36,15 @@ class TrainedModel:
     config: a complete config; its `data` section describes the preprocessing of an image.
     variables: {'params', 'batch_stats'}.
     labels: the name of each output, or None if the outputs have no names.
-    origin: where the model comes from, as shown in messages.
+    origin: where the model comes from, as shown in messages: the folder of a run, a file, or the name of a published model.
+    step: of the checkpoint, if one other than the newest was asked for.
   """
 
   config: ml_collections.ConfigDict
   variables: dict
   labels: tuple[str, ...] | None
   origin: str
+  step: int | None = None
 
   def __repr__(self):
     height, width = self.config.data.image_size
@@ -51,14 +53,19 @@ class TrainedModel:
     leaves = jax.tree.leaves(self.variables)
     places = sorted({'memory of the host' if isinstance(leaf, np.ndarray) else ', '.join(map(str, leaf.devices()))
                      for leaf in leaves})
-    return (f'TrainedModel {config_lib.model_name(self.config)} from {self.origin}\n'
+    return (f'TrainedModel {config_lib.model_name(self.config)} from {self.described_origin}\n'
             f'images {height}x{width} to {outputs}\n'
             f'{sum(leaf.size for leaf in leaves):,} parameters with the statistics of batch norm, in: {"; ".join(places)}')
+
+  @property
+  def described_origin(self) -> str:
+    """Returns the origin, with the step if there is one."""
+    return self.origin if self.step is None else f'{self.origin} at step {self.step}'
 
   def summary(self) -> str:
     """Returns a table: the output, the Mult-Adds and the parameters of each layer, and the totals; see models.measure."""
     cost = models.measure(self.module, (*self.config.data.image_size, 3), train=False)
-    return f'{config_lib.model_name(self.config)} from {self.origin}\n\n{models.table(cost)}'
+    return f'{config_lib.model_name(self.config)} from {self.described_origin}\n\n{models.table(cost)}'
 
   @property
   def num_classes(self) -> int:
@@ -297,8 +304,7 @@ def load_folder(folder: Path, origin: str, checkpoint: str = NEWEST, averaged: b
   except UserError as error:
     raise UserError(f'{origin}: written by an earlier version of this code ({error}); train or import it again') from error
   labels = kept.get('labels')
-  origin = origin if step is None else f'{origin} at step {step}'
-  return TrainedModel(config, variables, tuple(labels) if labels else None, origin)
+  return TrainedModel(config, variables, tuple(labels) if labels else None, origin, step)
 
 
 def _step(folder, checkpoint) -> int | None:

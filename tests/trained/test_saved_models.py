@@ -119,7 +119,7 @@ def test_the_checkpoint_of_a_run_can_be_chosen(run, tmp_path):
   for checkpoint, step in (('newest', 12), ('best', best), (str(steps[0]), steps[0]), (steps[0], steps[0])):
     model = mobilenet_jax.load(run, checkpoint=checkpoint)
     jax.tree.map(np.testing.assert_array_equal, model.variables['params'], weights_at[step]['ema']['params'])
-    assert model.origin == (str(run) if checkpoint == 'newest' else f'{run} at step {step}')
+    assert model.described_origin == (str(run) if checkpoint == 'newest' else f'{run} at step {step}')
   raw = trained.load(run, averaged=False)
   jax.tree.map(np.testing.assert_array_equal, raw.variables['params'], weights_at[12]['params'])
   with pytest.raises(UserError) as error:
