@@ -47,10 +47,15 @@ class Report:
     again = (progress.step, 'eval') if progress.pending else None
     write_metrics(folder, [row for row in rows if row['step'] <= progress.step and (row['step'], row['split']) != again])
     self._tensorboard = _TensorBoard(folder / TENSORBOARD, progress.step + 1)
-    self._last_step, self._last_time = progress.step, time.monotonic()
-    self._pace = Pace(FIRST_SECONDS, THEN_SECONDS)
+    self._last_step = progress.step
+    self.begin()
     self._step_seconds = 0.0
     self._evaluation_steps = EVALUATION_COST * eval_examples / batch_size  # that take as long as an evaluation
+
+  def begin(self) -> None:
+    """Starts the clock, as the first step is about to begin."""
+    self._last_time = time.monotonic()
+    self._pace = Pace(FIRST_SECONDS, THEN_SECONDS)
 
   def train(self, step: int, values: dict[str, float]) -> None:
     """Reports the means since the last call, with the speed since then."""

@@ -149,7 +149,9 @@ class Run:
 
   def train(self, batch: dict[str, jax.Array]) -> None:
     """Starts the next step on the devices. `batch` is already split over them."""
-    self._started = self._started or time.monotonic()
+    if not self._started:  # other runs of the group have been compiled by now, too
+      self._started = time.monotonic()
+      self.folder.report_begin()
     now = self.progress
     if now.step + 1 in now.skipped:
       now.step += 1

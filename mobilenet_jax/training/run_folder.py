@@ -117,6 +117,10 @@ class RunFolder:
     if self._is_first:
       self._report.train(step, means)
 
+  def report_begin(self) -> None:
+    if self._is_first:
+      self._report.begin()
+
   def report_pace(self, step: int) -> None:
     if self._is_first:
       self._report.pace(step)
