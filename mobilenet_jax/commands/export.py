@@ -29,9 +29,9 @@ def main(argv: list[str]) -> None:
   parser.add_argument('model', help='a run folder, a file of published weights, or the name of a published model')
   parser.add_argument('formats', nargs='+', choices=FORMATS, metavar='FORMAT')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--name', help='name of the files, without suffix; by default that of the run or the published model')
-  parser.add_argument('--logits', action='store_true', help='output logits instead of probabilities, or '
-                      'embeddings of any length')
+  parser.add_argument('--name', help='name of the files, without suffix; by default that of the model')
+  parser.add_argument('--logits', action='store_true', help='output logits instead of probabilities, or embeddings of any '
+                      'length')
   parser.add_argument('--preprocessing', action='store_true', help='take uint8 images and scale them inside the network')
   parser.add_argument('--images', type=Path, help='folder of images to check with; by default those of --calibration, or '
                       'generated ones')
@@ -69,10 +69,8 @@ def main(argv: list[str]) -> None:
     sys.exit(1)
 
 
-
-
-
 def _look_in(option, folder):
+  """Returns the files of a folder with at least one image; see data.walk."""
   if not folder.is_dir():
     raise UserError(f'{option}={folder}: {"is a file" if folder.exists() else "there is no such folder"}; expected a folder of '
                     'images')
