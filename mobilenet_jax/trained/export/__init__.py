@@ -6,27 +6,24 @@ import functools
 import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mobilenet_jax import config as config_lib
-from mobilenet_jax.data import crop, description, stream_size
-from mobilenet_jax.errors import UserError
-from mobilenet_jax.trained.export import keras, onnx, stablehlo, tensorflow
-from mobilenet_jax.trained.export.network import Network
+from mobilenet_jax.errors import UserError, describe, is_of_the_user
+from mobilenet_jax.trained.export import card, check, keras, onnx, stablehlo, target, tensorflow
+from mobilenet_jax.trained.export.check import Check
+from mobilenet_jax.trained.export.network import Network, Tensor
+
+__all__ = ['Check', 'FORMATS', 'Format', 'Network', 'check_request', 'export', 'quiet', 'warning']
 
 REQUIREMENTS = 'requirements-export.txt'
-CHECK_IMAGES = 32  # the number of generated images, if none are given
-MAX_DIFFERENCE = 1e-4  # of a float32 file, relative to the largest output if that is above 1
-# For the other precisions: the mean distance between the outputs, from 0, if they agree, to 1. It is the total variation
-# distance of class probabilities, the difference of attribute probabilities, or half the distance of unit vectors.
-MAX_DISTANCE = {'float16': 0.05, 'dynamic': 0.35, 'int8': 0.35}
+_LONGEST_REASON = 200  # characters of a converter's message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,107 +34,98 @@ class Format:
     suffix: suffix of the file name.
     write: a function (network, path, calibration images or None) that writes the file.
     run: a function (path, images) -> outputs that runs the file in its own runtime.
-    precision: 'float32', or a key of MAX_DISTANCE.
+    tensors: a function path -> (input, output) that asks the file's own runtime for them.
+    precision: 'float32', or a key of check.MAX_DISTANCE.
+    refuse: a function (network, whether there are calibration images) that raises UserError if the format cannot hold the
+      network.
   """
 
   suffix: str
   write: Callable[[Network, Path, np.ndarray | None], None]
   run: Callable[[Path, np.ndarray], np.ndarray]
+  tensors: Callable[[Path], tuple[Tensor, Tensor]]
   precision: str = 'float32'
+  refuse: Callable[[Network, bool], None] = lambda network, calibrated: None
+
+  def path(self, folder: Path, name: str) -> Path:
+    """Returns the path of a file that is called `name`."""
+    return folder / f'{name}{"" if self.precision == "float32" else f"-{self.precision}"}{self.suffix}'
 
 
-def _tflite(precision):
+def _tflite(precision, **options):
   write = functools.partial(tensorflow.write_tflite, precision=precision)
-  return Format('.tflite', write, tensorflow.run_tflite, precision)
+  return Format('.tflite', write, tensorflow.run_tflite, tensorflow.tflite_tensors, precision, **options)
 
 
 FORMATS = {
     'tflite': _tflite('float32'),
     'tflite-float16': _tflite('float16'),
     'tflite-dynamic': _tflite('dynamic'),
-    'tflite-int8': _tflite('int8'),
-    'onnx': Format('.onnx', onnx.write, onnx.run),
-    'stablehlo': Format('.stablehlo', stablehlo.write, stablehlo.run),
-    'saved_model': Format('.saved_model', tensorflow.write_saved_model, tensorflow.run_saved_model),
-    'keras': Format('.h5', keras.write, keras.run),
+    'tflite-int8': _tflite('int8', refuse=tensorflow.refuse_int8),
+    'onnx': Format('.onnx', onnx.write, onnx.run, onnx.tensors),
+    'stablehlo': Format('.stablehlo', stablehlo.write, stablehlo.run, stablehlo.tensors),
+    'saved_model': Format('.saved_model', tensorflow.write_saved_model, tensorflow.run_saved_model,
+                          tensorflow.saved_model_tensors),
+    'keras': Format('.h5', keras.write, keras.run, keras.tensors, refuse=keras.refuse),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-  """The comparison of a file's outputs with those of the Flax model."""
+def check_request(network: Network, formats: Sequence[str], folder: Path, calibrated: bool = False,
+                  name: str | None = None) -> None:
+  """Checks what can be checked before anything is converted or written; the arguments are those of `export`.
 
-  images: int
-  max_difference: float
-  top1_agreement: float
-  distance: float  # see MAX_DISTANCE
+  Raises:
+    UserError: if one of the formats cannot hold the network, the name is not that of a file, or one of the files is there
+      already and is not of the same model.
+  """
+  name = target.default_name(network.model) if name is None else name
+  target.check_name(name)
+  target.check_folder(folder)
+  for form in formats:
+    FORMATS[form].refuse(network, calibrated)
+    target.check_free(FORMATS[form].path(folder, name), target.origin_of(network.model))
 
 
-def export(network: Network, name: str, folder: Path, images: np.ndarray | None = None,
-           calibration: np.ndarray | None = None) -> tuple[Path, Check]:
-  """Writes a file, and next to it a JSON file with labels and preprocessing, if the file passes its check.
+def export(network: Network, form: str, folder: Path, images: np.ndarray | None = None,
+           calibration: np.ndarray | None = None, name: str | None = None) -> tuple[Path, Check]:
+  """Writes a file, and next to it a JSON file that says how to use it, if the file passes its check.
 
   Args:
     network: the network to export.
-    name: a key of FORMATS.
-    folder: the folder to write to; files with the same name are replaced.
+    form: the format, a key of FORMATS.
+    folder: the folder to write to. An earlier file of the same model is replaced.
     images: images for the check, as TrainedModel.prepare returns them; generated ones by default.
     calibration: images for 'tflite-int8', in the same form.
+    name: name of the file without its suffix; by default that of the model's folder or file, or of the published model.
 
   Returns:
     The path of the file, and its check.
 
   Raises:
-    UserError: if the converter is not installed or does not know the network, or the check fails; no file is left.
+    UserError: as in `check_request`, and if the converter is not installed or fails, or the check fails. Nothing is left then,
+      and an earlier file stays as it was.
   """
-  kind = FORMATS[name]
-  images = generated_images(network) if images is None else images
+  check_request(network, [form], folder, calibration is not None, name)
+  kind = FORMATS[form]
+  path = kind.path(folder, target.default_name(network.model) if name is None else name)
+  images = check.generated_images(network) if images is None else images
+  several = images if len(images) > 1 else images.repeat(2, 0)  # on one image, a file for one image alone would pass
   folder.mkdir(parents=True, exist_ok=True)
-  stem = config_lib.model_name(network.model.config) + (f'-{kind.precision}' if kind.precision != 'float32' else '')
-  with tempfile.TemporaryDirectory(dir=folder, prefix='.export') as scratch, _converter_errors(name), quiet():
-    written = Path(scratch) / f'model{kind.suffix}'
-    kind.write(network, written, None if calibration is None else network.inputs(calibration))
-    check = compare(network.reference(images), kind.run(written, network.inputs(images)), network)
-    _raise_if_off(check, kind.precision, name, images)
-    card = Path(scratch) / 'card.json'
-    card.write_text(json.dumps(_card(network, name, kind, written, check), indent=2) + '\n')
-    path = folder / f'{stem}{kind.suffix}'
-    if path.is_dir():
-      shutil.rmtree(path)
-    written.replace(path)
-    card.replace(folder / f'{path.name}.json')
-  return path, check
+  with tempfile.TemporaryDirectory(dir=folder, prefix='.export') as scratch:
+    written, described = Path(scratch) / f'model{kind.suffix}', Path(scratch) / 'card.json'
+    with _one_line_errors(form), quiet():
+      kind.write(network, written, None if calibration is None else network.inputs(calibration))
+      outputs, tensors = kind.run(written, network.inputs(several)), kind.tensors(written)
+    found = check.compare(network.reference(images), outputs[:len(images)], network)
+    check.raise_if_off(found, kind.precision, form)
+    described.write_text(json.dumps(card.describe(network, form, kind.precision, tensors, found), indent=2) + '\n')
+    target.put(written, described, path)
+  return path, found
 
 
-def compare(expected: np.ndarray, actual: np.ndarray, network: Network) -> Check:
-  """Compares the expected with the actual outputs, both (n, outputs)."""
-  def probabilities(outputs):
-    if network.output != 'logits' or network.model.task.kind != 'classes':
-      return outputs
-    exp = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return exp / exp.sum(-1, keepdims=True)
-  differences = np.abs(probabilities(expected) - probabilities(actual))
-  if network.output == 'embeddings':
-    distance = np.linalg.norm(differences, axis=-1).mean() / 2
-  elif network.model.task.kind == 'classes' and network.output != 'features':
-    distance = differences.sum(-1).mean() / 2
-  else:
-    distance = differences.mean()
-  scale = max(1.0, float(np.abs(expected).max()))
-  return Check(len(expected), float(np.abs(expected - actual).max()) / scale,
-               float((expected.argmax(-1) == actual.argmax(-1)).mean()), float(distance))
-
-
-def generated_images(network: Network, count: int = CHECK_IMAGES) -> np.ndarray:
-  """Returns images of smooth colour fields with some noise, no two alike: uint8 (count, *stream_size, 3)."""
-  rng = np.random.default_rng(0)
-  size = stream_size(network.model.config.data)
-  images = []
-  for _ in range(count):
-    coarse = rng.integers(0, 256, (*rng.integers(2, 12, 2), 3)).astype(np.uint8)
-    image = crop(coarse, (0, 0, *coarse.shape[:2]), False, size)
-    images.append(np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8))
-  return np.stack(images)
+def warning(form: str, found: Check) -> str:
+  """Returns one line that says how far a file is from its model, and what to try, or '' if it is near enough."""
+  return check.warning(found, FORMATS[form].precision, form)
 
 
 @contextlib.contextmanager
@@ -159,34 +147,15 @@ def quiet():
 
 
 @contextlib.contextmanager
-def _converter_errors(name):
+def _one_line_errors(form):
+  """Turns what converters and runtimes raise, which may be anything, into a UserError that is chained to it."""
   try:
     yield
-  except ImportError as error:
-    raise UserError(f'{name}: {error.name} is not installed; install {REQUIREMENTS}: pip install -r {REQUIREMENTS}'
+  except ModuleNotFoundError as error:
+    raise UserError(f'{form}: {error.name} is not installed; install {REQUIREMENTS}: pip install -r {REQUIREMENTS}'
                     ) from error
-
-
-def _raise_if_off(check, precision, name, images):
-  if precision == 'float32':
-    if not check.max_difference <= MAX_DIFFERENCE:  # `not <=`, so that NaN fails too
-      raise UserError(f'{name}: the file differs from the model by up to {check.max_difference:.2g} on {len(images)} '
-                      f'images, more than {MAX_DIFFERENCE:.0e}; it is not kept')
-  elif not check.distance <= MAX_DISTANCE[precision]:
-    raise UserError(f'{name}: the outputs of the file are {check.distance:.2f} away from those of the model on {len(images)} '
-                    f'images, more than {MAX_DISTANCE[precision]} on a scale from 0 to 1 (the largest output agrees on '
-                    f'{check.top1_agreement:.0%}); it is not kept; try another precision or other calibration images')
-
-
-def _card(network, name, kind, path, check):
-  """Returns what a user of the file must know."""
-  model = network.model
-  numbers = tensorflow.quantization(path) if kind.suffix == '.tflite' else {}
-  input_range = [0, 255] if network.preprocessing else [-1.0, 1.0]
-  return {
-      'model': config_lib.model_name(model.config), 'origin': model.origin, 'format': name, 'precision': kind.precision,
-      'input': {'shape': [None, *network.input_shape], 'dtype': np.dtype(network.input_dtype).name, 'range': input_range,
-                'channels': 'RGB'},
-      'output': network.output, 'quantization': numbers,
-      'preprocessing': description(model.config.data), 'labels': model.labels,
-      'check': dataclasses.asdict(check)}
+  except Exception as error:
+    if is_of_the_user(error):
+      raise
+    reason = textwrap.shorten(describe(error), _LONGEST_REASON, placeholder=' ...')
+    raise UserError(f'{form}: the file cannot be written or run ({reason}); export to another format') from error

@@ -6,20 +6,15 @@ import numpy as np
 
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import BODY, padding_of
-from mobilenet_jax.trained.export.network import Network
+from mobilenet_jax.trained.export.network import Network, Tensor
 from mobilenet_jax.trained.published import weights
 
 
 def write(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-  """Writes a legacy .h5 file, which any version of Keras loads.
-
-  Raises:
-    UserError: if keras.applications.MobileNet is another network.
-  """
+  """Writes a legacy .h5 file, which any version of Keras loads; the network is one that `refuse` lets pass."""
   del calibration
   import keras
   model = network.model
-  _check_same_network(model)
   options = {'classes': model.num_classes} if model.num_classes else {'include_top': False, 'pooling': 'avg'}
   if model.num_classes:
     options['classifier_activation'] = 'softmax' if network.softmax else None
@@ -42,17 +37,30 @@ def write(network: Network, path: Path, calibration: np.ndarray | None = None) -
 
 
 def run(path: Path, images: np.ndarray) -> np.ndarray:
+  """Runs the file in Keras."""
   import keras
   return np.asarray(keras.models.load_model(path, compile=False)(images, training=False))
 
 
-def _check_same_network(model):
+def tensors(path: Path) -> tuple[Tensor, Tensor]:
+  """Returns the file's input, by its own name, and its output, by that of the last layer."""
+  import keras
+  model = keras.models.load_model(path, compile=False)
+  source, result = model.inputs[0], model.outputs[0]
+  return (Tensor(source.name, source.dtype, tuple(source.shape)),
+          Tensor(model.layers[-1].name, result.dtype, tuple(result.shape)))
+
+
+def refuse(network: Network, calibrated: bool) -> None:
+  """Raises UserError if keras.applications.MobileNet is another network."""
+  del calibrated
+  model = network.model
   config = model.config
   if model.task.kind != 'classes':
     raise UserError(f'keras: its MobileNet is a classifier, but this model has task={config.task}; export to another format')
   if (config.model.name, config.model.get('activation')) != ('mobilenet', 'relu6'):
-    raise UserError(f'keras: its MobileNet is the model mobilenet with relu6, not {config.model.name} with '
-                    f'{config.model.get("activation")}; export to another format')
+    other = f'mobilenet with {config.model.activation}' if config.model.name == 'mobilenet' else config.model.name
+    raise UserError(f'keras: its MobileNet is the model mobilenet with relu6, not {other}; export to another format')
   for size in config.data.image_size:
     size = -(-size // 2)
     for stride, _ in BODY:

@@ -11,6 +11,25 @@ from mobilenet_jax import models
 from mobilenet_jax.data import normalize, stream_size
 from mobilenet_jax.trained.model import TrainedModel
 
+PIXEL_RANGE = (-1.0, 1.0)  # of `normalize`: what pixels of 0 and 255 become
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """An input or output of a file, as the file's own runtime describes it.
+
+  Attributes:
+    name: its name, or None if the runtime knows it by its position.
+    dtype: the name of a NumPy dtype.
+    shape: its dimensions; None stands for any.
+    quantization: None, or the 'scale' and 'zero_point' of integers: real = (integer - zero_point) x scale.
+  """
+
+  name: str | None
+  dtype: str
+  shape: tuple[int | None, ...]
+  quantization: dict[str, float | int] | None = None
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -46,17 +65,21 @@ class Network:
 
   @property
   def output(self) -> str:
-    """Returns what the outputs are: 'probabilities', 'embeddings', 'logits' or 'features'."""
+    """Returns what the outputs are. It also names them, in files that have names.
+
+    'probabilities', 'embeddings' (of unit length), 'features' or 'numbers'; without the prediction, 'logits' or
+    'raw_embeddings'.
+    """
     if not self.model.num_classes:
       return 'features'
-    if not self.softmax:
-      return 'logits'
-    return {'vector': 'embeddings', 'numbers': 'numbers'}.get(self.model.task.kind, 'probabilities')
+    kinds = {'vector': ('embeddings', 'raw_embeddings'), 'numbers': ('numbers', 'numbers')}
+    predicted, raw = kinds.get(self.model.task.kind, ('probabilities', 'logits'))
+    return predicted if self.softmax else raw
 
   @property
   def predicts(self) -> bool:
     """Returns whether the network ends with the task's prediction."""
-    return self.output in ('probabilities', 'embeddings', 'numbers')
+    return self.softmax and self.model.num_classes > 0
 
   def function(self) -> Callable[[jax.Array], jax.Array]:
     """Returns a function images -> float32 (b, outputs), made of convolutions that every converter knows."""

@@ -9,7 +9,7 @@ import jax
 import jax.export
 import numpy as np
 
-from mobilenet_jax.trained.export.network import Network
+from mobilenet_jax.trained.export.network import Network, Tensor
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _RUN = '''import sys, jax.export, numpy
@@ -31,6 +31,16 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
   with tempfile.TemporaryDirectory() as folder:
     source, target = Path(folder) / 'images.npy', Path(folder) / 'outputs.npy'
     np.save(source, images)
-    subprocess.run([sys.executable, '-c', _RUN, path.resolve(), source, target], cwd=folder, check=True,
-                   capture_output=True)
+    done = subprocess.run([sys.executable, '-c', _RUN, path.resolve(), source, target], cwd=folder, capture_output=True,
+                          text=True)
+    if done.returncode:
+      raise RuntimeError((done.stderr.strip().splitlines() or [f'the process ended with {done.returncode}'])[-1])
     return np.load(target)
+
+
+def tensors(path: Path) -> tuple[Tensor, Tensor]:
+  """Returns the input and the output, which have no names."""
+  exported = jax.export.deserialize(bytearray(path.read_bytes()))
+  (source,), (result,) = exported.in_avals, exported.out_avals
+  return tuple(Tensor(None, tensor.dtype.name, tuple(size if isinstance(size, int) else None for size in tensor.shape))
+               for tensor in (source, result))
