@@ -23,7 +23,7 @@ def describe(network: Network, form: str, precision: str, tensors: tuple[Tensor,
   """
   model, (source, target) = network.model, tensors
   return {
-      'origin': origin_of(model), 'model': config_lib.model_name(model.config), 'task': model.config.task,
+      'origin': origin_of(model), 'step': model.step, 'model': config_lib.model_name(model.config), 'task': model.config.task,
       'format': form, 'precision': precision,
       'input': {**dataclasses.asdict(source), 'layout': 'NHWC', 'channels': 'RGB', **_range(source)},
       'output': {**dataclasses.asdict(target), 'meaning': network.output},

@@ -15,7 +15,7 @@ LONGEST_NAME = 200  # in bytes; most file systems allow 255, and a suffix follow
 def origin_of(model: TrainedModel) -> str:
   """Returns what tells the model from others: the absolute path of its folder or file, or the name of a published model."""
   path = Path(model.origin).expanduser()
-  return str(path.resolve()) if path.exists() or path.suffix in readers.SUFFIXES else model.origin
+  return str(path.resolve()) if readers.is_file(path) else model.origin
 
 
 def default_name(model: TrainedModel) -> str:
@@ -23,7 +23,7 @@ def default_name(model: TrainedModel) -> str:
   path = Path(os.path.abspath(Path(model.origin).expanduser()))
   if path.is_dir():
     return path.name
-  return path.stem if path.suffix in readers.SUFFIXES else model.origin.replace(':', '_')
+  return readers.stem(path) if readers.is_file(path) else model.origin.replace(':', '_')
 
 
 def check_name(name: str) -> None:

@@ -90,8 +90,8 @@ def tflite_tensors(path: Path) -> tuple[Tensor, Tensor]:
 def saved_model_tensors(path: Path) -> tuple[Tensor, Tensor]:
   """Returns the input and the output of the signature 'serving_default'."""
   import tensorflow as tf
-  loaded = tf.saved_model.load(str(path))
-  signature = loaded.signatures['serving_default']
+  with plain_path(path) as plain:
+    signature = tf.saved_model.load(str(plain)).signatures['serving_default']
   (source,), (target,) = signature.structured_input_signature[1].items(), signature.structured_outputs.items()
   return tuple(Tensor(name, spec.dtype.name, tuple(spec.shape)) for name, spec in (source, target))
 

@@ -46,6 +46,12 @@ def is_file(path: Path) -> bool:
       _SUFFIX.fullmatch(path.suffix) or _CHECKPOINT_PART.search(path.name))
 
 
+def stem(path: Path) -> str:
+  """Returns the name of a file without what only says its kind: model.ckpt-5 of model.ckpt-5.index."""
+  name = _CHECKPOINT_PART.sub('', path.name)
+  return name if '.ckpt-' in name else Path(name).stem
+
+
 def size_in(file_name: str) -> tuple[int, int] | None:
   """Returns the image size that a name says if it is one of TF-slim's or Keras's, such as mobilenet_v1_0.25_128.ckpt."""
   match = _SIZE.search(file_name)
