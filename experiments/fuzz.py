@@ -2,12 +2,12 @@
 
     make fuzz                                       # five minutes
     python -m experiments.fuzz --seconds=60 --seed=1000
-    python -m experiments.fuzz --case=1017          # one case again, whose folder is kept
+    python -m experiments.fuzz --case 17 1023       # some cases again, on the files of the last run
 
-Each case follows from its number alone: a command line and the files in its folder, some of them damaged; see fuzz_cases.py. A
-case is right if there is neither a traceback nor a hang, the exit status is 0 only if the command has done what it was asked
-for, or else its last line says in plain text what is wrong, and no file that was there before is harmed. What is wrong is
-reported by its kind, with the first case that shows it.
+Each case follows from its number: a command line and the files in its folder, some of them damaged; see fuzz_cases.py. It is
+right if there is neither a traceback nor a hang, the exit status is 0 only if the command has done what it was asked for, or
+else its last line says in plain text what is wrong, and no file that was there before is harmed; see fuzz_verdict.py. What is
+wrong is reported by its kind, with the first case that shows it, whose folder is kept as it was afterwards.
 
 A case is a copy of this process, which has imported everything, in a folder of its own. A few cases start a Python of their
 own. The memory of a case is limited, and all places that it may write to are in its folder. If root starts this, it gives up
@@ -18,64 +18,35 @@ import argparse
 import atexit
 import collections
 import contextlib
-import csv
-import dataclasses
 import faulthandler
-import hashlib
 import importlib
-import json
 import os
-import re
 import resource
 import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
-import unicodedata
 from pathlib import Path
 
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')  # most of the time of a case is compilation
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')  # compiles in less time
 
-from experiments import fuzz_cases, fuzz_files
+from experiments import fuzz_cases, fuzz_files, victims
+from experiments.fuzz_verdict import Ended, contents, faults
+from mobilenet_jax import models
 from mobilenet_jax import __main__ as command_line_main
 from mobilenet_jax.errors import REQUEUE, UserError
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.runtime.environment import MEMORY_SETTING
-from mobilenet_jax.storage.run_files import RESULT_FILE
-from mobilenet_jax.sweeps import results
-from mobilenet_jax.sweeps.job import LOG_FILE
 
 ROOT = Path(__file__).parent.parent
+WORLD = 'world'  # the folder of which each case has a copy
 MEMORY = 6 * 2**30  # bytes that a case may use
 PATIENCE, LEAST_SECONDS = 3, 20  # a case may take this many times as long as a whole sweep, and this long anyway
-END_SECONDS = 10  # for a training run to end after SIGTERM, with a checkpoint
-LONGEST_MESSAGE = 600  # characters of an error
-# What a command may replace in a folder that it writes to.
-PRODUCTS = re.compile(r'candidates\.csv|choose\.(png|svg)|shallow_mobilenet_.*')
-FRAME = re.compile(r'File ".*?/(mobilenet_jax/[^"]+)", line (\d+),? in (\w+)')
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-  """How a case ended.
-
-  Attributes:
-    status: the exit status; minus the number of a signal.
-    late: whether it had to be told to end.
-    out, err: what it printed.
-    where: what is known of the place in the code where it ended: a traceback, or that of a UserError.
-    seconds: how long it took.
-  """
-  status: int
-  late: bool
-  out: str
-  err: str
-  where: str
-  seconds: float
+WITH_PROCESSES = 6  # and this many times longer if it starts a Python of its own
+END_SECONDS = 30  # for a training run to end after SIGTERM, with a checkpoint
 
 
 def run(argv: list[str], folder: Path, seconds: float, alone: bool = False) -> Ended:
@@ -138,7 +109,7 @@ def _become(argv, folder, paths, alone):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if alone:
       os.execv(sys.executable, [sys.executable, '-m', 'mobilenet_jax', *argv])
-    where = paths[2].open('w')
+    where = paths[2].open('w', encoding='utf-8', errors='backslashreplace')
     faulthandler.enable(where, all_threads=False)
     faulthandler.register(signal.SIGUSR1, where, all_threads=False)
     sys.stdin, sys.stdout = open(0, encoding='utf-8'), open(1, 'w', encoding='utf-8', closefd=False)
@@ -200,124 +171,13 @@ def make_world(world: Path) -> float:
   return ended.seconds
 
 
-def contents(folder: Path) -> dict[str, str]:
-  """Returns a digest of each file in a folder and below it, by its path from there."""
-  found = {}
-  for parent, folders, names in os.walk(folder):
-    del folders
-    for path in (Path(parent) / name for name in names):
-      kind = 'link' if path.is_symlink() else 'file' if path.is_file() else 'other'
-      with contextlib.suppress(OSError):
-        found[str(path.relative_to(folder))] = hashlib.sha1(path.read_bytes()).hexdigest() if kind == 'file' else kind
-  return found
-
-
-def faults(case: fuzz_cases.Case, ended: Ended, folder: Path, before: dict[str, str]) -> list[str]:
-  """Returns what is wrong with the end of a case, each as a kind of fault; [] if it is right."""
-  command = ' '.join(fuzz_cases.command_of(case.argv))
-  after, printed = contents(folder), f'{ended.out}\n{ended.err}'
-  logs = ''.join((folder / name).read_text(errors='replace') for name in after
-                 if Path(name).name == LOG_FILE and after[name] != before.get(name))
-  found = []
-  if crash := _traceback(printed) or _traceback(logs):
-    found.append(crash)
-  if ended.late and ended.status != REQUEUE:
-    found.append(f'a hang of {command} in {_frame(ended.where)}')
-  elif ended.status < 0:
-    found.append(f'died of {signal.Signals(-ended.status).name} in {_frame(ended.where)}')
-  elif ended.status not in (0, 1, REQUEUE):
-    found.append(f'status {ended.status} of {command} in {_frame(ended.where)}')
-  elif ended.status == 0 and (missing := _not_done(case.argv, ended.out, folder)):
-    found.append(f'status 0 of {command}, but {missing}')
-  elif ended.status == 1 and not crash:
-    found += [f'{wrong}, raised in {_last_frame(ended.where)}' for wrong in _wrong_with_message(ended.err)]
-  if case.valid and ended.status:
-    found.append(f'status {ended.status} of a valid {command}')
-  owned = [os.path.normpath(text) + '/' for text in [_given(case.argv, '--workdir')] if text and command in ('train', 'sweep')]
-  for name, digest in before.items():
-    if after.get(name) != digest and not name.startswith(tuple(owned)) and not PRODUCTS.fullmatch(Path(name).name):
-      found.append(f'{command} has {"changed" if name in after else "removed"} a file of the user')
-  if any(name.endswith('.tmp') and name not in before for name in after) and not ended.late and ended.status >= 0:
-    found.append(f'{command} has left a .tmp file')
-  return list(dict.fromkeys(found))
-
-
-def _traceback(text):
-  """Returns the type of the last traceback in a text and the innermost place of ours in it; None if there is none."""
-  _, mark, last = text.rpartition('Traceback (most recent call last)')
-  if not mark:
-    return None
-  error = next((line for line in last.splitlines()[1:] if line and not line[0].isspace()), '?')
-  return f'{error.partition(":")[0][:100]} in {_last_frame(last)}'
-
-
-def _last_frame(text):
-  """Returns the last place of ours that a traceback names, other than that which turns errors into exit statuses."""
-  frames = [place for place in FRAME.findall(text) if place[0] not in ('mobilenet_jax/__main__.py', 'mobilenet_jax/runtime/command_line.py')]
-  return '{}:{} ({})'.format(*frames[-1]) if frames else 'a place that is not known'
-
-
-def _frame(text):
-  """Returns the innermost place of ours in a stack of faulthandler, which begins with the innermost frame."""
-  frames = FRAME.findall(text)
-  return '{}:{} ({})'.format(*frames[0]) if frames else 'a place that is not known'
-
-
-def _wrong_with_message(err):
-  """Yields what is wrong with the error that a command has printed."""
-  last = err.removesuffix('\n').rpartition('\n')[2]
-  if not last.startswith('error: ') or len(last) < 12:
-    yield 'the last line is no error'
-  if len(last) > LONGEST_MESSAGE:
-    yield f'an error of more than {LONGEST_MESSAGE} characters'
-  if any(unicodedata.category(character) == 'Cc' for character in last):
-    yield 'an error with a control character'
-
-
-def _given(argv, flag):
-  """Returns the last value of a flag on a command line; '' if it has none."""
-  values = [argument.partition('=')[2] for argument in argv if argument.startswith(f'{flag}=')]
-  values += [value for argument, value in zip(argv, argv[1:]) if argument == flag]
-  return values[-1] if values else ''
-
-
-def _not_done(argv, out, folder):
-  """Returns what a command that has succeeded should have done and has not; '' if all is done."""
-  command = fuzz_cases.command_of(argv)
-  if not out.strip():
-    return 'nothing is printed'
-  if not command or '--help' in argv or '-h' in argv:
-    return '' if re.search('usage: mobilenet_jax|mobilenet_jax [0-9.]+$', out) else 'neither the usage nor the version is printed'
-  if command == ('train',):
-    return _not_a_row(folder / _given(argv, '--workdir') / RESULT_FILE)
-  if command == ('sweep',):
-    path = folder / _given(argv, '--workdir') / results.CSV_FILE
-    return '' if path.is_file() and list(csv.DictReader(path.read_text().splitlines())) else 'there is no row'
-  if command[0] in ('export', 'import', 'record', 'choose') and (given := _given(argv, '--out')):
-    path = folder / given
-    if not (any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size):
-      return 'there is nothing in --out'
-  if '--json' in argv or command == ('predict',) and _given(argv, '--format') == 'json':
-    try:
-      json.loads(out, parse_constant=lambda name: json.loads('not JSON'))
-    except ValueError:
-      return 'what it printed is not JSON'
-  return ''
-
-
-def _not_a_row(path):
-  try:
-    return '' if json.loads(path.read_text())['name'] else 'its row has no name'
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    return f'there is no row ({type(error).__name__})'
-
-
 def play(seed: int, world: Path, folder: Path, seconds: float) -> tuple[fuzz_cases.Case, Ended, list[str]]:
   """Runs one case in `folder`, which it makes. Returns the case, how it ended, and what is wrong with that."""
   shutil.copytree(world, folder, symlinks=True)
   case = fuzz_cases.draw(seed, folder)
   before = contents(folder)
-  ended = run(case.argv, folder, seconds, case.alone)
+  with_processes = case.alone or case.argv[:1] == ['sweep'] and '--launcher=here' not in case.argv
+  ended = run(case.argv, folder, seconds * (WITH_PROCESSES if with_processes else 1), case.alone)
   return case, ended, faults(case, ended, folder, before)
 
 
@@ -337,8 +197,12 @@ def _show(argv):
   return text if len(text) < 300 else f'{text[:140]} ... {text[-140:]}'
 
 
-def fuzz(args, world: Path) -> None:
-  limit = max(PATIENCE * make_world(world), LEAST_SECONDS)
+def fuzz(args: argparse.Namespace, world: Path, limit: float) -> None:
+  """Runs cases until the time is over, and reports the kinds of faults.
+
+  Raises:
+    UserError: if there are any.
+  """
   started, statuses, kinds, first = time.monotonic(), collections.Counter(), collections.Counter(), {}
   seed = args.seed
   while time.monotonic() - started < args.seconds:
@@ -346,31 +210,33 @@ def fuzz(args, world: Path) -> None:
     case, ended, wrong = play(seed, world, folder, limit)
     statuses[ended.status if ended.status in (0, 1, 2, REQUEUE) else 'other'] += 1
     kinds.update(wrong)
-    for kind in wrong:
-      if kind not in first:
-        first[kind] = seed, case.argv
-        print(f'{seed}: {kind}: {_show(case.argv)}', flush=True)
-    _remove(folder)
+    new = [kind for kind in wrong if kind not in first]
+    for kind in new:
+      first[kind] = seed, case.argv
+      print(f'{seed}: {kind}: {_show(case.argv)}', flush=True)
+    if not new:
+      _remove(folder)
     seed += 1
   print()
   for kind, count in kinds.most_common():
-    print(f'{count:4} x {kind}\n       first: --case={first[kind][0]}, mobilenet_jax {_show(first[kind][1])}')
+    print(f'{count:4} x {kind}\n       first: --case {first[kind][0]}, mobilenet_jax {_show(first[kind][1])}')
   ends = ', '.join(f'{statuses[status]} with status {status}' for status in (0, 1, 2, REQUEUE, 'other') if statuses[status])
   print(f'{seed - args.seed} cases, {args.seed} to {seed - 1}: {ends}; {len(kinds)} kinds of faults in {kinds.total()} cases; '
         f'{time.monotonic() - started:.0f} s, at most {limit:.0f} s each')
   if kinds:
-    raise UserError(f'{len(kinds)} kinds of faults; --case=NUMBER repeats a case')
+    raise UserError(f'{len(kinds)} kinds of faults; --case NUMBER repeats a case')
 
 
-def repeat(args, world: Path) -> None:
-  """Runs one case and prints everything about it. Its folder is kept."""
-  limit = max(PATIENCE * make_world(world), LEAST_SECONDS)
-  folder = world.with_name(f'case_{args.case}')
+def repeat(seed: int, world: Path, limit: float) -> None:
+  """Runs one case and prints everything about it."""
+  folder = world.with_name(f'case_{seed}')
+  if folder.exists():
+    _remove(folder)
   whole = contents(world)
-  case, ended, wrong = play(args.case, world, folder, limit)
+  case, ended, wrong = play(seed, world, folder, limit)
   after = contents(folder)
-  print(f'mobilenet_jax {_show(case.argv)}\n{case.kind}{", in a Python of its own" if case.alone else ""}; files that differ '
-        'afterwards:')
+  print(f'\n=== case {seed}: mobilenet_jax {_show(case.argv)}\n{case.kind}{", in a Python of its own" if case.alone else ""}; '
+        'files that differ afterwards:')
   for name in sorted({*whole, *after}):
     if whole.get(name) != after.get(name):
       print(f'  {name!r}: {"new" if name not in whole else "gone" if name not in after else "changed"}')
@@ -380,18 +246,24 @@ def repeat(args, world: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+  models.MODELS['shallow_mobilenet'] = victims.SmallMobileNet  # two blocks, as most of the time of a case is compilation
   for module, _ in command_line_main.COMMANDS.values():
     importlib.import_module(f'mobilenet_jax.commands.{module}')
   for name in ('mobilenet_jax.data.tfds_sets', 'mobilenet_jax.sweeps.choice_figure', 'tensorflow', 'h5py'):
     importlib.import_module(name)
-  temporary = tempfile.mkdtemp(prefix='fuzz_')  # not TemporaryDirectory, which each copy of this process would remove at its end
-  os.environ.update({**MEMORY_SETTING, 'JAX_COMPILATION_CACHE_DIR': f'{temporary}/compiled',
+  out = args.out.resolve()
+  if not (args.case and (out / WORLD).is_dir()):
+    shutil.rmtree(out, ignore_errors=True)
+  out.mkdir(parents=True, exist_ok=True)
+  os.environ.update({**MEMORY_SETTING, 'JAX_COMPILATION_CACHE_DIR': f'{out}/compiled',
                      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'})
-  try:
-    (repeat if args.case is not None else fuzz)(args, Path(temporary) / 'world')
-  finally:
-    if args.case is None:
-      shutil.rmtree(temporary)
+  limit = LEAST_SECONDS
+  if not (out / WORLD).exists():
+    limit = max(PATIENCE * make_world(out / WORLD), limit)
+  for seed in args.case:
+    repeat(seed, out / WORLD, limit)
+  if not args.case:
+    fuzz(args, out / WORLD, limit)
 
 
 if __name__ == '__main__':
@@ -401,5 +273,7 @@ if __name__ == '__main__':
   parser = command_line.Parser(__doc__)
   parser.add_argument('--seconds', type=float, default=300, help='how long to go on')
   parser.add_argument('--seed', type=int, default=0, help='the number of the first case')
-  parser.add_argument('--case', type=int, help='run only the case of this number, and print everything about it')
+  parser.add_argument('--out', type=Path, default=Path('runs/fuzz'), help='folder of the cases; what is in it is removed')
+  parser.add_argument('--case', type=int, nargs='+', default=[], help='run only the cases of these numbers, and print '
+                      'everything about them')
   command_line.run_with(parser, main)

@@ -47,26 +47,36 @@ VALID = (
 )
 STDIN = 'photos/test/a/0.png\nphotos/test/b/0.png\n'  # of every command; predict reads it if it is asked to
 TRAIN, PREDICT = VALID[0], ['predict', 'run']
-OF_FACES = ['--config.task=embedding', '--config.data.pairs=pairs.txt', '--config.data.per_identity=2', '--config.embedding.size=4']
+OF_FACES = ['--config.task=embedding', '--config.data.name=folder:people', '--config.data.pairs=pairs.txt',
+            '--config.data.per_identity=2', '--config.embedding.size=4']
 # Flags that ask a command to wait for something that does not come here: other hosts, or Ctrl-C.
 WAITING = ('--coordinator', '--hosts', '--watch')
-
+# Values that mean something in some field.
+MEANINGS = ('folder:', 'npz:', 'hf:', 'hf:photos', 'feature:x', 'folder:photos/train/a', 'npz:teacher.npz', 'teacher.npz',
+            '0.5', 'skip', 'class', 'attributes', 'train', 'run')
 # What a recipe may do at its wrong moment, and what its functions may return.
 ACTIONS = (
-    'raise ValueError("two\\nlines")', 'raise RuntimeError("\\x1b[31m" + "x" * 3000)', 'raise KeyError("name")', 'raise Exception',
-    'raise SystemExit', 'raise SystemExit(3)', 'raise SystemExit("text")', 'raise KeyboardInterrupt', 'raise OSError(2, "gone", "file")',
-    'raise StopIteration', 'raise AssertionError', '1 / 0', 'import not_there', 'from configs import not_there', 'recurse = lambda: recurse()\n'
-    '{indent}recurse()', 'open("missing.txt")', 'raise MemoryError', 'undefined', 'raise UnicodeDecodeError("utf-8", b"a", 0, 1, "x")')
-SOURCES = (b'', b'get_config = 3\n', b'def get_config(:\n', b'\x00', b'\xff\xfe', b'  x = 1\n y', b'def get_config(a, b):\n  pass\n',
-           b'async def get_config():\n  pass\n', b'class get_config:\n  pass\n', b'# coding: nothing\n', b'(' * 500, b'{"json": 1}')
-CONFIGS = ('None', '{}', '3', '"text"', 'config.to_dict()', 'type(config)()', 'type(config)({"model": 3})', 'config.data', 'config.model',
-           '[config]', 'config, config', 'get_config', 'type(config)({**config.to_dict(), "extra": 1})',
-           'type(config)({**config.to_dict(), "data": None})')
-SWEEPS = ('None', '""', '"abc"', '{}', '{"seed": 1}', '[]', '[None]', '[{}]', '[{}, {}]', '[{"nothing": 1}]', '[{"data.nothing": 1}]',
-          '[{"batch_size": "x"}]', '[{"model": None}]', '[{"model.name": 3}]', '[{1: 2}]', '[[]]', '3', 'config', '[config]', 'iter([{}])',
-          '[{"model.width_multiplier": 0.03}] * 2000', '[{"model.width_multiplier": float("nan")}]', '[{"data.image_size": 32}]',
-          '[{"data.image_size": (32, 32)}, {"data.image_size": (0, 0)}]', '[{"data": {"name": "x"}}]', '[{"train_for": 3}]')
-GROUPS = ('None', '3', '{}', '[]', '{"all": 3}', '{"all": ("nothing",)}', '{"all": None}', '{3: ()}', '{"all": "data"}', '{"auto": ()}', '"all"')
+    'raise ValueError("two\\nlines")', 'raise RuntimeError("\\x1b[31m" + "x" * 3000)', 'raise KeyError("name")',
+    'raise Exception', 'raise SystemExit', 'raise SystemExit(3)', 'raise SystemExit("text")', 'raise KeyboardInterrupt',
+    'raise OSError(2, "gone", "file")', 'raise StopIteration', 'raise AssertionError', '1 / 0', 'import not_there',
+    'from configs import not_there', 'recurse = lambda: recurse()\n{indent}recurse()', 'open("missing.txt")',
+    'raise MemoryError', 'undefined', 'raise UnicodeDecodeError("utf-8", b"a", 0, 1, "x")')
+SOURCES = (
+    b'', b'get_config = 3\n', b'def get_config(:\n', b'\x00', b'\xff\xfe', b'  x = 1\n y', b'def get_config(a, b):\n  pass\n',
+    b'async def get_config():\n  pass\n', b'class get_config:\n  pass\n', b'# coding: nothing\n', b'(' * 500, b'{"json": 1}')
+CONFIGS = (
+    'None', '{}', '3', '"text"', 'config.to_dict()', 'type(config)()', 'type(config)({"model": 3})', 'config.data',
+    'config.model', '[config]', 'config, config', 'get_config', 'type(config)({**config.to_dict(), "extra": 1})',
+    'type(config)({**config.to_dict(), "data": None})')
+SWEEPS = (
+    'None', '""', '"abc"', '{}', '{"seed": 1}', '[]', '[None]', '[{}]', '[{}, {}]', '[{"nothing": 1}]',
+    '[{"data.nothing": 1}]', '[{"batch_size": "x"}]', '[{"model": None}]', '[{"model.name": 3}]', '[{1: 2}]', '[[]]', '3',
+    'config', '[config]', 'iter([{}])', '[{"model.width_multiplier": 0.03}] * 2000',
+    '[{"model.width_multiplier": float("nan")}]', '[{"data.image_size": 32}]',
+    '[{"data.image_size": (32, 32)}, {"data.image_size": (0, 0)}]', '[{"data": {"name": "x"}}]', '[{"train_for": 3}]')
+GROUPS = (
+    'None', '3', '{}', '[]', '{"all": 3}', '{"all": ("nothing",)}', '{"all": None}', '{3: ()}', '{"all": "data"}',
+    '{"auto": ()}', '"all"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +105,8 @@ def draw(seed: int, folder: Path) -> Case:
   rng = random.Random(seed)
   kind = rng.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
   argv = KINDS[kind][1](rng, folder)
-  return Case(kind, [_argument(text) for text in argv], kind == 'valid', rng.random() < 0.02)
+  with_trained = argv[1:2] == ['run'] or '=run' in ' '.join(argv)  # whose network only this process knows, see fuzz.main
+  return Case(kind, [_argument(text) for text in argv], kind == 'valid', rng.random() < 0.02 and not with_trained)
 
 
 def _argument(text):
@@ -134,7 +145,8 @@ def _flags(command):
 def _change(rng, argv, flags):
   """Makes one change to a command line."""
   text = rng.choice(files.ODD if rng.random() < 0.5 else files.NONSENSE)
-  change = rng.choice(('value', 'value', 'value', 'flag', 'flag', 'flag', 'drop', 'double', 'place', 'place', 'more', 'misspelt', 'any'))
+  change = rng.choice(('value', 'value', 'value', 'flag', 'flag', 'flag', 'place', 'place', 'drop', 'double', 'more',
+                       'misspelt', 'any'))
   given = [i for i, argument in enumerate(argv) if argument.startswith('--') and '=' in argument]
   places = [i for i, argument in enumerate(argv) if i and not argument.startswith('-')]
   if change == 'value' and given:
@@ -153,8 +165,9 @@ def _change(rng, argv, flags):
     argv.insert(rng.randint(1, max(len(argv), 1)), text)
   elif change == 'misspelt' and given:
     at = rng.choice(given)
-    argv[at] = rng.choice((argv[at].replace('--', '-'), argv[at].replace('=', ' '), argv[at].replace('=', 's='), argv[at].upper(),
-                           argv[at].partition('=')[0]))
+    text = argv[at]
+    argv[at] = rng.choice((text.replace('--', '-'), text.replace('=', ' '), text.replace('=', 's='), text.upper(),
+                           text.partition('=')[0]))
   elif change == 'any':
     argv.append(f'{text}={text}')
 
@@ -172,11 +185,10 @@ def _fields(rng, folder):
   """Sets a field or two of a config to nonsense."""
   if rng.random() < 0.3:
     files.odd_places(folder)
-  argv = list(rng.choice((TRAIN, TRAIN, ['complexity', '--config=recipe.py'], [*TRAIN, *OF_FACES, '--config.data.name=folder:people'])))
+  argv = list(rng.choice((TRAIN, TRAIN, ['complexity', '--config=recipe.py'], [*TRAIN, *OF_FACES])))
   known = {**config_lib.flat(config_lib.base()), **{f'model.{name}': None for name in models.fields('shallow_mobilenet')}}
   for _ in range(rng.choice((1, 1, 2))):
-    text = rng.choice((*files.NONSENSE, *files.NONSENSE, *files.ODD, *models.MODELS, 'folder:', 'npz:', 'hf:', 'hf:photos', 'feature:x',
-                       'folder:photos/train/a', 'npz:teacher.npz', '0.5', 'skip', 'class', 'attributes', 'train', 'run', 'teacher.npz'))
+    text = rng.choice((*files.NONSENSE, *files.NONSENSE, *files.ODD, *models.MODELS, *MEANINGS))
     argv.append(f'--config.{rng.choice(list(known))}{rng.choice(("=",) * 9 + (".x=",))}{text}')
   return argv
 
@@ -223,7 +235,7 @@ def _tables(rng, folder):
   path, argv = rng.choice((
       ('labelled/labels.csv', [*TRAIN, '--config.data.name=folder:labelled']),
       ('labelled/labels.csv', ['evaluate', 'run', '--data=folder:labelled']),
-      ('pairs.txt', [*TRAIN, *OF_FACES, '--config.data.name=folder:people']),
+      ('pairs.txt', [*TRAIN, *OF_FACES]),
       ('sweep/results.csv', ['choose', '--table=sweep/results.csv']),
       ('sweep/results.csv', ['choose', '--table=sweep/results.csv', '--out=new', '--max-params=1M'])))
   if rng.random() < 0.85:
@@ -248,14 +260,15 @@ def _weights(rng, folder):
   """Damages a file of published weights, or gives it the name of another kind."""
   path = rng.choice(sorted(folder.glob(f'*_{files.SIZE}.*')))
   if rng.random() < 0.15:
-    other = path.with_name('other' + rng.choice(('.pb', '.ckpt', '.tgz', '.tar', '.gz', '.h5', '.hdf5', '.index', '.ckpt.index', '.zip', '')))
+    suffixes = '.pb .ckpt .tgz .tar .gz .h5 .hdf5 .index .ckpt.index .zip'.split()
+    other = path.with_name('other' + rng.choice((*suffixes, '')))
     path.rename(other)
     path = other
   else:
     files.spoil(rng, path)
   name = f'slim_{files.SIZE}.ckpt' if '.ckpt.' in path.name else path.name
-  return list(rng.choice((['import', name, '--out=new'], ['import', name, '--out=new', '--raw'], [*PREDICT[:1], name, 'photos/test'],
-                          [*TRAIN, f'--config.init.model={name}'])))
+  return list(rng.choice((['import', name, '--out=new'], ['import', name, '--out=new', '--raw'],
+                          ['predict', name, 'photos/test'], [*TRAIN, f'--config.init.model={name}'])))
 
 
 def _run_folder(rng, folder):
@@ -286,5 +299,7 @@ def _is_json(path):
     return False
 
 
-KINDS = {'valid': (4, _valid), 'arguments': (30, _arguments), 'fields': (14, _fields), 'recipe': (8, _recipe), 'images': (10, _images),
-         'tables': (12, _tables), 'arrays': (8, _arrays), 'weights': (7, _weights), 'run folder': (12, _run_folder)}
+KINDS = {
+    'valid': (4, _valid), 'arguments': (30, _arguments), 'fields': (14, _fields), 'recipe': (8, _recipe),
+    'images': (10, _images), 'tables': (12, _tables), 'arrays': (8, _arrays), 'weights': (7, _weights),
+    'run folder': (12, _run_folder)}

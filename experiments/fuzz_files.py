@@ -1,6 +1,7 @@
 """The files of experiments/fuzz.py: a folder in which every command has what it needs, and ways to spoil what is in it."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -45,13 +46,16 @@ def sweep(config):
 GROUPS = {{'all': (), 'alone': None}}
 '''
 # Two folds of two pairs of each kind, in the form of LFW. Eve and Fay are trained on.
-PAIRS = '2\t2\n' + ''.join(f'{a}\t1\t2\n{b}\t1\t2\n{a}\t1\t{b}\t1\n{a}\t2\t{b}\t2\n' for a, b in (('Ann', 'Bob'), ('Cid', 'Dan')))
+PAIRS = '2\t2\n' + ''.join(f'{a}\t1\t2\n{b}\t1\t2\n{a}\t1\t{b}\t1\n{a}\t2\t{b}\t2\n'
+                           for a, b in (('Ann', 'Bob'), ('Cid', 'Dan')))
+PHOTOS = [f'{split}/{name}/{i}.png' for split, count in (('train', 3), ('test', 1)) for name in 'ab' for i in range(count)]
 PEOPLE = ('Ann', 'Bob', 'Cid', 'Dan', 'Eve', 'Fay')
 # Text that a person, a program or an accident may put where something else is expected.
 NONSENSE = (
-    '', ' ', '0', '-1', '1', '2', '7', '3.5', '1e9', '1e308', '9' * 20, 'nan', 'inf', '-inf', '1_0', '\u0663', '\uff11', 'None',
-    'True', '[]', '()', '(1, 2, 3)', '(32, 32)', '{}', 'é', '日本', '\u202eabc', '\udcff', '\x1b[31mred', 'a\nb', '\r', '\t', '\x7f', 'x' * 5000, '*', '[a-', '\\', '%s', '{0}',
-    'a=b', 'a,b', ':', '::', '--', '-', "'", '"', '0 steps', '-1 steps', 'nan epochs', '1 epoch', '9e99 examples', 'steps')
+    '', ' ', '0', '-1', '1', '2', '7', '3.5', '1e9', '1e308', '9' * 20, 'nan', 'inf', '-inf', '1_0', '\u0663', '\uff11',
+    'None', 'True', '[]', '()', '(1, 2, 3)', '(32, 32)', '{}', 'é', '日本', '\u202eabc', '\udcff', '\x1b[31mred', 'a\nb',
+    '\r', '\t', '\x7f', 'x' * 5000, '*', '[a-', '\\', '%s', '{0}', 'a=b', 'a,b', ':', '::', '--', '-', "'", '"', '0 steps',
+    '-1 steps', 'nan epochs', '1 epoch', '9e99 examples', 'steps')
 JSON_NONSENSE = (None, True, -1, 0, 1e308, 10**30, float('nan'), '', 'x', '\x1b[31m', [], [None], {}, {'a': 1})
 
 
@@ -59,7 +63,7 @@ def make(folder: Path) -> None:
   """Writes all that the commands read, except what they make themselves."""
   rng = np.random.default_rng(0)
   (folder / 'recipe.py').write_text(RECIPE)
-  images = [f'photos/{split}/{name}/{i}.png' for split, count in (('train', 3), ('test', 1)) for name in 'ab' for i in range(count)]
+  images = [f'photos/{name}' for name in PHOTOS]
   images += [f'labelled/{i}.png' for i in range(12)] + [f'people/{name}/{name}_{i:04}.png' for name in PEOPLE for i in (1, 2)]
   for path in map(folder.joinpath, images):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +81,8 @@ def arrays(name: str) -> dict[str, np.ndarray]:
   if name == 'set':
     images = {f'{split}_images': rng.integers(0, 256, (4, 33, 40, 3), np.uint8) for split in ('train', 'test')}
     return {**images, 'train_labels': np.arange(4) % 2, 'test_labels': np.arange(4) % 2, 'class_names': np.array(['a', 'b'])}
-  names = [f'{split}/{name}/{i}.png' for split, count in (('train', 3), ('test', 1)) for name in 'ab' for i in range(count)]
-  return {'names': np.array(names), 'logits': rng.normal(size=(len(names), 2)).astype(np.float32), 'labels': np.array(['a', 'b'])}
+  logits = rng.normal(size=(len(PHOTOS), 2)).astype(np.float32)
+  return {'names': np.array(PHOTOS), 'logits': logits, 'labels': np.array(['a', 'b'])}
 
 
 def _write_weights(folder):
@@ -96,9 +100,12 @@ def _write_weights(folder):
   (folder / f'slim_{SIZE}.pb').write_bytes(graph.SerializeToString())
   tf.raw_ops.SaveV2(prefix=str(folder / f'slim_{SIZE}.ckpt'), tensor_names=list(slim), shape_and_slices=[''] * len(slim),
                     tensors=list(slim.values()))
-  with tarfile.open(folder / f'slim_{SIZE}.tgz', 'w:gz') as archive:
+  with (gzip.GzipFile(folder / f'slim_{SIZE}.tgz', 'wb', mtime=0) as file, tarfile.open(fileobj=file, mode='w') as archive):
     for path in sorted(folder.glob(f'slim_{SIZE}.ckpt.*')):
-      archive.add(path, path.name)
+      member = archive.gettarinfo(path, path.name)
+      member.mtime = 0  # so that the bytes are the same each time
+      with path.open('rb') as content:
+        archive.addfile(member, content)
   with h5py.File(folder / f'keras_{SIZE}.h5', 'w') as file:
     layers = {}
     for path, value in values.items():
@@ -127,17 +134,18 @@ def odd_places(folder: Path) -> None:
     (folder / name).chmod(mode)
 
 
-ODD = ('empty', 'locked', 'readonly', '[a]*', 'unreadable.png', 'bell\a.png', os.fsdecode(b'\xff.png'), 'loop', 'dangling.png', 'round',
-       'missing', 'missing/below', 'recipe.py', 'recipe.py/below', 'photos', 'run', 'sweep', 'set.npz', 'run/config.json', '.', '~',
-       '~nouser', 'null', 'null/below', 'fifo.png', 'full', 'memory', 'x' * 300, 'new/' * 60 + 'x', '*.png', 'new.parts', 'readonly/new', 'locked/new',
-       'loop/new')
+ODD = (
+    'empty', 'locked', 'readonly', '[a]*', 'unreadable.png', 'bell\a.png', os.fsdecode(b'\xff.png'), 'loop', 'dangling.png',
+    'round', 'missing', 'missing/below', 'recipe.py', 'recipe.py/below', 'photos', 'run', 'sweep', 'set.npz',
+    'run/config.json', '.', '~', '~nouser', 'null', 'null/below', 'fifo.png', 'full', 'memory', 'x' * 300, 'new/' * 60 + 'x',
+    '*.png', 'new.parts', 'readonly/new', 'locked/new', 'loop/new')
 
 
 def spoil(rng: random.Random, path: Path) -> str:
   """Damages a file, and returns how."""
   content = path.read_bytes()
-  how = rng.choice(('truncated', 'truncated', 'flipped', 'flipped', 'flipped', 'emptied', 'deleted', 'zeros', 'noise', 'doubled', 'text',
-                    'a folder', 'a link'))
+  how = rng.choice(('truncated', 'truncated', 'flipped', 'flipped', 'flipped', 'emptied', 'deleted', 'zeros', 'noise',
+                    'doubled', 'text', 'a folder', 'a link'))
   if how in ('deleted', 'a folder', 'a link'):
     path.unlink()
     {'deleted': lambda: None, 'a folder': path.mkdir, 'a link': lambda: path.symlink_to(path.name)}[how]()
@@ -207,7 +215,8 @@ def spoil_table(rng: random.Random, path: Path) -> None:
     else:
       title = rng.choice(('split', 'identity', 'number', 'file', 'smiling', '', *NONSENSE))
       lines = [[*line, title if i == 0 else rng.choice(('0', '1', 'train', 'test', *NONSENSE))] for i, line in enumerate(lines)]
-  text = '\n'.join(rng.choice((separator,) * 9 + (';', '\0')).join(line) for line in lines) + rng.choice(('\n', '', '"', '\n\n'))
+  text = '\n'.join(rng.choice((separator,) * 9 + (';', '\0')).join(line) for line in lines)
+  text += rng.choice(('\n', '', '"', '\n\n'))
   content = _encoded(text)
   path.write_bytes(rng.choice((content,) * 8 + (b'\xef\xbb\xbf' + content, b'sep=;\n' + content, content.decode(
       errors='replace').encode('utf-16'), content.replace(b'\n', b'\r'))))
@@ -218,7 +227,8 @@ def spoil_arrays(rng: random.Random, path: Path) -> None:
   kept = arrays(path.stem)
   name = rng.choice(list(kept))
   array = kept[name]
-  change = rng.choice(('drop', 'rename', 'type', 'type', 'shape', 'values', 'objects', 'scalar', 'empty', 'pickle', 'array', 'huge', 'names'))
+  change = rng.choice(('drop', 'rename', 'type', 'type', 'shape', 'values', 'objects', 'scalar', 'empty', 'pickle', 'array',
+                       'huge', 'names'))
   if change == 'drop':
     del kept[name]
   elif change == 'rename':
@@ -227,8 +237,8 @@ def spoil_arrays(rng: random.Random, path: Path) -> None:
     with contextlib.suppress(ValueError):
       kept[name] = array.astype(rng.choice(('U', 'S', 'f2', 'f8', 'c16', 'M8[s]', '?', 'i8', 'u8', 'V8')))
   elif change == 'shape':
-    kept[name] = rng.choice((array[None], array[:1], array[..., None], array.ravel(), array.T, array[::-1], array[:, :0] if array.ndim > 1
-                             else array[:0]))
+    kept[name] = rng.choice((array[None], array[:1], array[:0], array[..., None], array[..., :0], array.ravel(), array.T,
+                             array[::-1]))
   elif change == 'values':
     if array.dtype.kind in 'fiu':
       kept[name] = array + np.array(rng.choice((np.nan, -1, 100, 1e30, -2**31))).astype(array.dtype)
