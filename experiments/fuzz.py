@@ -252,7 +252,9 @@ def main(args: argparse.Namespace) -> None:
   for name in ('mobilenet_jax.data.tfds_sets', 'mobilenet_jax.sweeps.choice_figure', 'tensorflow', 'h5py'):
     importlib.import_module(name)
   out = args.out.resolve()
-  if not (args.case and (out / WORLD).is_dir()):
+  if out.exists() and not (out / WORLD).is_dir():
+    raise UserError(f'--out={args.out}: exists and is not the folder of an earlier run; give a new one')
+  if not args.case:
     shutil.rmtree(out, ignore_errors=True)
   out.mkdir(parents=True, exist_ok=True)
   os.environ.update({**MEMORY_SETTING, 'JAX_COMPILATION_CACHE_DIR': f'{out}/compiled',
@@ -267,13 +269,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  if os.geteuid() == 0 and os.environ.setdefault('FUZZ_RESTRICTED', '0') == '0':  # permissions mean nothing to root
+  # Permissions mean nothing to root.
+  if os.geteuid() == 0 and 'FUZZ_RESTRICTED' not in os.environ and shutil.which('setpriv'):
     os.environ['FUZZ_RESTRICTED'] = '1'
     os.execvp('setpriv', ['setpriv', '--inh-caps=-all', '--bounding-set=-all', sys.executable, *sys.orig_argv[1:]])
   parser = command_line.Parser(__doc__)
   parser.add_argument('--seconds', type=float, default=300, help='how long to go on')
   parser.add_argument('--seed', type=int, default=0, help='the number of the first case')
-  parser.add_argument('--out', type=Path, default=Path('runs/fuzz'), help='folder of the cases; what is in it is removed')
+  parser.add_argument('--out', type=Path, default=Path('runs/fuzz'), help='folder of the cases; what an earlier run has left in it is removed')
   parser.add_argument('--case', type=int, nargs='+', default=[], help='run only the cases of these numbers, and print '
                       'everything about them')
   command_line.run_with(parser, main)
