@@ -276,7 +276,8 @@ if __name__ == '__main__':
   parser = command_line.Parser(__doc__)
   parser.add_argument('--seconds', type=float, default=300, help='how long to go on')
   parser.add_argument('--seed', type=int, default=0, help='the number of the first case')
-  parser.add_argument('--out', type=Path, default=Path('runs/fuzz'), help='folder of the cases; what an earlier run has left in it is removed')
+  parser.add_argument('--out', type=Path, default=Path('runs/fuzz'), help='folder of the cases; those of an earlier run '
+                      'are removed')
   parser.add_argument('--case', type=int, nargs='+', default=[], help='run only the cases of these numbers, and print '
                       'everything about them')
   command_line.run_with(parser, main)
