@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_LONGEST = 1000  # characters of a message, which may quote what a person gave
 REQUEUE = 75  # the exit status of a command that can be started again as it is: EX_TEMPFAIL of sysexits.h
 
 
@@ -52,7 +53,8 @@ def describe(error: BaseException) -> str:
     text = f'out of memory ({str(error)[:150] or "MemoryError"}); try a smaller batch, smaller images or fewer jobs'
   else:
     text = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
-  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(text.split()))
+  text = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(text.split()))
+  return text if len(text) <= _LONGEST else f'{text[:_LONGEST]} ...'
 
 
 def _advice(number):

@@ -9,23 +9,26 @@ If an image cannot be read, it is reported on standard error, the other images a
 import csv
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.commands import model_argument
 from mobilenet_jax.commands.image_paths import find_images
 from mobilenet_jax.data import eval_batches, from_images, read_image
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, describe
 from mobilenet_jax.runtime import command_line
+from mobilenet_jax.storage.files import expanded
 
 STANDARD_INPUT = '-'
+_SOFTWARE = 'mobilenet_jax predict'  # what an annotated image says of itself
 
 Prediction = tuple[Path, list[tuple[str, float]]]  # an image, and its most likely labels with their probabilities
 
@@ -108,7 +111,8 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--top', type=int, default=5, help='labels per image')
   parser.add_argument('--batch', type=int, default=32, help='images at a time; does not affect the result')
   parser.add_argument('--format', choices=FORMATS, default='table')
-  parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it')
+  parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it; no other file in it is '
+                      'replaced')
   args = parser.parse_args(argv)
 
   if args.top < 1:
@@ -117,7 +121,7 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--batch={args.batch}: expected at least 1')
   listed = sys.stdin.read().splitlines() if STANDARD_INPUT in args.images else []
   paths = find_images(path for path in args.images if path != STANDARD_INPUT)
-  paths += [Path(line).expanduser() for line in listed if line]
+  paths += [expanded(line) for line in listed if line]
   if not paths:
     raise UserError('standard input names no image; expected one path per line')
   model = model_argument.load(args)
@@ -125,19 +129,44 @@ def main(argv: list[str]) -> None:
   errors: list[str] = []
   predictions = with_progress(predict(model, paths, args.top, min(args.batch, len(paths)), errors), len(paths))
   if args.annotate:
-    predictions = _annotated(predictions, args.annotate, model.config.data.exif_orientation)
+    predictions = _annotated(predictions, _annotated_files(paths, args.annotate), model.config.data.exif_orientation)
   FORMATS[args.format](predictions, sys.stdout)
   sys.stdout.flush()
   if errors:
-    sys.exit('\n'.join(f'error: {error}' for error in errors))
+    sys.exit('\n'.join(f'error: {describe(UserError(error))}' for error in errors))
 
 
-def _annotated(predictions, folder, upright):
-  folder.mkdir(parents=True, exist_ok=True)
-  taken = set()
-  for path, top in predictions:
+def _annotated_files(paths, folder) -> dict[Path, Path]:
+  """Returns the file to write for each image, and creates the folder.
+
+  Raises:
+    UserError: if one of them exists and was not written by this command.
+  """
+  found, taken = {}, set()
+  for path in paths:
     names = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
     name = next(name for name in names if name not in taken)
     taken.add(name)
-    annotate(path, top, upright).save(folder / f'{name}.png')
+    found[path] = folder / f'{name}.png'
+  for file in found.values():
+    if os.path.lexists(file) and not _is_ours(file):
+      raise UserError(f'--annotate={folder}: {file.name} is there already and was not written by this command; give another '
+                      'folder')
+  folder.mkdir(parents=True, exist_ok=True)
+  return found
+
+
+def _is_ours(file):
+  try:
+    with Image.open(file) as image:
+      return image.info.get('Software') == _SOFTWARE
+  except (OSError, ValueError):
+    return False
+
+
+def _annotated(predictions, files, upright):
+  mark = PngImagePlugin.PngInfo()
+  mark.add_text('Software', _SOFTWARE)
+  for path, top in predictions:
+    annotate(path, top, upright).save(files[path], pnginfo=mark)
     yield path, top

@@ -15,6 +15,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
+from mobilenet_jax.storage.files import expanded
 
 ROOT = Path(__file__).parents[2]  # of the repository, which has the folder configs/
 _FIELD = '--config.'
@@ -196,7 +197,7 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 
 def _find(name: str) -> Path:
-  for path in (Path(name).expanduser(), ROOT / name):
+  for path in (expanded(name), ROOT / name):
     if path.is_file():
       return path
   raise UserError(f'--config: there is no file {name} here or in {ROOT}; the recipes are in configs/')

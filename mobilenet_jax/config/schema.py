@@ -5,7 +5,7 @@ If the TF-slim release has a value for a field, it is the default. The fields of
 
 import ml_collections
 
-from mobilenet_jax.config.fields import TEXT, Field, Range, duration, number, one_of, whole_numbers
+from mobilenet_jax.config.fields import TEXT, Field, duration, number, one_of, whole_numbers
 
 MIN_SIZE, MAX_SIZE = 32, 4096  # of images: five strides of two, and a limit beyond which no memory is large enough
 _WEIGHT = number(at_least=0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mobilenet_jax.data import images
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import read_regular
 
 ATTRIBUTES = 'attributes'  # name in a batch: attributes (b, a) in {0, 1}, or -1 if unknown
 TEACHER = 'teacher'  # name in a batch: a teacher's outputs (b, d)
@@ -60,8 +61,7 @@ class Table:
   def __getitem__(self, i):
     image = self._images[i]
     if isinstance(image, str):
-      with open(image, 'rb', buffering=0) as file:
-        image = file.read()
+      image = read_regular(image)
     return image, {name: values[i] for name, values in self._targets.items()}
 
   def name(self, i):

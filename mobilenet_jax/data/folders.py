@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-from pathlib import Path
 
 import ml_collections
 import numpy as np
@@ -14,6 +13,7 @@ from mobilenet_jax.data.image_files import walk
 from mobilenet_jax.data.images import SUFFIXES
 from mobilenet_jax.data.pairs_file import read_pairs
 from mobilenet_jax.errors import UserError, few
+from mobilenet_jax.storage.files import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def load_whole(path: str, config: ml_collections.ConfigDict, split: str = '') ->
 
 
 def _existing_folder(path):
-  root = Path(path).expanduser().resolve()
+  root = expanded(path).resolve()
   if not root.is_dir():
     raise UserError(f'data.name=folder:{path}: there is no such folder')
   return root
@@ -209,7 +209,7 @@ def _by_pairs(whole, config):
 
   If no folds are held out, training leaves out the people in any pair.
   """
-  pairs = read_pairs(Path(config.pairs).expanduser())
+  pairs = read_pairs(expanded(config.pairs))
   missing = set(config.held_out_folds) - set(pairs.fold.tolist())
   if missing:
     raise UserError(f'data.held_out_folds={tuple(config.held_out_folds)}: {config.pairs} has the folds 0 to '

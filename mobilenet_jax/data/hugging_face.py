@@ -9,6 +9,7 @@ import numpy as np
 from mobilenet_jax.data import splits
 from mobilenet_jax.data.examples import UNKNOWN, Source, from_images
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 
 
 def load(path: str, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
@@ -56,7 +57,7 @@ def _parts(path):
     import datasets
   except ImportError as error:
     raise UserError(f'data.name=hf:{path}: needs the package datasets; install it with: pip install datasets') from error
-  folder = Path(path).expanduser()
+  folder = expanded(path)
   if not folder.is_dir():
     raise UserError(f'data.name=hf:{path}: there is no such folder')
   datasets.disable_progress_bars()

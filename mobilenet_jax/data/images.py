@@ -13,6 +13,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded, read_regular
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 _FORMATS = ('PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')  # besides JPEG; told by the content of a file, whatever its suffix
@@ -60,7 +61,7 @@ def read(image, upright: bool) -> np.ndarray:
   name = str(image) if isinstance(image, (str, Path)) else 'the image'
   try:
     if isinstance(image, (str, Path)):
-      image = Path(image).expanduser().read_bytes()
+      image = read_regular(expanded(image))
     if isinstance(image, bytearray) or isinstance(image, memoryview) and image.ndim == 1:
       image = bytes(image)
     if not isinstance(image, (bytes, Image.Image)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def opened(path: str | Path, field: str) -> Iterator[np.lib.npyio.NpzFile]:
     UserError: if the file, or an array in it, cannot be read.
   """
   try:
-    with np.load(Path(path).expanduser()) as arrays:
+    with np.load(expanded(path)) as arrays:
       yield arrays
-  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
     raise UserError(f'{field}: not a readable .npz file ({getattr(error, "strerror", None) or error})') from error

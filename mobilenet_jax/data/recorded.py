@@ -109,7 +109,10 @@ def _texts(array):
   """Returns the texts in an array (n,), or None."""
   if array is None or array.ndim != 1 or array.dtype.kind not in 'US':
     return None
-  return tuple((np.char.decode(array, 'utf-8') if array.dtype.kind == 'S' else array).tolist())
+  try:
+    return tuple((np.char.decode(array, 'utf-8') if array.dtype.kind == 'S' else array).tolist())
+  except UnicodeDecodeError:
+    return None
 
 
 def teacher_of(path: Path) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, UNKNOWN, Source
 from mobilenet_jax.data.tfrecords import TFRecords
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 
 EMBEDDED = ('fabrics', 'faces')
 FEATURE = 'feature:'  # precedes the name of a feature in data.recorded
@@ -178,7 +178,7 @@ class _Records:
 def _builder(config: ml_collections.ConfigDict):
   import tensorflow_datasets as tfds
   tfds.disable_progress_bar()
-  data_dir = os.path.expanduser(config.data_dir) or None
+  data_dir = str(expanded(config.data_dir)) if config.data_dir else None
   if config.name in EMBEDDED:
     return _embedded_builder(config.name, data_dir)
   try:
@@ -204,7 +204,7 @@ def _builder(config: ml_collections.ConfigDict):
 
 def _suggestion(name) -> str:
   """Returns what a name that is no dataset may stand for, if it looks like a path; else ''."""
-  path = Path(name.partition(':')[2] or name).expanduser()
+  path = expanded(name.partition(':')[2] or name)
   kind = 'folder' if path.is_dir() else {'.npz': 'npz'}.get(path.suffix) if path.exists() else None
   return f'; did you mean {kind}:{path}?' if kind else ''
 

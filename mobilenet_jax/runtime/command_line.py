@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import io
 import os
 import shutil
 import sys
@@ -43,6 +44,9 @@ def run(main: Callable[[], None]) -> None:
   """
   environment.use_huge_pages()
   environment.quiet()
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')  # the name of a file need not be UTF-8
   try:
     main()
   except BrokenPipeError:  # the reader of our output has closed it

@@ -31,6 +31,13 @@ def quiet() -> None:
   for name in ('jax', 'tensorflow', 'orbax', 'submitit'):
     logging.getLogger(name).setLevel(logging.ERROR)
   warnings.filterwarnings('ignore', module='PIL')  # of damaged EXIF
+  sys.unraisablehook = _without_late_reads
+
+
+def _without_late_reads(unraisable):
+  """Prints an exception that cannot be raised, unless TensorStore has it for a read that was under way when another failed."""
+  if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == 'Event loop is closed'):
+    sys.__unraisablehook__(unraisable)
 
 
 def use_huge_pages() -> None:

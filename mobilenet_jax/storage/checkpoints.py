@@ -166,12 +166,19 @@ def _drop_damaged_metrics(folder, say):
   Orbax does not open a folder in which the metrics of one checkpoint are damaged. Without metrics, a checkpoint just cannot
   be the best.
   """
+  for path in _damaged_metrics(folder):
+    say(f'{path}: damaged and removed; the metrics of step {path.parent.parent.name} are unknown')
+    path.unlink()
+
+
+def _damaged_metrics(folder) -> list[Path]:
+  found = []
   for path in folder.glob('*/metrics/metrics'):
     try:
-      json.loads(path.read_text())
+      json.loads(path.read_bytes())
     except ValueError:
-      say(f'{path}: damaged and removed; the metrics of step {path.parent.parent.name} are unknown')
-      path.unlink()
+      found.append(path)
+  return found
 
 
 def write_model(folder: Path, variables: dict, notes: dict) -> None:
@@ -218,6 +225,8 @@ def read(folder: Path, step: int | None = None) -> tuple[dict, dict]:
   """
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder}: no checkpoint in this folder; expected a run that has written one')
+  if damaged := _damaged_metrics(folder / FOLDER):
+    raise UserError(f'{damaged[0]}: damaged; remove it, which loses only whether this checkpoint is the best')
   options, like = ocp.CheckpointManagerOptions(**_ALONE), ocp.args.StandardRestore()
   with plain_path(folder / FOLDER) as path, ocp.CheckpointManager(path, options=options) as manager:
     if not manager.all_steps():

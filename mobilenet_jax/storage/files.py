@@ -1,17 +1,19 @@
 """Files that are written whole or not at all, locks that give a folder to one process, and paths that libraries understand."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
-from mobilenet_jax.errors import InUse
+from mobilenet_jax.errors import InUse, UserError
 
 LOCK_FILE = 'lock'
 _NOT_PLAIN = re.compile(r'[][*?\\:]')
@@ -43,6 +45,30 @@ def write_whole(path: Path, text: str) -> None:
   """Writes text to a file, whole or not at all."""
   with whole_file(path) as file:
     file.write(text.encode())
+
+
+def expanded(path: str | Path) -> Path:
+  """Returns a path that a person gave, with '~' replaced by the home folder.
+
+  Raises:
+    UserError: if there is no such home folder.
+  """
+  try:
+    return Path(path).expanduser()
+  except RuntimeError as error:
+    raise UserError(f'{path}: there is no user with this home folder; give the path without ~') from error
+
+
+def read_regular(path: str | Path) -> bytes:
+  """Returns the content of a file. Other than Path.read_bytes, it does not wait for what is written to a pipe.
+
+  Raises:
+    OSError: if it cannot be read, or is a folder, a device or a pipe.
+  """
+  with open(path, 'rb', buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+      raise OSError(errno.EINVAL, 'no regular file', str(path))
+    return file.readall()
 
 
 @contextlib.contextmanager

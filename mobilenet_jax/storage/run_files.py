@@ -27,6 +27,7 @@ CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
 # The columns of every row. The metrics of the task stand between the two groups.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
 RUN_COLUMNS = ('eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
+TEXT_COLUMNS = ('name', 'model', 'measured_against', 'dataset', 'commit', 'device', 'extended')  # all others are numbers
 # Fields that may change when a run is started again. They only say how to handle faults.
 WITHOUT_TRACE = ('nonfinite_loss', 'data.bad_images', 'data.max_bad_images', 'data.stall_seconds')
 
@@ -58,10 +59,12 @@ def read_progress(folder: Path) -> dict:
 def read_row(folder: Path) -> dict | None:
   """Returns the row of a finished run; None if the run has not finished, or the file is damaged."""
   try:
-    row = json.loads((folder / RESULT_FILE).read_bytes())
-    return row if {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) else None
-  except (FileNotFoundError, ValueError, TypeError):
+    row = dict(json.loads((folder / RESULT_FILE).read_bytes()))
+  except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
     return None
+  kinds = {name: str if name in TEXT_COLUMNS else int | float for name in row}
+  whole = {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) and all(isinstance(row[name], kind) for name, kind in kinds.items())
+  return row if whole else None
 
 
 def write_inputs(folder: Path, inputs: dict) -> None:
@@ -77,7 +80,10 @@ def read_inputs(folder: Path) -> dict | None:
   """
   path = folder / INPUTS_FILE
   try:
-    return dict(json.loads(path.read_bytes()))
+    found = dict(json.loads(path.read_bytes()))
+    if not all(isinstance(value, str | dict) for value in found.values()):
+      raise ValueError('expected digests')
+    return found
   except (FileNotFoundError, NotADirectoryError):
     return None
   except (ValueError, TypeError) as error:

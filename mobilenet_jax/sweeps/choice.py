@@ -8,6 +8,7 @@ import ml_collections
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 
 REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'
 SOURCES = ('published', 'paper')  # the sources of its rows
@@ -84,7 +85,7 @@ def read(table: str) -> list[dict]:
   Raises:
     UserError: if there is no such table, if it is not a table of results, or if it contains no model.
   """
-  path = REFERENCE if table in SOURCES else Path(table).expanduser()
+  path = REFERENCE if table in SOURCES else expanded(table)
   if not path.is_file():
     raise UserError(f'--table={table}: expected {", ".join(SOURCES)}, or the path of a results.csv')
   try:

@@ -40,6 +40,7 @@ def train_runs(configs: list[dict], workdirs: list[str], retries: int, cores: li
   with open(Path(workdirs[0]) / LOG_FILE, 'a') as log:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+  sys.stdout.reconfigure(errors='backslashreplace')
   _count_start([Path(workdir) for workdir in workdirs], retries)
   if cores:
     os.sched_setaffinity(0, cores)
@@ -74,7 +75,7 @@ def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list
   from mobilenet_jax.runtime import devices
   from mobilenet_jax.training import train_group
   with contextlib.ExitStack() as stack:
-    logs = [stack.enter_context(open(Path(workdir) / LOG_FILE, 'a', buffering=1)) for workdir in workdirs]
+    logs = [stack.enter_context(open(Path(workdir) / LOG_FILE, 'a', buffering=1, errors='backslashreplace')) for workdir in workdirs]
     try:
       with devices.ending_with_the_others():
         outcomes = train_group(configs, workdirs, says=[functools.partial(print, file=log) for log in logs])

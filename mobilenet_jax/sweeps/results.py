@@ -18,8 +18,11 @@ def write_sweep(workdir: Path, names: list[str]) -> None:
 
 
 def is_sweep(workdir: Path) -> bool:
-  """Returns whether the folder is that of a sweep."""
-  return (workdir / SWEEP_FILE).exists()
+  """Returns whether the folder is that of a sweep, of which the names can be read."""
+  try:
+    return bool(read_sweep(workdir))
+  except UserError:
+    return False
 
 
 def read_sweep(workdir: Path) -> list[str]:
@@ -28,10 +31,16 @@ def read_sweep(workdir: Path) -> list[str]:
   Raises:
     UserError: if the folder is not the folder of a sweep.
   """
+  path = workdir / SWEEP_FILE
   try:
-    return json.loads((workdir / SWEEP_FILE).read_bytes())['runs']
-  except (OSError, ValueError, TypeError, KeyError):
+    names = json.loads(path.read_bytes())['runs']
+  except OSError:
     raise UserError(f'{workdir}: no sweep in this folder; expected the --workdir of mobilenet_jax sweep') from None
+  except (ValueError, TypeError, KeyError):
+    names = None
+  if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    raise UserError(f'{path}: damaged; start the sweep again, which writes it anew')
+  return names
 
 
 def collect(workdir: Path) -> None:

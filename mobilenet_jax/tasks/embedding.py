@@ -1,6 +1,5 @@
 """Face embeddings (section 4.7, Table 14): images of the same person are close to each other."""
 
-from pathlib import Path
 
 import jax
 import ml_collections
@@ -9,6 +8,7 @@ import numpy as np
 from mobilenet_jax.data import TEACHER, Pairs, Source, crop_and_flip, draw_pairs, image_names, read_pairs
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
+from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.tasks import losses, verification
 
 
@@ -95,6 +95,6 @@ class Embedding:
 def pairs_of(config: ml_collections.ConfigDict, source: Source) -> Pairs:
   """Returns the pairs in the file data.pairs, or else pairs drawn from the identities of `source`, always the same ones."""
   if config.data.pairs:
-    return read_pairs(Path(config.data.pairs).expanduser())
+    return read_pairs(expanded(config.data.pairs))
   return draw_pairs(image_names(source), [str(label) for label in source.labels], config.embedding.folds,
                     config.embedding.pairs_per_fold, seed=0)

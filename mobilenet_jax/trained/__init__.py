@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.trained import published
 from mobilenet_jax.trained.labels import class_keys, top_labels
 from mobilenet_jax.trained.latency import measure_latency
@@ -34,7 +35,7 @@ def load(name: str | Path, averaged: bool = True, image_size: int | tuple[int, i
     UserError: if there is no such model or checkpoint, its file is damaged, or the image size is missing or not that of the
       model.
   """
-  path = Path(name).expanduser()
+  path = expanded(name)
   size = config_lib.square(image_size) if isinstance(image_size, int) else image_size and tuple(image_size)
   if size and (len(size) != 2 or min(size) < config_lib.MIN_SIZE):
     raise UserError(f'image size {image_size}: expected one number or (height, width), each at least {config_lib.MIN_SIZE}')

@@ -21,7 +21,7 @@ from mobilenet_jax import models, tasks
 from mobilenet_jax.data import Source, description, digest, normalize, read_image
 from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage import checkpoints
-from mobilenet_jax.storage.files import write_whole
+from mobilenet_jax.storage.files import expanded, write_whole
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.trained.labels import BACKGROUND, class_keys, top_labels
 
@@ -261,7 +261,7 @@ class TrainedModel:
     Raises:
       UserError: if the folder holds anything else, such as a run, or the disk is full.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     run_files.check_is_for_a_model(folder)
     checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))
     write_whole(folder / run_files.CONFIG_FILE, config_lib.to_json(self.config))

@@ -14,6 +14,7 @@ from mobilenet_jax import tasks, trained
 from mobilenet_jax.data import TEACHER, Source, digest, fingerprint, keep_in_memory, known_targets, read_pairs
 from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage import run_files
+from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.training import distillation
 
 TO_TRAIN_ON, TO_EVALUATE_ON = 'examples to train on', 'examples to evaluate on'
@@ -70,7 +71,7 @@ def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] |
 
 def _pairs(config):
   pairs = config.data.pairs
-  return {'pairs': digest(repr(read_pairs(Path(pairs).expanduser())))} if pairs else {}
+  return {'pairs': digest(repr(read_pairs(expanded(pairs))))} if pairs else {}
 
 
 def _compared(train, evaluation, targets, task, config):
@@ -123,7 +124,8 @@ def changes(before: dict, now: dict) -> str:
   """
   said = []
   for what, new in now.items():
-    old = before.get(what, {} if isinstance(new, dict) else '')
+    old = before.get(what)
+    old = old if type(old) is type(new) else type(new)()
     if old == new:
       continue
     if not isinstance(new, dict):
@@ -167,7 +169,7 @@ def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDic
   now = {TO_TRAIN_ON: fingerprint(train, known_targets(train)[0])}
   if config.data.eval_split == model.config.data.eval_split:
     now |= {TO_EVALUATE_ON: fingerprint(evaluation, known_targets(evaluation)[0]), **_pairs(config)}
-  before = run_files.read_inputs(Path(model.origin).expanduser())
+  before = run_files.read_inputs(expanded(model.origin))
   advice = 'name the data to evaluate on with --data, which evaluates on all of a folder without splits'
   if before is None and evaluation.held_out:
     raise UserError(f'{model.origin}: trained by an earlier version of this code, which held out other images; {advice}')

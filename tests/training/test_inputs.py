@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import command, data_config, random_images, tiny_config
+from conftest import assert_one_line, command, data_config, random_images, tiny_config
 from PIL import Image
 
 from experiments import distillation as experiment

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.trained.model import TrainedModel
 from mobilenet_jax.trained.published import readers
 
@@ -14,13 +15,13 @@ LONGEST_NAME = 200  # in bytes; most file systems allow 255, and a suffix follow
 
 def origin_of(model: TrainedModel) -> str:
   """Returns what tells the model from others: the absolute path of its folder or file, or the name of a published model."""
-  path = Path(model.origin).expanduser()
+  path = expanded(model.origin)
   return str(path.resolve()) if readers.is_file(path) else model.origin
 
 
 def default_name(model: TrainedModel) -> str:
   """Returns the name of the model's folder, that of its file without the suffix, or the name of a published model."""
-  path = Path(os.path.abspath(Path(model.origin).expanduser()))
+  path = Path(os.path.abspath(expanded(model.origin)))
   if path.is_dir():
     return path.name
   return readers.stem(path) if readers.is_file(path) else model.origin.replace(':', '_')

@@ -5,6 +5,7 @@ from pathlib import Path
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.storage.run_files import CONFIG_FILE
 from mobilenet_jax.trained.labels import imagenet_labels
 from mobilenet_jax.trained.model import TrainedModel, load_folder
@@ -21,7 +22,7 @@ def load(name: str | Path, averaged: bool = True, image_size: tuple[int, int] | 
     UserError: as in `readers.read`, `release.fetch` and `weights.from_theirs`, if the size is missing, or if the file of a
       published model is another model.
   """
-  name, path = str(name), Path(name).expanduser()
+  name, path = str(name), expanded(name)
   if readers.is_file(path):
     return _import(path, name, averaged, image_size)
   path, digest = release.fetch(name)

@@ -90,11 +90,11 @@ def _index_of(path):
 
 
 def _whole(path, reader, *args):
-  import tensorflow as tf
-  from google.protobuf.message import DecodeError
   try:
     return reader(*args)
-  except (OSError, EOFError, LookupError, ValueError, tarfile.TarError, DecodeError, tf.errors.OpError) as error:
+  except UserError:
+    raise
+  except Exception as error:  # from TensorFlow, h5py, tarfile, zlib or protobuf, depending on the file and what is wrong with it
     first = (str(error).splitlines() or [type(error).__name__])[0][:200]
     raise UserError(f'{path}: truncated, damaged or not of the kind that its name says ({first}); '
                     f'expected {KINDS}') from error

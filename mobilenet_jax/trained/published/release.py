@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.storage.files import lock, whole_file
+from mobilenet_jax.storage.files import expanded, lock, whole_file
 
 SIZES = (224, 192, 160, 128)
 NAMES = tuple(f'mobilenet_{alpha}_{size}' for alpha in config_lib.WIDTH_MULTIPLIERS for size in SIZES)
@@ -66,7 +66,7 @@ def _parts(name):
 
 def cache_folder() -> Path:
   """Returns MOBILENET_JAX_CACHE, or ~/.cache/mobilenet_jax/published if it is not set."""
-  return Path(os.environ.get('MOBILENET_JAX_CACHE') or '~/.cache/mobilenet_jax/published').expanduser()
+  return expanded(os.environ.get('MOBILENET_JAX_CACHE') or '~/.cache/mobilenet_jax/published')
 
 
 def cached(name: str) -> Path | None:
