@@ -1,12 +1,15 @@
 """Help, and what is refused before a command does anything. All in this process, as a command line would."""
 
+import os
+
 import pytest
 from conftest import ROOT
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.__main__ import COMMANDS, _dispatch
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.data import read_image
+from mobilenet_jax.errors import UserError, describe, is_of_the_user
 
 RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 WITH_RECIPES = ('train', 'sweep', 'complexity')
@@ -59,6 +62,10 @@ def test_what_is_given_twice_is_refused(argv, message):
   refused(argv, message)
 
 
+def test_a_value_of_two_dashes_is_refused():
+  refused(['import', 'x.pb', '--out=--'], '--out=--: expected a value')
+
+
 BASE = 'from mobilenet_jax import config as c\n'
 
 
@@ -106,3 +113,42 @@ def test_groups_that_are_none_are_one_line(groups, tmp_path):
 
 def test_a_word_that_is_no_command_of_a_sweep_is_refused():
   refused(['sweep', 'stats', '--workdir=runs/x'], 'sweep stats: expected status, logs, cancel')
+
+
+def test_files_that_cannot_be_used_and_too_little_memory_are_one_line(tmp_path):
+  """Each as the command line says it, whatever the library that raises it."""
+  jax_error = type('JaxRuntimeError', (RuntimeError,), {})
+  (tmp_path / 'file').touch()
+  (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+
+  def raised(function):
+    try:
+      function()
+    except Exception as error:
+      return error
+
+  for error, message in (
+      (raised(lambda: (tmp_path / 'file' / 'x').mkdir()), 'file/x: Not a directory; give the path of another'),
+      (raised(lambda: (tmp_path / 'link').mkdir()), 'link: File exists; give the path of another'),
+      (raised(lambda: open(tmp_path, 'w')), 'Is a directory; give the path of another'),
+      (raised(lambda: open(tmp_path / ('x' * 300), 'w')), 'File name too long; give the path of another'),
+      (PermissionError(13, 'x', 'a'), 'a: Permission denied; give a file or a folder that you may use'),
+      (OSError(28, 'x'), 'writing: No space left on device; free some space'), (MemoryError(), 'out of memory (MemoryError); try a'),
+      (jax_error('RESOURCE_EXHAUSTED: 9 GB'), 'out of memory (RESOURCE_EXHAUSTED: 9 GB); try a smaller batch')):
+    assert is_of_the_user(error) and message in describe(error)
+  for error in (ValueError('x'), OSError('x'), jax_error('INTERNAL: x')):  # faults of the code, of which one wants to see more
+    assert not is_of_the_user(error)
+
+
+def test_a_message_is_one_line_of_printable_text_that_is_not_too_long():
+  text = describe(UserError('a\x1b[31m\nb\t\u202e' + 'x' * 5000 + '\udcff'))
+  assert text.isprintable() and len(text) < 1100 and text.startswith(r'a\x1b[31m b \u202e') and text.endswith(' ...')
+
+
+def test_a_pipe_or_a_folder_is_no_image_and_nothing_waits(tmp_path):
+  os.mkfifo(tmp_path / 'pipe.png')
+  for name, message in (('pipe.png', 'no regular file'), ('.', 'Is a directory')):
+    with pytest.raises(UserError, match=message):
+      read_image(tmp_path / name, False)
+  with pytest.raises(UserError, match='no user with this home folder'):
+    read_image('~nobody_like_this/x.png', False)

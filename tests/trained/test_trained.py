@@ -18,7 +18,7 @@ from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import MobileNet
 from mobilenet_jax.trained.published import weights
 from mobilenet_jax.training import train
-from conftest import command, images_of, random_images, tiny_config
+from conftest import assert_one_line, command, images_of, random_images, tiny_config
 
 LABELS = ('background', 'n01440764 tench, Tinca tinca', 'n01443537 goldfish, Carassius auratus', 'lamp', 'spoon')
 
@@ -163,6 +163,19 @@ def test_predict_command(folder, tmp_path):
   assert [(row['file'], row['label']) for row in rows] == [(str(paths[i]), expected[i][0][0]) for i in (1, 0)]
   done = command('predict', folder, paths[0])
   assert done.stdout.splitlines()[0] == str(paths[0]) and expected[0][0][0] in done.stdout.splitlines()[1]
+
+
+def test_annotated_images_replace_only_annotated_images(folder, tmp_path):
+  """Such as those that are to be annotated, in whose folder the new ones are to be."""
+  first, second, _ = write_images(tmp_path / 'photos')
+  out = f'--annotate={tmp_path / "out"}'
+  for _ in range(2):  # its own ones are replaced
+    assert command('predict', folder, first, out).returncode == 0
+  second.rename(tmp_path / 'out' / '1.png')
+  contents = {path: path.read_bytes() for path in tmp_path.rglob('*.png')}
+  assert_one_line(command('predict', folder, tmp_path / 'out' / '1.png', out), '1.png is there already and was not written by')
+  assert_one_line(command('predict', folder, first, f'--annotate={tmp_path / "photos"}'), '0.png is there already')
+  assert {path: path.read_bytes() for path in tmp_path.rglob('*.png')} == contents
 
 
 def bad_images(folder):

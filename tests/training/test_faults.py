@@ -13,6 +13,7 @@ from conftest import ROOT, random_images, tiny_config
 from experiments import faults
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import checkpoints, files, run_files
+from mobilenet_jax.sweeps import results
 from mobilenet_jax.training import train, train_group
 
 
@@ -84,6 +85,36 @@ def test_a_damaged_row_or_line_costs_nothing_else(tiny_model, tmp_path, capsys):
   assert (tmp_path / 'metrics.jsonl').read_bytes().splitlines() == [lines[0], *lines[2:]]
   said = capsys.readouterr().out
   assert 'result.json: damaged; evaluating again' in said and '1 damaged rows are left out' in said
+
+
+@pytest.mark.parametrize('change', (
+    {'top1': None}, {'top1': 'high'}, {'seconds': [1]}, {'name': 3}, {'mult_adds': {}}, {'dataset': None}))
+def test_a_row_of_another_form_is_none(change, tmp_path):
+  row = {name: 'text' if name in run_files.TEXT_COLUMNS else 1 for name in (*run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS)}
+  run_files.write_row(tmp_path, {**row, 'top1': 0.5})
+  assert run_files.read_row(tmp_path)['top1'] == 0.5
+  run_files.write_row(tmp_path, {**row, **change})
+  assert run_files.read_row(tmp_path) is None
+  for content in ('[]', '3', 'null', '"x"', '{}'):
+    (tmp_path / 'result.json').write_text(content)
+    assert run_files.read_row(tmp_path) is None
+
+
+def test_files_of_a_run_or_a_sweep_that_are_damaged_are_one_line(tmp_path):
+  for content in ('{"train": 3}', '[1]', '{"a": null}', '\xff'):
+    (tmp_path / 'inputs.json').write_text(content, 'latin1')
+    with pytest.raises(UserError, match='inputs.json: damaged'):
+      run_files.read_inputs(tmp_path)
+  for content in ('{"runs": null}', '{"runs": []}', '{"runs": [3]}', '{"runs": "ab"}', '[]', '\xff'):
+    (tmp_path / 'sweep.json').write_text(content, 'latin1')
+    with pytest.raises(UserError, match='sweep.json: damaged; start the sweep again'):
+      results.read_sweep(tmp_path)
+    assert not results.is_sweep(tmp_path)
+  (tmp_path / 'checkpoints' / '3' / 'metrics').mkdir(parents=True)
+  for content in ('{', '\xff'):
+    (tmp_path / 'checkpoints' / '3' / 'metrics' / 'metrics').write_text(content, 'latin1')
+    with pytest.raises(UserError, match='metrics/metrics: damaged; remove it'):
+      checkpoints.read(tmp_path)
 
 
 def with_teacher(count, bad=()):
