@@ -3,8 +3,11 @@
     python -m experiments.complexity_tables
 """
 
+import argparse
+
 from mobilenet_jax.models import CONVENTION, MobileNet, measure
 from mobilenet_jax.models.mobilenet import ConvMobileNet, ShallowMobileNet
+from mobilenet_jax.runtime import command_line
 
 # Name, network, input size, and the paper's million Mult-Adds and parameters if it prints them.
 NETWORKS = [
@@ -24,7 +27,8 @@ SHARES = {'conv 1x1': (94.86, 74.59), 'conv dw 3x3': (3.06, 1.06), 'conv 3x3': (
           'fully connected': (0.18, 24.33)}
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
+  del args  # there are none
   print(f'Counted: {CONVENTION}. "Trainable" adds batch norm and bias.\n')
   print('Table 2                Mult-Adds, %             parameters, %')
   print('                     ours    paper           ours    paper')
@@ -41,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  command_line.run_with(command_line.Parser(__doc__), main)

@@ -246,6 +246,9 @@ def repeat(seed: int, world: Path, limit: float) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+  if os.geteuid() == 0 and 'FUZZ_RESTRICTED' not in os.environ and shutil.which('setpriv'):
+    os.environ['FUZZ_RESTRICTED'] = '1'  # permissions mean nothing to root
+    os.execvp('setpriv', ['setpriv', '--inh-caps=-all', '--bounding-set=-all', sys.executable, *sys.orig_argv[1:]])
   models.MODELS['shallow_mobilenet'] = victims.SmallMobileNet  # two blocks, as most of the time of a case is compilation
   for module, _ in command_line_main.COMMANDS.values():
     importlib.import_module(f'mobilenet_jax.commands.{module}')
@@ -269,10 +272,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  # Permissions mean nothing to root.
-  if os.geteuid() == 0 and 'FUZZ_RESTRICTED' not in os.environ and shutil.which('setpriv'):
-    os.environ['FUZZ_RESTRICTED'] = '1'
-    os.execvp('setpriv', ['setpriv', '--inh-caps=-all', '--bounding-set=-all', sys.executable, *sys.orig_argv[1:]])
   parser = command_line.Parser(__doc__)
   parser.add_argument('--seconds', type=float, default=300, help='how long to go on')
   parser.add_argument('--seed', type=int, default=0, help='the number of the first case')

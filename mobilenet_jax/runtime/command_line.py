@@ -19,7 +19,8 @@ class Parser(argparse.ArgumentParser):
   """An argument parser whose errors are UserErrors and whose help begins with a module's docstring."""
 
   def __init__(self, doc: str, command: str | None = None, add_help: bool = True):
-    prog = f'mobilenet_jax {command}' if command else None
+    module = getattr(sys.modules['__main__'], '__spec__', None)  # of python -m experiments.NAME
+    prog = f'mobilenet_jax {command}' if command else module and f'python -m {module.name}'
     columns = shutil.get_terminal_size((MAX_COLUMNS, 0)).columns
     layout = functools.partial(argparse.RawDescriptionHelpFormatter, width=min(columns, MAX_COLUMNS))
     super().__init__(prog, description=doc, formatter_class=layout, allow_abbrev=False, add_help=add_help)

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, experiment
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
@@ -42,6 +42,15 @@ def test_help_of_a_recipe_has_every_field_with_the_value_of_the_recipe(name, cap
   for field, value in {**config, 'seed': 77}.items():
     assert f'  {field}={value!r}' in text
   assert __import__(f'configs.{name}').__dict__[name].__doc__.splitlines()[0] in text
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'experiments').glob('*.py')
+                                        if 'command_line.run_with' in path.read_text()))
+def test_help_of_an_experiment_has_its_command(name):
+  done = experiment(name, '--help')
+  assert done.returncode == 0 and not done.stderr
+  assert f'python -m experiments.{name}' in done.stdout or f'make {name.replace("_", "-")}' in done.stdout
+  assert experiment(name, '--nonsense').returncode == 1
 
 
 def refused(argv, message):

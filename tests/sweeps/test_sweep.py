@@ -18,7 +18,7 @@ from mobilenet_jax.storage import files, run_files
 from mobilenet_jax.sweeps import grouping, job, launch, results, watch
 from mobilenet_jax.sweeps.sweep import sweep
 
-ROW = {name: name for name in (*run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS)}
+ROW = {name: name if name in run_files.TEXT_COLUMNS else 1 for name in (*run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS)}
 
 
 def sweep_command(tmp_path, widths, sizes, steps):
@@ -96,6 +96,25 @@ def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   assert 'SIGTERM: training stopped between two steps' in ask('logs', workdir, '--run=mobilenet_0.25_32')
 
 
+def test_a_sweep_may_become_longer_but_not_while_it_runs(tiny_model, tmp_path, capsys):
+  source = random_images(40, size=36)
+  np.savez(tmp_path / 'set.npz', train_images=images_of(source), train_labels=source.labels, test_images=images_of(source),
+           test_labels=source.labels)
+  config = lambda steps: tiny_config(**{'data.name': f'npz:{tmp_path}/set.npz', 'train_for': f'{steps} steps'})
+  train = lambda steps: sweep(config(steps), [{}], tmp_path / 'runs', launcher='here')
+  folder = tmp_path / 'runs' / 'mobilenet_0.25_32'
+  with pytest.raises(UserError, match='expected at least|train_for=|a number and one unit'):
+    train(0)
+  train(4)
+  with files.lock(folder), pytest.raises(UserError, match='belongs to another config'):
+    train(8)
+  assert results.read_sweep(tmp_path / 'runs') and run_files.read_row(folder)['examples_seen'] == 32
+  row, = train(8)
+  assert row['extended'] == '4 steps at step 4' and row['examples_seen'] == 64
+  assert "mobilenet_0.25_32: train_for grows from '4 steps' to '8 steps'" in capsys.readouterr().out
+  assert '4 steps at step 4' in (tmp_path / 'runs' / 'results.csv').read_text()
+
+
 def test_a_job_that_gets_no_further_is_given_up(tmp_path):
   """It is given up after the given number of starts. A checkpoint in between resets the count."""
   for _ in range(3):
@@ -166,7 +185,7 @@ def test_what_a_job_left_behind_has_is_not_given_to_another(tmp_path):
 def test_folders_that_are_none_of_a_sweep_or_damaged(tmp_path):
   for content in ('', '{"runs', '[]'):
     (tmp_path / results.SWEEP_FILE).write_text(content)
-    with pytest.raises(UserError, match='no sweep in this folder'):
+    with pytest.raises(UserError, match='sweep.json: damaged; start the sweep again'):
       results.read_sweep(tmp_path)
   (tmp_path / launch.JOB_FILE).write_text('{"launcher": "local"')
   assert launch.read(tmp_path) is None
