@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenet_jax import tasks
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.storage.files import lock_owner
 from mobilenet_jax.storage.run_files import newest_checkpoint, read_metrics, read_progress, read_row
@@ -161,6 +161,7 @@ def cancel(workdir: Path) -> None:
   jobs |= running_jobs(workdir)
   if elsewhere := {one.host for one in alive(workdir, jobs) if one.launcher == 'local'} - {here}:
     raise UserError(f'{workdir}: local jobs run on {", ".join(elsewhere)}; run the same command there')
+  print(f'ending {counted(len(jobs), "job")} of {workdir}, each with a checkpoint', flush=True)
   end(workdir, jobs)
   for names in jobs.values():
     for name in names:
@@ -168,4 +169,4 @@ def cancel(workdir: Path) -> None:
         launch.tell(owner.pid)
   while alive(workdir, jobs):
     time.sleep(0.5)
-  print(f'{len(jobs)} jobs of {workdir} have ended; the command that started the sweep continues it')
+  print('ended; the command that started the sweep continues it')

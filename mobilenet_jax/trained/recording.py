@@ -8,6 +8,7 @@ import numpy as np
 
 from mobilenet_jax.data import Source, digest, eval_batches
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.storage.files import whole_file, write_whole
 from mobilenet_jax.trained.model import TrainedModel
 
@@ -29,7 +30,8 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
   firsts = range(0, len(source), PART)
   paths = [folder / f'{first:09}.npy' for first in firsts]
   done = next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
-  found = _outputs(model, source, start=done * PART // BATCH)
+  say = progress(f'recording the outputs of {model.origin}', len(source))
+  found = _outputs(model, source, done * PART // BATCH, say)
   for first, path in list(zip(firsts, paths))[done:]:
     rows = np.concatenate(list(itertools.islice(found, PART // BATCH)))
     if len(bad := np.flatnonzero(~np.isfinite(rows).all(1))):
@@ -37,18 +39,19 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
                       f'{source.ids[first + bad[0]]}; expected a trained model')
     with whole_file(path) as file:
       np.save(file, rows)
-    print(f'{first + len(rows)} of {len(source)}', flush=True)
   return list(source.ids), np.concatenate([np.load(path) for path in paths])
 
 
 def outputs_for(model: TrainedModel, source: Source) -> np.ndarray:
   """Returns the raw outputs (n, d) of all examples, cropped as in evaluation."""
-  return np.concatenate(list(_outputs(model, dataclasses.replace(source, labelled=False), start=0)))
+  return np.concatenate(list(_outputs(model, dataclasses.replace(source, labelled=False))))
 
 
-def _outputs(model, source, start):
-  for batch in eval_batches(source, model.config.data, BATCH, _no_skipping, start, transform=model.task.transform):
+def _outputs(model, source, start=0, on_progress=lambda count: None):
+  batches = eval_batches(source, model.config.data, BATCH, _no_skipping, start, transform=model.task.transform)
+  for number, batch in enumerate(batches, start=start + 1):
     yield model.outputs(batch['image'])[batch['mask'] > 0]
+    on_progress(min(number * BATCH, len(source)))
 
 
 def _claim(path, model, source):

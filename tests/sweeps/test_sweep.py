@@ -86,7 +86,7 @@ def test_jobs_that_die_are_left_behind_or_cancelled(endless, tmp_path):
   assert launch.read(folders[0]).cores != launch.read(folders[1]).cores
   assert launch.read(folders[1]).id == jobs[1]
   wait_for(lambda: 'continuing at step' in (folders[0] / job.LOG_FILE).read_text())
-  assert 'have ended' in ask('cancel', workdir)
+  assert 'ended; the command' in ask('cancel', workdir)
   assert second.wait(60) == 75, second.stdout.read()
   assert ask('status', workdir).splitlines()[-1].startswith('2 stopped of 2 runs')
   for folder in folders:
