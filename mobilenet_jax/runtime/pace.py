@@ -30,7 +30,8 @@ class Pace:
 
 
 def progress(what: str, total: int, seconds: float = 10,
-             say: Callable[[str], None] = functools.partial(print, file=sys.stderr, flush=True)) -> Callable[[int], None]:
+             say: Callable[[str], None] = functools.partial(print, file=sys.stderr, flush=True),
+             first: int = 0) -> Callable[[int], None]:
   """Returns a function that takes how many of `total` are done, and says so every so many seconds, with the time that is left.
 
   Args:
@@ -38,12 +39,13 @@ def progress(what: str, total: int, seconds: float = 10,
     total: how many there are to do.
     seconds: how often to say something.
     say: takes each line; by default it is printed on standard error.
+    first: how many were done before.
   """
   pace, started = Pace(seconds, seconds), time.monotonic()
 
   def done(count: int) -> None:
-    if pace.due() and 0 < count < total:
-      left = (time.monotonic() - started) * (total - count) / count
+    if pace.due() and first < count < total:
+      left = (time.monotonic() - started) * (total - count) / (count - first)
       say(f'{what}: {count:,} of {total:,}, {duration(left)} left')
 
   return done

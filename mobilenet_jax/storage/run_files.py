@@ -212,6 +212,9 @@ def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict, i
     elif not in_use and _is_longer(before, config) and newest_checkpoint(folder):
       (folder / RESULT_FILE).unlink(missing_ok=True)  # first, as it is not the row of the longer run
       said = f'train_for grows from {before.train_for!r} to {config.train_for!r}'
+    elif in_use:
+      raise UserError(f'{folder}: a job trains it with another config (- of the job, + given: {difference}); end it first, as '
+                      'with mobilenet_jax sweep cancel, or give another --workdir')
     else:
       gone = [name for name in config_lib.flat(claimed) if name not in given]
       earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)

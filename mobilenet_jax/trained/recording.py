@@ -30,7 +30,7 @@ def record(model: TrainedModel, source: Source, folder: Path) -> tuple[list[str]
   firsts = range(0, len(source), PART)
   paths = [folder / f'{first:09}.npy' for first in firsts]
   done = next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
-  say = progress(f'recording the outputs of {model.origin}', len(source))
+  say = progress(f'recording the outputs of {model.origin}', len(source), first=done * PART)
   found = _outputs(model, source, done * PART // BATCH, say)
   for first, path in list(zip(firsts, paths))[done:]:
     rows = np.concatenate(list(itertools.islice(found, PART // BATCH)))
