@@ -12,12 +12,12 @@ import unicodedata
 from pathlib import Path
 
 from experiments import fuzz_cases
-from mobilenet_jax.errors import REQUEUE
+from mobilenet_jax.errors import LONGEST, REQUEUE
 from mobilenet_jax.storage.run_files import RESULT_FILE
 from mobilenet_jax.sweeps import results
 from mobilenet_jax.sweeps.job import LOG_FILE
 
-LONGEST_MESSAGE = 600  # characters of an error
+LONGEST_MESSAGE = LONGEST + len('error:  ...')
 # What a command may replace in a folder that it writes to.
 PRODUCTS = re.compile(r'candidates\.csv|choose\.(png|svg)|shallow_mobilenet_.*')
 PASSED_ON = ('mobilenet_jax/__main__.py', 'mobilenet_jax/runtime/command_line.py')  # which turn errors into exit statuses

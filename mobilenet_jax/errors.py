@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_LONGEST = 1000  # characters of a message, which may quote what a person gave
+LONGEST = 1000  # characters of a message, which may quote what a person gave
 REQUEUE = 75  # the exit status of a command that can be started again as it is: EX_TEMPFAIL of sysexits.h
 
 
@@ -54,7 +54,7 @@ def describe(error: BaseException) -> str:
   else:
     text = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
   text = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(text.split()))
-  return text if len(text) <= _LONGEST else f'{text[:_LONGEST]} ...'
+  return text if len(text) <= LONGEST else f'{text[:LONGEST]} ...'
 
 
 def _advice(number):

@@ -125,7 +125,7 @@ PATHS_AND_NAMES = {'task', 'model.name', 'data.data_dir', 'data.pairs', 'data.re
 NONSENSE = {
     bool: (None, 1, 0.0, 'maybe', ()),
     int: (None, True, 1.5, '3', 'x', (), -1, -2**40),
-    float: (None, True, 'x', '', (), math.nan, math.inf, -math.inf, -1.0, -1e-9, 10**400),
+    float: (None, True, 'x', '', (), math.nan, math.inf, -math.inf, -1.0, -1e-9, 1e300, 10**400),
     str: (None, 1, (), b'x', 'a\0b'),
     tuple: (None, 1.5, 'x', (1.5, 2.5), ('a', 'b'), (-1, -1), (True, True), ((1, 2), (3, 4)), [None]),
 }
@@ -178,7 +178,8 @@ def test_every_field_refuses_nonsense_and_says_what_it_expects(case):
     ('embedding.size', 0), ('embedding.folds', 1), ('batch_size', 0), ('eval_batch_size', 10**12), ('accumulate_steps', 0),
     ('train_for', '0 steps'), ('label_smoothing', 5.0), ('ema_decay', 1.0), ('nonfinite_loss', 'go'), ('optim.decay_rate', 0.0),
     ('optim.momentum', 1.0), ('optim.epsilon', 0.0), ('model.width_multiplier', 0.0), ('model.dtype', 'float16'),
-    ('data.stream_size', (16, 16)), ('data.per_identity', 5), ('task', 'detection'), ('model.name', 'resnet')))
+    ('optim.epsilon', 1e-300), ('ema_decay', 1 - 1e-12), ('label_smoothing', 0.9999999999), ('model.batch_norm_epsilon', 1e-300),
+    ('model.num_classes', 10**15), ('data.stream_size', (16, 16)), ('data.per_identity', 5), ('task', 'detection'), ('model.name', 'resnet')))
 def test_values_out_of_range_are_refused(name, value):
   with pytest.raises(UserError, match=f'{name}='):
     checked(config_lib.changed(config_lib.base(), {name: value}))
@@ -188,7 +189,7 @@ def test_a_field_that_no_config_has_is_named_however_it_is_set():
   for name, message in (('optim.name', "optim has no field 'name'; it has learning_rate, warmup"),
                         ('optim.lerning_rate', 'did you mean optim.learning_rate'),
                         ('optimizer.momentum', 'a config has no part optimizer; it has task, seed, model'),
-                        ('batchsize', 'did you mean batch_size'), ('optim', 'a part of a config, not a field')):
+                        ('batchsize', 'did you mean batch_size'), ('warmup', 'did you mean optim.warmup'), ('optim', 'a part of a config, not a field')):
     with pytest.raises(UserError, match=message):
       config_lib.overridden(config_lib.base(), {name: '1'}, {})
     with pytest.raises(UserError, match=message):

@@ -10,7 +10,7 @@ import dataclasses
 import json
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import data, models, tasks
+from mobilenet_jax import data, models, tasks, trained
 from mobilenet_jax.commands import model_argument
 from mobilenet_jax.commands import recipe as recipe_lib
 from mobilenet_jax.errors import UserError
@@ -23,6 +23,8 @@ def main(argv: list[str]) -> None:
   args, recipe = recipe_lib.parse(parser, argv, required=False)
   if bool(recipe) == bool(args.model):
     raise UserError('complexity: expected a recipe, --config=configs/fabrics.py, or a model, such as a run folder')
+  if recipe and (args.image_size or args.checkpoint != trained.NEWEST):
+    raise UserError('--image-size and --checkpoint are for a model; a recipe has --config.data.image_size')
   if recipe:
     config = recipe.config
     config.model = models.complete(config.model)

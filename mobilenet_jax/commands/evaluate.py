@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
   means, = evaluate_trained([model], source, config, skipping, progress('evaluating', len(source)))
   against = model.task.measured_against(source)
   if args.json:
-    print(json.dumps({'model': model.described_origin, 'data': config.data.name, 'measured_against': against, **means}))
+    print(json.dumps({'model': model.origin, 'step': model.step, 'data': config.data.name, 'measured_against': against,
+                      **means}))
   else:
     against = '' if against == 'labels' else f' against {against}'
     print(f'{model.described_origin} on {config.data.name}, {means["examples"]:,} examples{against}: {tasks.headline(means)}')

@@ -15,7 +15,7 @@ import numpy as np
 
 from mobilenet_jax.commands import model_argument
 from mobilenet_jax.data import IMAGE_SUFFIXES, walk
-from mobilenet_jax.errors import UserError, describe
+from mobilenet_jax.errors import UserError, describe, is_of_the_user
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.trained.export import FORMATS, Network, check_request, export, warning
 
@@ -56,7 +56,9 @@ def main(argv: list[str]) -> None:
   for form in formats:
     try:
       path, check = export(network, form, args.out, images, calibration, args.name)
-    except UserError as error:
+    except Exception as error:
+      if not is_of_the_user(error):
+        raise
       failed = True
       print(f'error: {describe(error)}', file=sys.stderr, flush=True)
       continue

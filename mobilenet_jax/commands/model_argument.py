@@ -9,7 +9,8 @@ from mobilenet_jax.runtime import command_line
 
 def add_arguments(parser: command_line.Parser, required: bool = True) -> None:
   """Adds the model, --image-size and --checkpoint, for `load`."""
-  parser.add_argument('model', nargs=None if required else '?', help='a run folder, a file of published weights, or the name of a published model')
+  parser.add_argument('model', nargs=None if required else '?', help='a run folder, a file of published weights, or the name '
+                      'of a published model')
   parser.add_argument('--image-size', type=_size, metavar='SIZE', help='of a file that does not say it: a number of pixels, '
                       'or HEIGHTxWIDTH')
   parser.add_argument('--checkpoint', default=trained.NEWEST, metavar='newest|best|STEP', help='of a run: the newest one (the '

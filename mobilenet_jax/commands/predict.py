@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from mobilenet_jax.commands.image_paths import find_images
 from mobilenet_jax.data import eval_batches, from_images, read_image
 from mobilenet_jax.errors import UserError, describe
 from mobilenet_jax.runtime import command_line
+from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.storage.files import expanded
 
 STANDARD_INPUT = '-'
@@ -33,32 +33,33 @@ _SOFTWARE = 'mobilenet_jax predict'  # what an annotated image says of itself
 Prediction = tuple[Path, list[tuple[str, float]]]  # an image, and its most likely labels with their probabilities
 
 
-def predict(model: trained.TrainedModel, paths: list[Path], k: int, batch: int,
-            errors: list[str]) -> Iterator[Prediction]:
+def predict(model: trained.TrainedModel, paths: list[Path], k: int, batch: int, errors: list[str],
+            annotated: list[Path] | None = None) -> Iterator[Prediction]:
   """Yields each readable image with its k most likely labels, in order. Adds a message to `errors` for each other image.
 
   Images are read and cropped ahead, `batch` at a time, while the network works.
+
+  Args:
+    model: the model.
+    paths: the images.
+    k: the number of labels.
+    batch: the number of images at a time.
+    errors: takes the messages.
+    annotated: for each image, the file to write it to with its labels.
   """
   config = config_lib.changed(model.config, {'data.bad_images': 'skip'}).data
   source = from_images([str(path) for path in paths], np.zeros(len(paths), np.int32), 0, upright=config.exif_orientation)
   batches = eval_batches(source, config, batch, lambda error: errors.append(str(error)), transform=model.task.transform)
+  # The labels themselves show how far it is, if a person sees them.
+  said = (lambda count: None) if sys.stdout.isatty() else progress('labelling', len(paths))
   for first, made in zip(range(0, len(paths), batch), batches):
-    for path, row, read in zip(paths[first:], model.prediction(made['image']), made['mask']):
+    for i, row, read in zip(range(first, len(paths)), model.prediction(made['image']), made['mask']):
       if read:
-        yield path, trained.top_labels(row, model.labels, k)
-
-
-def with_progress(predictions: Iterator[Prediction], count: int) -> Iterator[Prediction]:
-  """Yields the same, and says on standard error how far it is, unless that is no terminal."""
-  started = said = time.monotonic()
-  for done, prediction in enumerate(predictions, start=1):
-    now = time.monotonic()
-    if sys.stderr.isatty() and now - said > 1:
-      said = now
-      print(f'\r{done:,} of {count:,} images, {done / (now - started):.0f} images/s', end='\033[K', file=sys.stderr, flush=True)
-    yield prediction
-  if said > started:
-    print('\r\033[K', end='', file=sys.stderr, flush=True)
+        top = trained.top_labels(row, model.labels, k)
+        if annotated:
+          annotate(paths[i], top, config.exif_orientation).save(annotated[i], pnginfo=_mark())
+        yield paths[i], top
+    said(first + batch)
 
 
 def annotate(path: Path, top: list[tuple[str, float]], upright: bool) -> Image.Image:
@@ -111,8 +112,8 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--top', type=int, default=5, help='labels per image')
   parser.add_argument('--batch', type=int, default=32, help='images at a time; does not affect the result')
   parser.add_argument('--format', choices=FORMATS, default='table')
-  parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it; no other file in it is '
-                      'replaced')
+  parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it; no other '
+                      'file in it is replaced')
   args = parser.parse_args(argv)
 
   if args.top < 1:
@@ -127,33 +128,31 @@ def main(argv: list[str]) -> None:
   model = model_argument.load(args)
   model.check_labels()
   errors: list[str] = []
-  predictions = with_progress(predict(model, paths, args.top, min(args.batch, len(paths)), errors), len(paths))
-  if args.annotate:
-    predictions = _annotated(predictions, _annotated_files(paths, args.annotate), model.config.data.exif_orientation)
+  annotated = _annotated_files(paths, args.annotate) if args.annotate else None
+  predictions = predict(model, paths, args.top, min(args.batch, len(paths)), errors, annotated)
   FORMATS[args.format](predictions, sys.stdout)
   sys.stdout.flush()
   if errors:
     sys.exit('\n'.join(f'error: {describe(UserError(error))}' for error in errors))
 
 
-def _annotated_files(paths, folder) -> dict[Path, Path]:
+def _annotated_files(paths, folder) -> list[Path]:
   """Returns the file to write for each image, and creates the folder.
 
   Raises:
     UserError: if one of them exists and was not written by this command.
   """
-  found, taken = {}, set()
+  names = {}  # keeps the order
   for path in paths:
-    names = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
-    name = next(name for name in names if name not in taken)
-    taken.add(name)
-    found[path] = folder / f'{name}.png'
-  for file in found.values():
+    free = itertools.chain([path.stem], (f'{path.stem}_{i}' for i in itertools.count(2)))
+    names[next(name for name in free if name not in names)] = path
+  files = [folder / f'{name}.png' for name in names]
+  for file in files:
     if os.path.lexists(file) and not _is_ours(file):
       raise UserError(f'--annotate={folder}: {file.name} is there already and was not written by this command; give another '
                       'folder')
   folder.mkdir(parents=True, exist_ok=True)
-  return found
+  return files
 
 
 def _is_ours(file):
@@ -164,9 +163,7 @@ def _is_ours(file):
     return False
 
 
-def _annotated(predictions, files, upright):
+def _mark():
   mark = PngImagePlugin.PngInfo()
   mark.add_text('Software', _SOFTWARE)
-  for path, top in predictions:
-    annotate(path, top, upright).save(files[path], pnginfo=mark)
-    yield path, top
+  return mark

@@ -18,9 +18,9 @@ from mobilenet_jax.config.fields import UNITS, Field, number, one_of, parse_dura
 from mobilenet_jax.config.schema import MIN_SIZE, base
 from mobilenet_jax.errors import UserError
 
-__all__ = ['Field', 'MIN_SIZE', 'RESOLUTION_MULTIPLIERS', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed', 'difference', 'field_of',
-           'flat', 'from_dict', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'parse_duration', 'setting', 'square', 'steps',
-           'to_json', 'unknown_field', 'validated']
+__all__ = ['Field', 'MIN_SIZE', 'RESOLUTION_MULTIPLIERS', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed', 'difference',
+           'field_of', 'flat', 'from_dict', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'parse_duration',
+           'setting', 'square', 'steps', 'to_json', 'unknown_field', 'validated']
 
 RESOLUTION_MULTIPLIERS = (1, 6 / 7, 5 / 7, 4 / 7)  # 224, 192, 160, 128 (section 3.4 of the paper)
 WIDTH_MULTIPLIERS = (1.0, 0.75, 0.5, 0.25)
@@ -104,8 +104,10 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
   others = [other.removeprefix(inside).partition('.')[0] for other in known if other.startswith(inside)]
   if field in others:
     return f'{name}: a part of a config, not a field; expected a field in it, such as {name}.NAME'
-  near = difflib.get_close_matches(field, others, 1)
-  hint = f'; did you mean {inside}{near[0]}?' if near else ''
+  near = [f'{inside}{other}' for other in difflib.get_close_matches(field, others, 1)]
+  if not group:
+    near += [other for other in known if other.rpartition('.')[2] == field]  # without its part
+  hint = f'; did you mean {near[0]}?' if near else ''
   if not others:
     return f'{name}: a config has no part {group}; it has {", ".join(dict.fromkeys(n.partition(".")[0] for n in known))}'
   return f'{name}: {group or "a config"} has no field {field!r}{hint or "; it has " + ", ".join(dict.fromkeys(others))}'

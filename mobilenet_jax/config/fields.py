@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
+
 from mobilenet_jax.errors import UserError
 
 Value = bool | int | float | str | tuple
@@ -84,8 +86,17 @@ def number(at_least: float = -math.inf, above: float = -math.inf, at_most: float
   """Returns the range of finite numbers within the given limits."""
   limits = {'at least': at_least, 'above': above, 'at most': at_most, 'below': below}
   words = ' and '.join(f'{word} {limit:,}' for word, limit in limits.items() if abs(limit) < math.inf)
-  return Range(lambda value: math.isfinite(value) and at_least <= value <= at_most and above < value < below,
-               f'a number {words}')
+
+  def holds(value):
+    # As a device computes with it, too: in float32, 1e-300 is 0 and 0.9999999999 is 1.
+    return all(math.isfinite(v) and at_least <= v <= at_most and above < v < below for v in (value, _as_on_a_device(value)))
+
+  return Range(holds, f'a number {words}')
+
+
+def _as_on_a_device(value):
+  with np.errstate(over='ignore'):
+    return float(np.float32(value)) if isinstance(value, float) else value
 
 
 def one_of(*choices: str) -> Range:

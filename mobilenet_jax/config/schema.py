@@ -20,7 +20,7 @@ SCHEMA = {
     'seed': Field(0, 'of the weights, the order of the examples and their crops', number(at_least=0, below=2**31 - 1)),
     'model': {  # and the fields of the network
         'name': Field('mobilenet', 'the network, see models/; its own fields follow'),
-        'num_classes': Field(0, '0: as many as the dataset has', number(at_least=0)),
+        'num_classes': Field(0, '0: as many as the dataset has', number(at_least=0, at_most=10**7)),
     },
     'data': {
         'name': Field('fabrics', 'fabrics or faces (embedded), any TFDS name, folder:/path, npz:/path or hf:/path', TEXT),

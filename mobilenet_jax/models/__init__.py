@@ -37,7 +37,8 @@ from mobilenet_jax.models.mobilenet import BODY, ConvMobileNet, MobileNet, Shall
 from mobilenet_jax.models.nn2 import NN2
 
 __all__ = ['BODY', 'CLASSIFIER', 'CONVENTION', 'Complexity', 'DEPTHWISE', 'MODELS', 'MobileNet', 'PROJECTION', 'can_fold',
-           'complete', 'create', 'defaults', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'table', 'variables_of']
+           'complete', 'create', 'defaults', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'table',
+           'variables_of']
 
 MODELS = {
     'mobilenet': MobileNet,

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 from mobilenet_jax.errors import InUse, UserError
 
 LOCK_FILE = 'lock'
-_NOT_PLAIN = re.compile(r'[][*?\\:]')
+_NOT_PLAIN = re.compile('[][*?\\\\:\udc80-\udcff]')  # the last are bytes that are not UTF-8
 
 
 class Owner(NamedTuple):
@@ -76,6 +76,9 @@ def plain_path(folder: Path) -> Iterator[Path]:
   """Yields an absolute path of a folder that no library takes for a pattern or an address, as Orbax does with 'w[lr=1e-3]'.
 
   If the folder's own path is not plain, it is that of a link in a temporary folder, which is removed at the end.
+
+  Raises:
+    UserError: if the path of the temporary folder is not plain either.
   """
   path = folder.resolve()
   if not _NOT_PLAIN.search(str(path)):
@@ -83,6 +86,9 @@ def plain_path(folder: Path) -> Iterator[Path]:
     return
   with tempfile.TemporaryDirectory() as temporary:
     link = Path(temporary) / 'link'
+    if _NOT_PLAIN.search(str(link)):
+      raise UserError(f'{folder}: Orbax takes this path for a pattern, and that of the folder for temporary files, '
+                      f'{temporary}, too; set TMPDIR to a folder without such characters')
     link.symlink_to(path, target_is_directory=True)
     yield link
 

@@ -14,6 +14,7 @@ import contextlib
 import json
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 
@@ -23,6 +24,7 @@ from mobilenet_jax.storage.files import write_whole
 
 CONFIG_FILE, INPUTS_FILE, METRICS_FILE = 'config.json', 'inputs.json', 'metrics.jsonl'
 PROGRESS_FILE, RESULT_FILE = 'progress.json', 'result.json'
+UNFINISHED = 'orbax-checkpoint-tmp'  # is in the name of a checkpoint that Orbax has not finished
 CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
 # The columns of every row. The metrics of the task stand between the two groups.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
@@ -51,9 +53,11 @@ def write_progress(folder: Path, progress: dict) -> None:
 def read_progress(folder: Path) -> dict:
   """Returns what `write_progress` wrote last; {} if nothing can be read."""
   try:
-    return dict(json.loads((folder / PROGRESS_FILE).read_bytes()))
+    found = dict(json.loads((folder / PROGRESS_FILE).read_bytes()))
   except (OSError, ValueError, TypeError):
     return {}
+  kinds = {'doing': str, 'step': int, 'total_steps': int, 'seconds_left': int | float, 'time': int | float}
+  return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, ()))}
 
 
 def read_row(folder: Path) -> dict | None:
@@ -162,7 +166,8 @@ def check_is_for_a_model(folder: Path) -> None:
   """
   if folder.is_dir():
     names = {path.name for path in folder.iterdir()}
-    if not names or names == {CONFIG_FILE, CHECKPOINTS} or names == {CHECKPOINTS} and checkpoint_steps(folder):
+    if not names or names == {CONFIG_FILE, CHECKPOINTS} or names == {CHECKPOINTS} and all(
+        path.name.isdecimal() or UNFINISHED in path.name for path in (folder / CHECKPOINTS).iterdir()):
       return
     held = 'a run' if names & {METRICS_FILE, INPUTS_FILE, RESULT_FILE, TENSORBOARD} else f'other files, such as {min(names)}'
     raise UserError(f'{folder}: holds {held}; expected a new or an empty folder, or that of a saved model, which is replaced')
@@ -172,29 +177,31 @@ def check_is_for_a_model(folder: Path) -> None:
 
 def has_begun(folder: Path) -> bool:
   """Returns whether something has come of a run: a checkpoint, damaged or not, or its row."""
-  return bool(newest_checkpoint(folder) or read_row(folder))
+  return bool(checkpoint_steps(folder) or read_row(folder))
 
 
-def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict, in_use: bool = False) -> str:
-  """Writes config.json into a run folder, or checks that the one in it is the same.
+class Claim(NamedTuple):
+  """What a config means for a folder: whether its run becomes longer, and what is different from now on, in words."""
+  longer: bool
+  change: str
 
-  Another one is replaced as long as nothing has come of it, and train_for may grow: the run then goes on.
+
+def examine(folder: Path, config: ml_collections.ConfigDict, model_fields: dict, in_use: bool = False) -> Claim:
+  """Checks that a run folder is new or belongs to a config. Nothing is written.
+
+  Another config may be replaced as long as nothing has come of it, and train_for may grow: the run then goes on.
 
   Args:
-    folder: the run's folder; it is created if it is missing.
+    folder: the run's folder, which need not exist.
     config: the run's config, with every field of its network.
     model_fields: the defaults of the fields of the network. A config.json that lacks one, as from before the network had it,
       gets its default.
-    in_use: whether another process trains the run, so that its config stays as it is.
-
-  Returns:
-    What is different from now on, in words; '' if nothing is.
+    in_use: whether another process trains the run.
 
   Raises:
     UserError: if the folder belongs to a run with another config. It names the differences.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  path, text = folder / CONFIG_FILE, config_lib.to_json(config)
+  path = folder / CONFIG_FILE
   begun = in_use or has_begun(folder)
   try:
     claimed = config_lib.from_dict(json.loads(path.read_bytes())) if path.exists() else config
@@ -204,30 +211,37 @@ def claim(folder: Path, config: ml_collections.ConfigDict, model_fields: dict, i
     claimed = config
   if claimed.model.name == config.model.name:
     claimed.model = {**model_fields, **claimed.model}
-  given, said = config_lib.flat(config), ''
+  given = config_lib.flat(config)
   before = config_lib.changed(claimed, {name: given[name] for name in WITHOUT_TRACE})
-  if difference := config_lib.difference(config_lib.to_json(before), text):
-    if not begun:
-      said = f'{path} is replaced, as nothing has come of it (- before, + now: {difference})'
-    elif not in_use and _is_longer(before, config) and newest_checkpoint(folder):
-      (folder / RESULT_FILE).unlink(missing_ok=True)  # first, as it is not the row of the longer run
-      said = f'train_for grows from {before.train_for!r} to {config.train_for!r}'
-    elif in_use:
-      raise UserError(f'{folder}: a job trains it with another config (- of the job, + given: {difference}); end it first, as '
-                      'with mobilenet_jax sweep cancel, or give another --workdir')
-    else:
-      gone = [name for name in config_lib.flat(claimed) if name not in given]
-      earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
-      version = ', which an earlier version of this code wrote' if earlier else ''
-      raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); '
-                      'give another --workdir, or the config that is in the folder')
-  if not path.exists() or path.read_bytes() != text.encode():
-    write_whole(path, text)
-  return said
+  difference = config_lib.difference(config_lib.to_json(before), config_lib.to_json(config))
+  if not difference:
+    return Claim(False, '')
+  if not begun:
+    return Claim(False, f'{path} is replaced, as nothing has come of it (- before, + now: {difference})')
+  if in_use:
+    raise UserError(f'{folder}: a job trains it with another config (- of the job, + given: {difference}); end it first, as '
+                    'with mobilenet_jax sweep cancel, or give another --workdir')
+  other_length = config_lib.to_json(config_lib.changed(before, {'train_for': config.train_for})) == config_lib.to_json(config)
+  if other_length and checkpoint_steps(folder) and _is_longer(before.train_for, config.train_for):
+    return Claim(True, f'train_for grows from {before.train_for!r} to {config.train_for!r}')
+  gone = [name for name in config_lib.flat(claimed) if name not in given]
+  earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
+  version = ', which an earlier version of this code wrote' if earlier else ''
+  advice = 'train_for may only grow, in the same unit; ' if other_length else ''
+  raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); {advice}'
+                  'give another --workdir, or the config that is in the folder')
 
 
 def _is_longer(before, now) -> bool:
-  """Returns whether a config differs from another one in train_for only, which has the same unit and has grown."""
-  (amount, unit), (longer, same) = (config_lib.parse_duration(config.train_for) for config in (before, now))
-  same_otherwise = config_lib.changed(before, {'train_for': now.train_for})
-  return unit == same and longer > amount and config_lib.to_json(same_otherwise) == config_lib.to_json(now)
+  (amount, unit), (longer, same) = map(config_lib.parse_duration, (before, now))
+  return unit == same and longer > amount
+
+
+def claim(folder: Path, config: ml_collections.ConfigDict, longer: bool) -> None:
+  """Writes config.json into a run folder that `examine` has let pass. If the run becomes longer, removes its row."""
+  folder.mkdir(parents=True, exist_ok=True)
+  if longer:
+    (folder / RESULT_FILE).unlink(missing_ok=True)  # first, as it must not be taken for the row of the longer run
+  path, text = folder / CONFIG_FILE, config_lib.to_json(config)
+  if not path.exists() or path.read_bytes() != text.encode():
+    write_whole(path, text)

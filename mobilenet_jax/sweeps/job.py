@@ -75,7 +75,8 @@ def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list
   from mobilenet_jax.runtime import devices
   from mobilenet_jax.training import train_group
   with contextlib.ExitStack() as stack:
-    logs = [stack.enter_context(open(Path(workdir) / LOG_FILE, 'a', buffering=1, errors='backslashreplace')) for workdir in workdirs]
+    logs = [stack.enter_context(open(Path(workdir) / LOG_FILE, 'a', buffering=1, errors='backslashreplace'))
+            for workdir in workdirs]
     try:
       with devices.ending_with_the_others():
         outcomes = train_group(configs, workdirs, says=[functools.partial(print, file=log) for log in logs])

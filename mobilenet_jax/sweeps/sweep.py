@@ -79,34 +79,45 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   return rows
 
 
-def _claim(runs, workdir, alone) -> list[str]:
-  """Locks the sweep's folder until `alone` is closed. Returns the names of the runs that are not finished."""
+def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[launch.Job, list[str]]]:
+  """Locks the sweep's folder until `alone` is closed. Returns the runs that are not finished, by name, and those of jobs.
+
+  Raises:
+    UserError: if the folder of a run belongs to another config. Nothing is changed in any of them.
+  """
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
-  busy = {name for names in status.running_jobs(workdir).values() for name in names} if results.is_sweep(workdir) else set()
-  for name, config in runs.items():
-    in_use = name in busy or bool(lock_owner(workdir / name))
-    if changed := run_files.claim(workdir / name, config, models.defaults(config.model.name), in_use):
-      print(f'{name}: {changed}', flush=True)
+  running = status.running_jobs(workdir) if results.is_sweep(workdir) else {}
+  busy = {name for names in running.values() for name in names}
+  found = {name: run_files.examine(workdir / name, config, models.defaults(config.model.name),
+                                   name in busy or bool(lock_owner(workdir / name))) for name, config in runs.items()}
   results.write_sweep(workdir, list(runs))
   results.collect(workdir)
-  return [name for name in runs if not read_row(workdir / name)]
+  return {name: claim for name, claim in found.items() if claim.longer or not read_row(workdir / name)}, running
+
+
+def _claim(runs, workdir, waiting) -> None:
+  """Takes the folders of the runs that are to be trained, once nothing speaks against it."""
+  for name, (longer, change) in waiting.items():
+    run_files.claim(workdir / name, runs[name], longer)
+    job.forget(workdir / name)
+    if change:
+      print(f'{name}: {change}', flush=True)
 
 
 def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
   """Trains group after group in this process, which may be one of several hosts. Returns why runs failed, by name."""
   failed = {}
   with contextlib.ExitStack() as alone:
-    waiting = devices.on_first_host(lambda: _claim(runs, workdir, alone))
+    waiting, _ = devices.on_first_host(lambda: _examine(runs, workdir, alone))
     if not waiting:
       devices.on_first_host(lambda: _check(runs, workdir, grouping_lib.digests(runs)))
       return {}
-    if devices.is_first_host():
-      _forget_failures(workdir, waiting)
     say = functools.partial(print, flush=True) if devices.is_first_host() else lambda text: None
     say(_reading(runs, waiting))
     machine, needs = devices.on_first_host(lambda: _prepared(grouping_lib.prepare, runs, workdir, waiting))
-    groups = grouping_lib.choose(runs, waiting, 1, machine, needs, groupings, grouping)
+    devices.on_first_host(lambda: _claim(runs, workdir, waiting))
+    groups = grouping_lib.choose(runs, list(waiting), 1, machine, needs, groupings, grouping)
     say(_intention(runs, waiting, workdir, groups, 1, f'on {devices.device_name()}', _estimate(groups, 1, machine, needs)))
     for names in reversed(groups):
       outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
@@ -120,35 +131,34 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
 def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, retries) -> dict[str, str]:
   """Launches jobs that train the unfinished runs, and waits for them. Returns why runs failed, by name."""
   with contextlib.ExitStack() as alone:
-    waiting = _claim(runs, workdir, alone)
+    waiting, running = _examine(runs, workdir, alone)
     if not waiting:
       _check(runs, workdir, grouping_lib.digests(runs))
       return {}
     submit = launch.submitter(launcher, workdir / JOBS_FOLDER, slurm)
-    running = status.running_jobs(workdir)
-    waiting = [name for name in waiting if not any(name in names for names in running.values())]
+    waiting = {name: claim for name, claim in waiting.items() if not any(name in names for names in running.values())}
     print(_reading(runs, waiting), flush=True)
     machine, needs = _prepared(grouping_lib.prepare_elsewhere, runs, workdir, waiting)
+    _claim(runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
-      groups = grouping_lib.group(runs, waiting, None if grouping == 'auto' else groupings[grouping])
+      groups = grouping_lib.group(runs, list(waiting), None if grouping == 'auto' else groupings[grouping])
       at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
       shares = [((), None)] * at_once
     else:
       most = grouping_lib.jobs_at_once(machine, jobs)
       new = min(max(most - len(running), 1), len(waiting))
-      groups = grouping_lib.choose(runs, waiting, new, machine, needs, groupings, grouping)
+      groups = grouping_lib.choose(runs, list(waiting), new, machine, needs, groupings, grouping)
       new = min(new, len(groups)) if jobs else grouping_lib.that_fit(groups, min(new, len(groups)), machine, needs)
       at_once = min(new + len(running), most)
       where, estimate = f'on {machine.backend}', _estimate(groups, new, machine, needs)
       shares = [grouping_lib.share(machine, i, at_once) for i in range(at_once)]
     print(_intention(runs, waiting, workdir, groups, min(at_once, len(groups)), where, estimate), flush=True)
-    _forget_failures(workdir, waiting)
     return watch.Jobs(runs, workdir, launcher, submit, retries).run(groups, shares, running, alone.close)
 
 
 def _prepared(prepare, runs, workdir, waiting) -> tuple:
   """Returns the machine and what the runs need, once their inputs are known to be those with which they were begun."""
-  machine, needs, digests = prepare({name: config.to_dict() for name, config in runs.items()}, waiting)
+  machine, needs, digests = prepare({name: config.to_dict() for name, config in runs.items()}, list(waiting))
   _check(runs, workdir, digests)
   return machine, needs
 
@@ -161,11 +171,6 @@ def _check(runs, workdir, digests) -> None:
           f'{next(iter(gone.values()))}', flush=True)
   if different := [text for name in runs if name not in gone and (text := difference(workdir / name, digests[name]))]:
     raise UserError(different[0] + (f' ({len(different)} of the {len(runs)} runs)' if len(different) > 1 else ''))
-
-
-def _forget_failures(workdir, names) -> None:
-  for name in names:
-    job.forget(workdir / name)
 
 
 def _reading(runs, waiting) -> str:

@@ -12,7 +12,7 @@ import ml_collections
 from mobilenet_jax.errors import Interrupted, UserError, counted
 from mobilenet_jax.runtime import signals
 from mobilenet_jax.runtime.pace import duration
-from mobilenet_jax.storage.run_files import read_progress, read_row
+from mobilenet_jax.storage.run_files import newest_checkpoint, read_progress, read_row
 from mobilenet_jax.sweeps import grouping, job, launch, results, status
 from mobilenet_jax.training import described
 
@@ -24,11 +24,20 @@ UNSEEN_SECONDS = {'local': 0, 'slurm': 60}
 
 @dataclasses.dataclass
 class _Launched:
-  """A job that was running when last asked: its runs' names, their attempts before it, since when it runs and is missing."""
+  """A job that was running when last asked.
+
+  Attributes:
+    names: the names of its runs.
+    steps: the steps that each of them had done before.
+    attempts: their attempts before it.
+    missed_since: since when it is missing.
+    since: since when it runs, as far as this process knows.
+  """
   names: list[str]
+  steps: dict[str, int]
   attempts: list[dict] | None = None
   missed_since: float | None = None
-  since: float = dataclasses.field(default_factory=time.monotonic)
+  since: float = dataclasses.field(default_factory=lambda: time.monotonic())
 
 
 class Jobs:
@@ -58,7 +67,7 @@ class Jobs:
     Returns:
       The reasons of the runs that failed, by name.
     """
-    self._launched = {launched: _Launched(names) for launched, names in running.items()}
+    self._launched = {launched: _Launched(names, self._steps(names)) for launched, names in running.items()}
     free, last_status = self._not_taken(shares), time.monotonic()
     with signals.stop_wanted() as stop, self._leaving_none():
       while groups or self._launched:
@@ -95,8 +104,8 @@ class Jobs:
   def _what_now(self):
     if self._launcher == 'local':
       return 'interrupted; start the same command again to continue'
-    return (f'under Slurm, {counted(len(self._launched), "job")} will go on; mobilenet_jax sweep status --workdir={self._workdir} '
-            'shows what they do; sweep logs and sweep cancel take the same --workdir')
+    return (f'under Slurm, {counted(len(self._launched), "job")} will go on; mobilenet_jax sweep status '
+            f'--workdir={self._workdir} shows what they do; sweep logs and sweep cancel take the same --workdir')
 
   @contextlib.contextmanager
   def _leaving_none(self):
@@ -113,7 +122,7 @@ class Jobs:
     label = names[0] + (f'_and_{len(names) - 1}_more' if len(names) > 1 else '')
     configs = [self._runs[name].to_dict() for name in names]
     launched = self._submit(label, job.train_runs, (configs, list(map(str, folders)), self._retries), *share)
-    self._launched[launched] = _Launched(names, attempts)
+    self._launched[launched] = _Launched(names, self._steps(names), attempts)
     for folder in folders:
       launched.write(folder)
     if self._launcher == 'slurm':
@@ -155,21 +164,35 @@ class Jobs:
       if not row:
         self._failed[name] = job.attempts(folder)['error'] or f'its job ended: {status.last_words(folder)}'
       print(f'{name}: {described(row or self._failed[name])} ({self._done()} of {len(self._runs)} done)', flush=True)
-    self._spent.append((time.monotonic() - ended.since, self._cost(ended.names)))
+    if cost := self._cost(ended.names, ended.steps):
+      self._spent.append((time.monotonic() - ended.since, cost))
     results.collect(self._workdir)
     return [again] if again else []
 
-  def _cost(self, names):
-    return sum(grouping.cost(self._runs[name]) for name in names)
+  def _steps(self, names):
+    return {name: newest_checkpoint(self._workdir / name) for name in names}
+
+  def _cost(self, names, steps) -> float:
+    """Returns the cost of what runs have to do after `steps`; 0 if one is not known, as nothing has been heard of the run."""
+    cost = 0.0
+    for name in names:
+      folder, config = self._workdir / name, self._runs[name]
+      row = read_row(folder)
+      total = row['examples_seen'] / config.batch_size if row else read_progress(folder).get('total_steps', 0)
+      if steps[name] and not total:
+        return 0.0
+      cost += grouping.cost(config) * (1 - steps[name] / total if steps[name] else 1)
+    return cost
 
   def _left(self, groups, at_once) -> str:
     """Returns an estimate of the time that is left, from that of the running jobs and the cost of the others; '' at first."""
     running = [(one, seconds) for one in self._launched.values() if (seconds := _seconds_left(one.names, self._workdir))]
-    known = self._spent + [(time.monotonic() - one.since + seconds, self._cost(one.names)) for one, seconds in running]
+    known = self._spent + [(time.monotonic() - one.since + seconds, cost) for one, seconds in running
+                           if (cost := self._cost(one.names, one.steps))]
     if not known or len(running) < len(self._launched):
       return ''
     rate = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
-    all_left = sum(seconds for _, seconds in running) + rate * sum(map(self._cost, groups))
+    all_left = sum(seconds for _, seconds in running) + rate * sum(self._cost(names, self._steps(names)) for names in groups)
     return f', about {duration(max(all_left / at_once, *(seconds for _, seconds in running), 0))} left'
 
   def _done(self):

@@ -1,6 +1,5 @@
 """Face embeddings (section 4.7, Table 14): images of the same person are close to each other."""
 
-
 import jax
 import ml_collections
 import numpy as np

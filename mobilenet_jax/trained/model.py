@@ -20,9 +20,8 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
 from mobilenet_jax.data import Source, description, digest, normalize, read_image
 from mobilenet_jax.errors import UserError, few
-from mobilenet_jax.storage import checkpoints
+from mobilenet_jax.storage import checkpoints, run_files
 from mobilenet_jax.storage.files import expanded, write_whole
-from mobilenet_jax.storage import run_files
 from mobilenet_jax.trained.labels import BACKGROUND, class_keys, top_labels
 
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run, besides the steps
@@ -37,7 +36,7 @@ class TrainedModel:
     variables: {'params', 'batch_stats'}.
     labels: the name of each output, or None if the outputs have no names.
     origin: where the model comes from, as shown in messages: the folder of a run, a file, or the name of a published model.
-    step: of the checkpoint, if one other than the newest was asked for.
+    step: of the checkpoint, if one was asked for by its number or as the best.
   """
 
   config: ml_collections.ConfigDict
@@ -252,7 +251,7 @@ class TrainedModel:
                 if name != 'num_classes' and _gives_other_shapes(asked, name, value)]
       raise UserError(f'init.model={self.origin}: ' + (
           f'it has {", ".join(fields)}; give the same, or another model to start from' if fields else
-          f'its weights have other shapes: {few(wrong)} ({len(wrong)} in all); expected the network that config.model describes'))
+          f'its weights have other shapes: {few(wrong)} ({len(wrong)} in all); expected the network of config.model'))
     return jax.tree.map(jnp.asarray, variables)
 
   def save(self, folder: str | Path) -> None:

@@ -119,7 +119,7 @@ def _claimed(runs: list[Run], data, teacher) -> Inputs | None:
     return None
   weights = inputs_lib.starting_weights(run.config for run in runs)
   for run in runs:
-    _or_stop(run, lambda: run.folder.claim_inputs({**inputs.digests, **weights[run.config.init.model]}))
+    _or_stop(run, lambda: run.folder.claim({**inputs.digests, **weights[run.config.init.model]}))
   return inputs
 
 

@@ -66,7 +66,7 @@ class Report:
 
   def pace(self, step: int) -> None:
     """Reports that `step` is done, if nothing has been reported for a while: to a person only, as it depends on the time."""
-    if self._pace.due():
+    if step > self._last_step and self._pace.due():
       self._measure(step)
       self._tell(step, '')
 

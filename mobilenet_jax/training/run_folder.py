@@ -33,7 +33,7 @@ class RunFolder:
   """
 
   def __init__(self, path: Path, config: ml_collections.ConfigDict, say: Callable[[str], None]):
-    """Takes the folder's lock, and writes config.json or checks it.
+    """Takes the folder's lock, and checks that it is new or belongs to the config.
 
     Args:
       path: the folder; it is created if it is missing.
@@ -47,33 +47,35 @@ class RunFolder:
     self._is_first = devices.is_first_host()
     self._say, self._progress = say, {}
     self._lock = self._checkpoints = self._report = None
-    self.row, changed = devices.on_first_host(self._claim)
-    if changed:
-      self.note(changed)
-    if not self.row and (path / run_files.RESULT_FILE).exists():
+    self._claim, row = devices.on_first_host(self._examine)
+    self.row = None if self._claim.longer else row
+    if not row and (path / run_files.RESULT_FILE).exists():
       self.note(f'{path / run_files.RESULT_FILE}: damaged; evaluating again')
 
-  def _claim(self):
+  def _examine(self):
     self.path.mkdir(parents=True, exist_ok=True)
     self._lock = lock(self.path)
     try:
-      changed = run_files.claim(self.path, self._config, models.defaults(self._config.model.name))
+      found = run_files.examine(self.path, self._config, models.defaults(self._config.model.name))
     except UserError:
       self._lock.close()
       raise
-    return run_files.read_row(self.path), changed
+    return found, run_files.read_row(self.path)
 
-  def claim_inputs(self, now: dict) -> None:
-    """Records the digests of the run's inputs or, once it has begun, checks that they are the same.
+  def claim(self, inputs_now: dict) -> None:
+    """Writes the config and the digests of the run's inputs. Once the run has begun, checks that these are the same.
 
     Raises:
-      UserError: if they differ; it says in what.
+      UserError: if they differ; it says in what, and nothing is written.
     """
-    devices.on_first_host(lambda: self._claim_inputs(now))
+    devices.on_first_host(lambda: self._write_claim(inputs_now))
 
-  def _claim_inputs(self, now):
+  def _write_claim(self, now):
     if different := inputs.difference(self.path, now):
       raise UserError(different)
+    run_files.claim(self.path, self._config, self._claim.longer)
+    if self._claim.change:
+      self.note(self._claim.change)
     if not run_files.has_begun(self.path):
       run_files.write_inputs(self.path, now)
     elif not run_files.read_inputs(self.path):

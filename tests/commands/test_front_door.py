@@ -66,8 +66,10 @@ def refused(argv, message):
     (['train', '--config=configs/fabrics.py:res=40,res=48'], 'res is given twice'),
     (['predict', 'model', 'image', '--top=1', '--top=2'], '--top is given twice'),
     (['complexity', '--config=configs/fabrics.py', '--json', '--json'], '--json is given twice'),
-    (['sweep', 'status', '--workdir=a', '--workdir=b'], '--workdir is given twice')))
-def test_what_is_given_twice_is_refused(argv, message):
+    (['sweep', 'status', '--workdir=a', '--workdir=b'], '--workdir is given twice'),
+    (['complexity', '--config=configs/fabrics.py', '--image-size=96'], '--image-size and --checkpoint are for a model'),
+    (['complexity', '--config=configs/fabrics.py', '--checkpoint=best'], '--image-size and --checkpoint are for a model')))
+def test_what_is_given_twice_or_to_no_effect_is_refused(argv, message):
   refused(argv, message)
 
 
@@ -142,7 +144,8 @@ def test_files_that_cannot_be_used_and_too_little_memory_are_one_line(tmp_path):
       (raised(lambda: open(tmp_path, 'w')), 'Is a directory; give the path of another'),
       (raised(lambda: open(tmp_path / ('x' * 300), 'w')), 'File name too long; give the path of another'),
       (PermissionError(13, 'x', 'a'), 'a: Permission denied; give a file or a folder that you may use'),
-      (OSError(28, 'x'), 'writing: No space left on device; free some space'), (MemoryError(), 'out of memory (MemoryError); try a'),
+      (OSError(28, 'x'), 'writing: No space left on device; free some space'),
+      (MemoryError(), 'out of memory (MemoryError); try a'),
       (jax_error('RESOURCE_EXHAUSTED: 9 GB'), 'out of memory (RESOURCE_EXHAUSTED: 9 GB); try a smaller batch')):
     assert is_of_the_user(error) and message in describe(error)
   for error in (ValueError('x'), OSError('x'), jax_error('INTERNAL: x')):  # faults of the code, of which one wants to see more

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from experiments import fuzz_cases, fuzz_files
-from experiments.fuzz_verdict import Ended, contents, faults
+from experiments.fuzz_verdict import LONGEST_MESSAGE, Ended, contents, faults
 
 CRASH = '''Traceback (most recent call last):
   File "/x/mobilenet_jax/__main__.py", line 3, in main
@@ -28,7 +28,7 @@ def judged(folder, *argv, status=0, out='done\n', err='', where='', late=False, 
     ({'argv': ['choose'], 'out': ''}, 'nothing is printed'),
     ({'argv': ['choose'], 'status': 1, 'err': 'wrong\n'}, 'the last line is no error'),
     ({'argv': ['choose'], 'status': 1, 'err': 'error: \x1b[31m is wrong\n'}, 'control character'),
-    ({'argv': ['choose'], 'status': 1, 'err': f'error: {"x" * 700}\n'}, 'more than 600 characters'),
+    ({'argv': ['choose'], 'status': 1, 'err': f'error: {"x" * 1200}\n'}, f'more than {LONGEST_MESSAGE} characters'),
     ({'argv': ['choose'], 'status': 1, 'err': CRASH}, 'zipfile.BadZipFile in mobilenet_jax/data/npz.py:28 (opened)'),
     ({'argv': ['choose'], 'status': 2}, 'status 2'),
     ({'argv': ['choose'], 'status': -11}, 'SIGSEGV'),

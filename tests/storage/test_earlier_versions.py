@@ -19,7 +19,7 @@ def write_config(folder, values):
 
 
 def claim(folder, config):
-  run_files.claim(folder, config, models.defaults(config.model.name))
+  run_files.claim(folder, config, run_files.examine(folder, config, models.defaults(config.model.name)).longer)
 
 
 def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):

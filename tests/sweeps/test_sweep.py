@@ -14,9 +14,11 @@ from conftest import ROOT, images_of, random_images, tiny_config
 
 from mobilenet_jax.commands import sweep as sweep_command_line
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.storage import files, run_files
 from mobilenet_jax.sweeps import grouping, job, launch, results, watch
 from mobilenet_jax.sweeps.sweep import sweep
+from mobilenet_jax.training import checked
 
 ROW = {name: name if name in run_files.TEXT_COLUMNS else 1 for name in (*run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS)}
 
@@ -113,6 +115,46 @@ def test_a_sweep_may_become_longer_but_not_while_it_runs(tiny_model, tmp_path, c
   assert row['extended'] == '4 steps at step 4' and row['examples_seen'] == 64
   assert "mobilenet_0.25_32: train_for grows from '4 steps' to '8 steps'" in capsys.readouterr().out
   assert '4 steps at step 4' in (tmp_path / 'runs' / 'results.csv').read_text()
+
+
+def test_a_sweep_that_cannot_start_changes_none_of_its_runs(tmp_path):
+  """Of two finished runs that are to become longer, one is in use."""
+  runs, workdir = [{}, {'model.width_multiplier': 0.5}], tmp_path / 'runs'
+  names = ('mobilenet_0.25_32', 'mobilenet_0.5_32')
+  for name, change in zip(names, runs):
+    run_files.claim(workdir / name, checked(tiny_config(train_for='4 steps', **change)), longer=False)
+    run_files.write_row(workdir / name, ROW)
+    (workdir / name / 'checkpoints' / '4').mkdir(parents=True)
+  contents = lambda: {path: path.read_bytes() for name in names for path in (workdir / name).rglob('*.json')}
+  before = contents()
+  with files.lock(workdir / names[1]), pytest.raises(UserError, match='a job trains it with another config'):
+    sweep(tiny_config(train_for='8 steps'), runs, workdir, launcher='here')
+  with pytest.raises(UserError, match='belongs to another config .*train_for may only grow, in the same unit'):
+    sweep(tiny_config(train_for='8 epochs'), runs, workdir, launcher='here')
+  with pytest.raises(UserError, match='nowhere: there is no such folder'):
+    sweep(tiny_config(train_for='4 steps', **{'data.name': 'folder:/nowhere'}), [{}], tmp_path / 'new', launcher='here')
+  assert contents() == before and not list((tmp_path / 'new').rglob('config.json'))
+
+
+def test_the_time_that_a_sweep_has_left_counts_what_was_done_before(tmp_path, monkeypatch):
+  """A clock by hand. One of two jobs continues at step 90 of 100; runs of the same cost take 10 s a step."""
+  now = [1000.0]
+  monkeypatch.setattr('time.monotonic', lambda: now[0])
+  config = tiny_config()
+  jobs = watch.Jobs({name: config for name in 'abc'}, tmp_path, 'local', lambda *args: args[0], 0)
+  for name in 'abc':
+    (tmp_path / name).mkdir()
+  (tmp_path / 'a' / 'checkpoints' / '90').mkdir(parents=True)
+  jobs._launched = {name: watch._Launched([name], jobs._steps([name])) for name in 'ab'}
+  assert jobs._left([['c']], 2) == ''  # nothing is known
+  now[0] += 50
+  for name, step in (('a', 95), ('b', 5)):
+    run_files.write_progress(tmp_path / name, {'step': step, 'total_steps': 100, 'seconds_left': (100 - step) * 10})
+  left = 50 + 950 + 100 * 10  # of a, b and c
+  assert jobs._left([['c']], 1) == f', about {duration(left)} left' and jobs._left([], 2) == f', about {duration(950)} left'
+  run_files.write_row(tmp_path / 'a', {**ROW, 'examples_seen': 100 * config.batch_size})
+  jobs._spent.append((100.0, jobs._cost(['a'], jobs._launched.pop('a').steps)))
+  assert jobs._left([['c']], 1) == f', about {duration(950 + 1000)} left'
 
 
 def test_a_job_that_gets_no_further_is_given_up(tmp_path):

@@ -279,11 +279,15 @@ def test_a_missing_converter_names_its_requirements(models, tmp_path, monkeypatc
 def test_one_format_that_fails_does_not_keep_the_others_from_being_written(models, fake, tmp_path):
   fake('one', error=TypeError('two\nlines'))
   fake('two', error=UserError('two: it cannot'))
+  fake('four', error=PermissionError(13, 'x', 'four.tmp'))
+  fake('five', error=MemoryError())
   fake('three')
-  done = command('export', models[1].origin, 'one', 'two', 'three', f'--out={tmp_path}')
+  done = command('export', models[1].origin, 'one', 'two', 'four', 'five', 'three', f'--out={tmp_path}')
   assert done.returncode == 1 and done.stderr.splitlines() == [
       'error: one: the file cannot be written or run (TypeError: two lines); export to another format',
-      'error: two: it cannot']
+      'error: two: it cannot',
+      'error: four.tmp: Permission denied; give a file or a folder that you may use, and start the same command again',
+      'error: out of memory (MemoryError); try a smaller batch, smaller images or fewer jobs']
   assert sorted(p.name for p in tmp_path.iterdir()) == ['flowers.three', 'flowers.three.json']
 
 

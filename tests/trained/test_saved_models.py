@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -56,6 +58,29 @@ def test_saving_over_a_saved_model_replaces_it(tmp_path, monkeypatch):
   assert found.config.seed == 4 and (found.variables['params']['classifier']['kernel'] == 4).all()
 
 
+def test_a_save_that_was_interrupted_keeps_no_other_save_out(tmp_path, monkeypatch):
+  """Neither if Orbax has begun to write the weights, nor if it has not."""
+  def killed(*args, **kwargs):
+    raise KeyboardInterrupt
+  for begun in (False, True):
+    folder = tmp_path / str(begun)
+    with monkeypatch.context() as context:
+      context.setattr(checkpoints.ocp.CheckpointManager, 'save', killed)
+      with pytest.raises(KeyboardInterrupt):
+        tiny_model_of(1.0).save(folder)
+    if begun:
+      (folder / 'checkpoints' / '1.orbax-checkpoint-tmp').mkdir()
+    assert [path.name for path in folder.iterdir()] == ['checkpoints']
+    tiny_model_of(2.0).save(folder)
+    assert trained.load(folder).config.seed == 2
+
+
+def test_a_saved_model_is_not_the_folder_of_a_run_of_which_nothing_has_come(tmp_path):
+  """Models that earlier versions saved have their weights at step 0."""
+  (tmp_path / 'checkpoints' / '0').mkdir(parents=True)
+  assert run_files.has_begun(tmp_path)
+
+
 def test_saving_over_anything_else_is_refused(tmp_path):
   run, other, file = tmp_path / 'run', tmp_path / 'other', tmp_path / 'file'
   tiny_model_of(1.0).save(run)
@@ -71,11 +96,18 @@ def test_saving_over_anything_else_is_refused(tmp_path):
   assert trained.load(run).config.seed == 1
 
 
-@pytest.mark.parametrize('name', ('w[lr=1e-3]', 'a]b', 'back\\slash', 'a**b', 'a?b', 'gs:'))
+@pytest.mark.parametrize('name', ('w[lr=1e-3]', 'a]b', 'back\\slash', 'a**b', 'a?b', 'gs:', os.fsdecode(b'a\xff')))
 def test_checkpoints_in_folders_whose_names_look_like_patterns(name, tmp_path):
   tiny_model_of(5.0).save(tmp_path / name)
   assert trained.load(tmp_path / name).config.seed == 5
   assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_temporary_folder_that_looks_like_a_pattern_too_is_refused(tmp_path, monkeypatch):
+  (tmp_path / 'odd[t]').mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'odd[t]'))
+  with pytest.raises(UserError, match=r'w\[y\].*Orbax takes this path for a pattern.*set TMPDIR to a folder without'):
+    tiny_model_of(5.0).save(tmp_path / 'w[y]')
 
 
 def train_in(folder):

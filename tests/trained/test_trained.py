@@ -176,6 +176,8 @@ def test_annotated_images_replace_only_annotated_images(folder, tmp_path):
   assert_one_line(command('predict', folder, tmp_path / 'out' / '1.png', out), '1.png is there already and was not written by')
   assert_one_line(command('predict', folder, first, f'--annotate={tmp_path / "photos"}'), '0.png is there already')
   assert {path: path.read_bytes() for path in tmp_path.rglob('*.png')} == contents
+  assert command('predict', folder, first, first, f'--annotate={tmp_path / "twice"}').returncode == 0
+  assert sorted(path.name for path in (tmp_path / 'twice').iterdir()) == ['0.png', '0_2.png']
 
 
 def bad_images(folder):

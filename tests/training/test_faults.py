@@ -13,7 +13,7 @@ from conftest import ROOT, random_images, tiny_config
 from experiments import faults
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import checkpoints, files, run_files
-from mobilenet_jax.sweeps import results
+from mobilenet_jax.sweeps import results, status
 from mobilenet_jax.training import train, train_group
 
 
@@ -115,6 +115,12 @@ def test_files_of_a_run_or_a_sweep_that_are_damaged_are_one_line(tmp_path):
     (tmp_path / 'checkpoints' / '3' / 'metrics' / 'metrics').write_text(content, 'latin1')
     with pytest.raises(UserError, match='metrics/metrics: damaged; remove it'):
       checkpoints.read(tmp_path)
+
+
+@pytest.mark.parametrize('content', ('{"step": "x"}', '{"seconds_left": "z", "step": 3}', '[]', '3', '{"doing": null}', '\xff'))
+def test_a_damaged_progress_is_not_shown(content, tmp_path):
+  (tmp_path / 'progress.json').write_text(content, 'latin1')
+  assert set(run_files.read_progress(tmp_path)) <= {'step'} and status.progress(tmp_path, running=True) == 'starting'
 
 
 def with_teacher(count, bad=()):

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -29,6 +30,10 @@ def heard(config, folder):
   return lines, outcome
 
 
+def files_of(folder):
+  return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file() and path.name != 'lock'}
+
+
 def test_evaluations_that_are_left_are_counted():
   for total, every, checkpoint in itertools.product(range(1, 14), (0, 1, 2, 3, 40), (0, 1, 4, 6)):
     durations = Durations(total, 0, every, checkpoint)
@@ -46,8 +51,8 @@ def test_a_line_for_everything_that_takes_long(tiny_model, monkeypatch, tmp_path
   steps = [line for line in lines if line.startswith('step ')]
   assert lines[:2] == [': 32 examples to train on, 16 to evaluate on, 4 classes'.join((config.data.name, '')), 'compiling']
   assert steps[0].startswith('step 2/8  ') and steps[0].endswith(' left')  # before any log is due
-  assert any(line.startswith('evaluating: 8 of 16, 0:0') for line in lines)
-  assert 'evaluated on 16' in steps[-1] and '0:00 left' not in steps[0].split('  ')[1]
+  assert any(line.startswith('evaluating: 8 of 16, ') for line in lines)
+  assert 'evaluated on 16' in steps[-1]
 
 
 def test_the_time_that_is_left_counts_evaluations(monkeypatch, tmp_path):
@@ -57,7 +62,8 @@ def test_the_time_that_is_left_counts_evaluations(monkeypatch, tmp_path):
   said = []
   task = type('Task', (), {'headlines': (), 'remark': lambda self, values: ''})()
   progress = type('Progress', (), {'step': 0, 'pending': False})()
-  written = report.Report(tmp_path, task, progress, Durations(100, 10, 20, 50), 8, 120, lambda text, **numbers: said.append(numbers))
+  say = lambda text, **numbers: said.append(numbers)
+  written = report.Report(tmp_path, task, progress, Durations(100, 10, 20, 50), 8, 120, say)
   now[0] += 10
   written.train(10, {'loss': 1.0})
   assert said[-1]['seconds_left'] == 90 + 6 * 120 / 8 / 3  # after steps 20, 40, 50, 60, 80, 100; a third of a step an example
@@ -79,7 +85,7 @@ def test_the_progress_of_a_run_is_in_its_folder_until_it_has_finished(tiny_model
 
   train_group([tiny_config()], [tmp_path], DATA, says=[say])
   texts, doing, shown = zip(*seen)
-  assert doing == texts and shown[1] == 'compiling' and shown[2].startswith('step 2/8, 0:0')
+  assert doing == texts and shown[1] == 'compiling' and shown[2].startswith('step 2/8, ') and shown[2].endswith(' left')
   assert any(text.startswith('step 4/8, top-1 ') and text.endswith(' left') for text in shown)
   assert run_files.read_progress(tmp_path) == {} and run_files.read_row(tmp_path)
 
@@ -89,8 +95,10 @@ def test_a_stop_while_compiling_says_that_it_waits_for_the_compilation(tiny_mode
 
   def start(run, *args):
     os.kill(os.getpid(), signal.SIGTERM)
+    end = time.monotonic() + 60
     while not any('stopping after this compilation' in line for line in lines):
-      pass
+      assert time.monotonic() < end
+      time.sleep(0.05)
     started(run, *args)
 
   monkeypatch.setattr(Run, 'start', start)
@@ -107,13 +115,16 @@ def test_a_stop_while_compiling_says_that_it_waits_for_the_compilation(tiny_mode
 def test_a_start_that_failed_does_not_claim_its_folder(tiny_model, tmp_path):
   with pytest.raises(UserError, match='num_classes=2'):
     train(tiny_config(**{'model.num_classes': 2}), tmp_path, DATA)
-  lines, row = heard(tiny_config(**{'optim.learning_rate': 0.02}), tmp_path)
-  assert 'is replaced, as nothing has come of it' in lines[0] and '- "num_classes": 2, + "num_classes": 0' in lines[0]
+  assert not (tmp_path / 'config.json').exists()
+  with pytest.raises(UserError, match='batch_size=64 is more than the 32 training examples'):
+    train(tiny_config(batch_size=64), tmp_path, DATA)
+  lines, _ = heard(tiny_config(**{'optim.learning_rate': 0.02}), tmp_path)
+  assert 'is replaced, as nothing has come of it' in lines[0] and '- "batch_size": 64, + "batch_size": 8' in lines[0]
   assert json.loads((tmp_path / 'config.json').read_text())['optim']['learning_rate'] == 0.02
-  before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file() and path.name != 'lock'}
+  before = files_of(tmp_path)
   with pytest.raises(UserError, match='belongs to another config'):
     train(tiny_config(), tmp_path, DATA)
-  assert {path: path.read_bytes() for path in before} == before
+  assert files_of(tmp_path) == before
 
 
 def weights(folder):
@@ -135,11 +146,24 @@ def test_a_run_may_become_longer(tiny_model, tmp_path):
   assert [row['step'] for row in evaluations(tmp_path / 'a')] == [4, 6, 8, 10]
   assert [row for row in evaluations(tmp_path / 'a') if row['step'] != 6] == evaluations(tmp_path / 'b')
 
-  before = {path: path.read_bytes() for path in (tmp_path / 'a').rglob('*') if path.is_file() and path.name != 'lock'}
+  before = files_of(tmp_path / 'a')
   for other in (short, long_, tiny_config(train_for='12 steps', seed=3)):
     with pytest.raises(UserError, match='belongs to another config'):
       train(other, tmp_path / 'a', DATA)
-  assert {path: path.read_bytes() for path in before} == before
+  assert files_of(tmp_path / 'a') == before
+
+
+def test_a_finished_run_keeps_its_row_if_it_cannot_become_longer(tiny_model, tmp_path):
+  """The data is another by now, or is gone, or another run of the sweep does not fit."""
+  config = lambda steps, **changes: tiny_config(train_for=f'{steps} steps', **changes)
+  heard(config(6), tmp_path / 'a')
+  before = files_of(tmp_path / 'a')
+  with pytest.raises(UserError, match='was begun with other inputs'):
+    train(config(10), tmp_path / 'a', (random_images(24), DATA[1]))
+  with pytest.raises(UserError, match='nowhere.npz'):
+    train(config(10, **{'data.recorded': 'nowhere.npz'}), tmp_path / 'b')
+  assert not (tmp_path / 'b' / 'config.json').exists()
+  assert files_of(tmp_path / 'a') == before and heard(config(6), tmp_path / 'a')[1]['examples_seen'] == 48
 
 
 def test_a_finished_run_without_checkpoints_does_not_become_longer(tiny_model, tmp_path):

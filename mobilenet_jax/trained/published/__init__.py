@@ -30,11 +30,12 @@ def load(name: str | Path, averaged: bool = True, image_size: tuple[int, int] | 
   if averaged and (imported / CONFIG_FILE).exists():  # the last file that `save` writes
     return load_folder(imported, name)
   model = _import_published(name, path, averaged)
-  release.record(path, digest)
-  if averaged:
-    with release.cache_lock():
-      if not (imported / CONFIG_FILE).exists():
-        model.save(imported)
+  with release.unless_read_only():
+    release.record(path, digest)
+    if averaged:
+      with release.cache_lock():
+        if not (imported / CONFIG_FILE).exists():
+          model.save(imported)
   return model
 
 

@@ -94,7 +94,7 @@ def _whole(path, reader, *args):
     return reader(*args)
   except UserError:
     raise
-  except Exception as error:  # from TensorFlow, h5py, tarfile, zlib or protobuf, depending on the file and what is wrong with it
+  except Exception as error:  # from TensorFlow, h5py, tarfile, zlib or protobuf, depending on what is wrong
     first = (str(error).splitlines() or [type(error).__name__])[0][:200]
     raise UserError(f'{path}: truncated, damaged or not of the kind that its name says ({first}); '
                     f'expected {KINDS}') from error

@@ -5,14 +5,16 @@
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import InUse, UserError
 from mobilenet_jax.storage.files import expanded, lock, whole_file
 
 SIZES = (224, 192, 160, 128)
@@ -78,10 +80,26 @@ def cached(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def cache_lock():
-  """Gives the cache to this process for writing; other processes wait."""
-  cache_folder().mkdir(parents=True, exist_ok=True)
-  with lock(cache_folder(), seconds=_LOCK_SECONDS):
+  """Gives the cache to this process for writing; other processes wait, and say so."""
+  folder = cache_folder()
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    held = lock(folder)
+  except InUse:
+    print(f'waiting for another process that works in {folder}', file=sys.stderr, flush=True)
+    held = lock(folder, seconds=_LOCK_SECONDS)
+  with held:
     yield
+
+
+@contextlib.contextmanager
+def unless_read_only():
+  """Leaves out the rest of what it encloses if the cache cannot be written, as where several people share it."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      raise
 
 
 def fetch(name: str) -> tuple[Path, str]:
@@ -97,7 +115,8 @@ def fetch(name: str) -> tuple[Path, str]:
     with cache_lock():
       path = cached(name) or _download(name, url)
   digest = _sha256(path)
-  _check(path, digest, 'remove the file, so that it is fetched again, or load it by its path')
+  _check(path, digest, f'remove the file, so that it is fetched again, or, if it is the right one, load it by its path, or '
+                         f'remove its line from {cache_folder() / CHECKSUMS_FILE}')
   return path, digest
 
 
