@@ -179,7 +179,7 @@ def test_every_field_refuses_nonsense_and_says_what_it_expects(case):
     ('train_for', '0 steps'), ('label_smoothing', 5.0), ('ema_decay', 1.0), ('nonfinite_loss', 'go'), ('optim.decay_rate', 0.0),
     ('optim.momentum', 1.0), ('optim.epsilon', 0.0), ('model.width_multiplier', 0.0), ('model.dtype', 'float16'),
     ('optim.epsilon', 1e-300), ('ema_decay', 1 - 1e-12), ('label_smoothing', 0.9999999999), ('model.batch_norm_epsilon', 1e-300),
-    ('model.num_classes', 10**15), ('data.stream_size', (16, 16)), ('data.per_identity', 5), ('task', 'detection'), ('model.name', 'resnet')))
+    ('model.num_classes', 10**15), ('init.freeze_body', True), ('init.keep_head', True), ('data.stream_size', (16, 16)), ('data.per_identity', 5), ('task', 'detection'), ('model.name', 'resnet')))
 def test_values_out_of_range_are_refused(name, value):
   with pytest.raises(UserError, match=f'{name}='):
     checked(config_lib.changed(config_lib.base(), {name: value}))

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
   model_argument.add_arguments(parser, required=False)
   args, recipe = recipe_lib.parse(parser, argv, required=False)
   if bool(recipe) == bool(args.model):
-    raise UserError('complexity: expected a recipe, --config=configs/fabrics.py, or a model, such as a run folder')
+    raise UserError('complexity: expected either a recipe, --config=configs/fabrics.py, or a model, such as a run folder')
   if recipe and (args.image_size or args.checkpoint != trained.NEWEST):
     raise UserError('--image-size and --checkpoint are for a model; a recipe has --config.data.image_size')
   if recipe:

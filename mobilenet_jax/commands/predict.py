@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'predict')
   model_argument.add_arguments(parser)
   parser.add_argument('images', nargs='+', help='images and folders of images; - for a list of paths on standard input')
-  parser.add_argument('--top', type=int, default=5, help='labels per image')
+  parser.add_argument('--top', type=int, default=5, help='labels per image, 5 by default')
   parser.add_argument('--batch', type=int, default=32, help='images at a time; does not affect the result')
   parser.add_argument('--format', choices=FORMATS, default='table')
   parser.add_argument('--annotate', type=Path, help='folder to write each image to, with its labels below it; no other '

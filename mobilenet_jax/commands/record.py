@@ -23,7 +23,7 @@ from mobilenet_jax.storage.files import whole_file
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'record')
   model_argument.add_arguments(parser)
-  parser.add_argument('--data', required=True, help='a TFDS name, folder:/path or npz:/path')
+  parser.add_argument('--data', required=True, help='a TFDS name, folder:/path, npz:/path or hf:/path')
   parser.add_argument('--data_dir', default='', help='folder of TFDS data')
   parser.add_argument('--out', type=Path, required=True, help='a .npz file')
   args = parser.parse_args(argv)

@@ -23,20 +23,24 @@ from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.sweeps import results, status
 from mobilenet_jax.sweeps.sweep import ALONE, LAUNCHERS, sweep
 
-COMMANDS = ('status', 'logs', 'cancel')
+COMMANDS = {
+    'status': 'Shows a table of the runs of a sweep: their states, their jobs and how far they are.',
+    'logs': 'Shows the end of the log of a run, or of all runs that failed or stopped.',
+    'cancel': 'Ends all jobs of a sweep, each with a checkpoint.',
+}
 WATCH_SECONDS = 5
 
 
 def main(argv: list[str]) -> None:
   if argv and argv[0] in COMMANDS:
-    return _look_after(argv)
+    return _look_after(argv[0], argv[1:])
   if argv and not argv[0].startswith('-'):
     raise UserError(f'sweep {argv[0]}: expected {", ".join(COMMANDS)}, or the arguments of a sweep; --help lists them')
   parser = recipe_lib.parser(__doc__, 'sweep')
   parser.add_argument('--workdir', help='folder of the sweep; a sweep that is started again in its folder continues')
   parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
                       'auto: the first that fits into memory and leaves no CPU core or GPU idle; under Slurm, each run alone')
-  parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0: one per CPU core, or one per GPU; '
+  parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0, the default: one per CPU core, or one per GPU; '
                       'under Slurm, all')
   parser.add_argument('--launcher', choices=('here', *sorted(LAUNCHERS)), default='local', help='local: jobs on this '
                       'machine; slurm: jobs of a Slurm cluster; here: group after group in this process, which may be one of '
@@ -44,7 +48,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--slurm', type=_options, default={}, help='options of sbatch, such as '
                       'partition=gpu,gpus_per_node=1,time=720 (minutes; a day by default)')
   parser.add_argument('--retries', type=_at_least_0, default=3, help='how often a job is started again without making '
-                      'progress')
+                      'progress; 3 by default')
   recipe_lib.add_host_arguments(parser)
   args, recipe = recipe_lib.parse(parser, argv)
   if not args.workdir:
@@ -69,16 +73,18 @@ def main(argv: list[str]) -> None:
         f'rows in {Path(args.workdir) / results.CSV_FILE}')
 
 
-def _look_after(argv):
-  parser = command_line.Parser(__doc__, 'sweep')
-  parser.add_argument('command', choices=COMMANDS)
+def _look_after(command, argv):
+  doc = f'{COMMANDS[command]}\n\n    mobilenet_jax sweep {command} --workdir=runs/fabrics'
+  parser = command_line.Parser(doc, f'sweep {command}')
   parser.add_argument('--workdir', type=Path, required=True, help='folder of the sweep')
-  parser.add_argument('--run', default='', help='for logs: the name of a run')
-  parser.add_argument('--watch', action='store_true', help=f'for status: repeat the table every {WATCH_SECONDS} seconds')
+  if command == 'logs':
+    parser.add_argument('--run', default='', help='the name of a run')
+  if command == 'status':
+    parser.add_argument('--watch', action='store_true', help=f'repeat the table every {WATCH_SECONDS} seconds')
   args = parser.parse_args(argv)
-  if args.command == 'logs':
+  if command == 'logs':
     status.show_logs(args.workdir, args.run)
-  elif args.command == 'cancel':
+  elif command == 'cancel':
     status.cancel(args.workdir)
   else:
     status.show_table(args.workdir)

@@ -195,6 +195,9 @@ def validated(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
          f'(0, 0), or (height, width) of at least image_size={size}')
   expect(not (data.per_identity and config.batch_size % data.per_identity), 'data.per_identity', data.per_identity,
          f'a divisor of batch_size={config.batch_size}, or 0')
+  for name in ('keep_head', 'freeze_body'):
+    expect(config.init.model or not config.init[name], f'init.{name}', config.init[name],
+           'False without init.model, the model to start from')
   return config
 
 

@@ -13,7 +13,7 @@ _FRACTION = number(above=0, at_most=1)
 _DECAY = number(at_least=0, below=1)
 _COUNT = number(at_least=1, at_most=2**20)
 _ERROR_OR_SKIP = one_of('error', 'skip')
-_SIZE = f'(height, width), each from {MIN_SIZE} to {MAX_SIZE}'
+_SIZE = f'(height, width), each from {MIN_SIZE} to {MAX_SIZE}, such as (64, 64)'
 
 SCHEMA = {
     'task': Field('classification', 'what is learned: classification, attributes or embedding'),

@@ -20,7 +20,7 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     UserError: if there is not even one.
   """
   if len(source) < batch_size:
-    raise UserError(f'batch_size={batch_size} is more than the {len(source)} training examples; use a smaller one')
+    raise UserError(f'batch_size={batch_size} is more than the {len(source):,} training examples; use a smaller one')
   return len(source) // batch_size
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mobilenet_jax.errors import REQUEUE, UserError
+from mobilenet_jax.errors import REQUEUE, UserError, counted
 
 AXIS = 'batch'
 HEARTBEAT_SECONDS = 30  # without a sign of life from another host, until this one ends too
@@ -222,7 +222,7 @@ def check_divisible(field: str, batch_size: int, parts: int = 1) -> None:
   count = device_count() * parts
   if batch_size % count:
     near = max(batch_size // count, 1) * count
-    split = f'{device_count()} devices' + (f' x {parts} parts (accumulate_steps)' if parts > 1 else '')
+    split = counted(device_count(), 'device') + (f' x {parts} parts (accumulate_steps)' if parts > 1 else '')
     raise UserError(f'{field}={batch_size} is not divisible by {split}; {field}={near} would be')
 
 

@@ -13,6 +13,19 @@ SAME_SECONDS = 1  # signals this close together count as one: stopping a process
 
 
 @contextlib.contextmanager
+def kept_from_children() -> Iterator[None]:
+  """Keeps Ctrl-C, which is meant for this process, and the end of the terminal from processes that are started meanwhile.
+
+  This process receives these signals afterwards.
+  """
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def stop_wanted() -> Iterator[Callable[[], str]]:
   """Yields a function that returns the name of the signal that came, '' if none has come.
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sys
+import textwrap
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -133,11 +134,17 @@ def _newest_whole(manager, folder, state_args, say) -> tuple:
   Raises:
     UserError: if all checkpoints are damaged.
   """
+  damaged = False
   for step in sorted(manager.all_steps(), reverse=True):
     try:
-      return step, *_read(manager, step, state_args)
+      found = _read(manager, step, state_args)
     except _Damaged as error:
+      damaged = True
       say(f'the checkpoint of step {step} is damaged ({error})')
+      continue
+    if damaged:
+      say(f'using the checkpoint of step {step} instead')
+    return step, *found
   raise UserError(f'{folder}: none of the checkpoints can be read; to start the run anew, remove this folder')
 
 
@@ -148,7 +155,7 @@ def _read(manager, step, state_args) -> tuple:
   except MemoryError:
     raise
   except Exception as error:  # from Orbax, TensorStore or json, depending on the file
-    raise _Damaged(f'{type(error).__name__}: {" ".join(str(error).split())[:100]}') from error
+    raise _Damaged(f'{type(error).__name__}: {textwrap.shorten(str(error), 100, placeholder=" ...")}') from error
   found, notes = checksum(restored.state), dict(restored.notes)
   if notes.pop(CHECKSUM, found) != found:
     raise _Damaged('its content differs from what was written')

@@ -13,7 +13,7 @@ import ml_collections
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks, training
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.runtime import devices, environment
+from mobilenet_jax.runtime import devices, environment, signals
 from mobilenet_jax.sweeps.job import GPUS
 
 Groupings = dict[str, Sequence[str] | None]  # by name: the fields in which the runs of a group agree; None: each run alone
@@ -49,6 +49,8 @@ def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Need
   environment.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
   inputs = _inputs(configs, waiting)
+  for name in waiting:
+    training.check_inputs(configs[name], inputs[name])
   name = max(waiting or configs, key=lambda name: cost(configs[name]))
   largest = _without_classes(configs[name])
   num_outputs, _ = tasks.create(largest).outputs(inputs[name].train)
@@ -101,7 +103,14 @@ def prepare_elsewhere(configs: dict[str, dict], waiting: list[str]) -> tuple[Mac
   # The system cleans up what the libraries of an ended process left open. A person need not see warnings about it.
   os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')
   with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-    return pool.submit(prepare, configs, waiting).result()
+    with signals.kept_from_children():
+      found = pool.submit(prepare, configs, waiting)
+    try:
+      return found.result()
+    except KeyboardInterrupt:
+      for process in multiprocessing.active_children():
+        process.terminate()
+      raise
 
 
 def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: int, machine: Machine, needs: Needs,

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from submitit.core import utils as submitit_utils
@@ -20,6 +20,7 @@ from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
 from mobilenet_jax.errors import REQUEUE, UserError
+from mobilenet_jax.runtime import signals
 from mobilenet_jax.storage.files import write_whole
 
 LAUNCHERS = {'local': LocalExecutor, 'slurm': SlurmExecutor}
@@ -89,7 +90,7 @@ def submitter(launcher: str, folder: Path, slurm: dict[str, str]) -> Callable[..
     if launcher == 'slurm':
       executor.update_parameters(job_name=slurm.get('job_name', name))
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    with _alone_with_the_terminal(), submitit_utils.environment_variables(PYTHONPATH=path):
+    with signals.kept_from_children(), submitit_utils.environment_variables(PYTHONPATH=path):
       try:
         with contextlib.redirect_stderr(io.StringIO()):  # the error contains it too
           job = executor.submit(function, *args, cores, gpus)
@@ -115,19 +116,6 @@ def _slurm_parameters(given: dict[str, str]) -> dict:
       parameters['srun_args'] = [f'--cpus-per-task={value}']
     (parameters if name in SlurmExecutor._valid_parameters() else others)[name] = value
   return {**parameters, 'additional_parameters': others}
-
-
-@contextlib.contextmanager
-def _alone_with_the_terminal() -> Iterator[None]:
-  """Keeps Ctrl-C, which is meant for the sweep, and the end of the terminal from processes that are started meanwhile.
-
-  This process receives these signals afterwards.
-  """
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-  try:
-    yield
-  finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def states(jobs: Iterable[Job]) -> dict[Job, str]:

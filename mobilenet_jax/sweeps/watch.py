@@ -113,6 +113,8 @@ class Jobs:
     try:
       yield
     except BaseException:
+      if local := [launched for launched in self._launched if launched.launcher == 'local']:
+        print(f'ending {counted(len(local), "job")}, each with a checkpoint', flush=True)
       status.end(self._workdir, {launched: one.names for launched, one in self._launched.items()}, ('local',))
       raise
 

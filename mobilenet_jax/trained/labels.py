@@ -1,11 +1,13 @@
 """The names of a model's outputs: ImageNet's labels, and the keys that identify classes."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 BACKGROUND = 'background'  # class 0 of the TF-slim models; no example has it
+_SYNSET = re.compile(r'n\d{8}(?![0-9A-Za-z])', re.ASCII)
 IMAGENET_LABELS = Path(__file__).parent / 'imagenet_labels.txt'  # synsets, with the words of WordNet 3.0
 
 
@@ -24,9 +26,6 @@ def imagenet_labels(num_classes: int) -> tuple[str, ...] | None:
 def class_keys(labels: Sequence[str]) -> list[str]:
   """Returns the key that identifies each class: its label, or the number if it is a synset.
 
-  WordNet's words follow the number in labels, but not in the names of folders.
+  Words may follow the number: 'n01440764 tench' in labels, 'n01440764-tench' or 'n01440764_tench' in the names of folders.
   """
-  def key(label):
-    first = label.partition(' ')[0]
-    return first if first[:1] == 'n' and first[1:].isdigit() and len(first) == 9 else label
-  return [key(label) for label in labels]
+  return [match[0] if (match := _SYNSET.match(label)) else label for label in labels]

@@ -112,6 +112,8 @@ class TrainedModel:
       UserError: as in `predict`, and if the model predicts embeddings, which have no labels.
     """
     self.check_labels()
+    if not isinstance(k, int) or k < 1:
+      raise UserError(f'k={k}: expected a number of labels, at least 1')
     return [top_labels(row, self.labels, k) for row in self.predict(images)]
 
   def check_labels(self) -> None:

@@ -69,6 +69,12 @@ def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] |
   return Inputs(*both, teacher, digests)
 
 
+def check_inputs(config: ml_collections.ConfigDict, inputs: Inputs) -> None:
+  """Raises UserError if a run cannot train on its inputs: an epoch has no batch, or a term of distill has no teacher."""
+  data_lib.steps_per_epoch(inputs.train, config.batch_size)
+  distillation.check(config, inputs.teacher is not None, TEACHER in inputs.train.target_shapes)
+
+
 def _pairs(config):
   pairs = config.data.pairs
   return {'pairs': digest(repr(read_pairs(expanded(pairs))))} if pairs else {}

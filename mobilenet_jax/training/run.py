@@ -14,8 +14,8 @@ import numpy as np
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks, trained
-from mobilenet_jax.data import TEACHER, Source, blank_batch, steps_per_epoch, stream_size
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.data import Source, blank_batch, steps_per_epoch, stream_size
+from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
@@ -92,7 +92,6 @@ class Run:
     task = self._task = tasks.create(config)
     num_outputs, self._labels = task.outputs(train_source)
     self._measured_against = task.measured_against(eval_source)
-    distillation.check(config, teacher is not None, TEACHER in train_source.target_shapes)
     per_epoch = steps_per_epoch(train_source, config.batch_size)
     steps = lambda field: config_lib.steps(config.optim[field], f'optim.{field}', per_epoch, config.batch_size)
     self.durations, self._eval_examples = Durations.of(config, per_epoch), len(eval_source)
@@ -101,7 +100,11 @@ class Run:
     if teacher:
       teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(config.data), 3))
     self._teacher_variables = teacher.variables if teacher else {}
-    self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), steps('decay_every'))
+    warmup = steps('warmup')
+    if warmup > self.durations.total:
+      self.folder.note(f'optim.warmup={config.optim.warmup!r}: longer than the run of {counted(self.durations.total, "step")}, '
+                       f'so the learning rate does not reach {config.optim.learning_rate:g}')
+    self._schedule = optimizer.learning_rate(config.optim, warmup, steps('decay_every'))
     tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
 

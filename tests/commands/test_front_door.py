@@ -32,7 +32,8 @@ def test_help_describes_a_command_with_an_example(name, capsys):
       models.fields('mobilenet')).items()) == (name in WITH_RECIPES)
   if name == 'sweep':
     for command in ('status', 'logs', 'cancel'):
-      assert f'sweep {command}' in help_of(capsys, name, command, '--help')
+      own = help_of(capsys, name, command, '--help')
+      assert f'\n    mobilenet_jax sweep {command} ' in own and ('--run' in own) == (command == 'logs')
 
 
 @pytest.mark.parametrize('name', RECIPES)

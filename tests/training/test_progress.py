@@ -55,6 +55,11 @@ def test_a_line_for_everything_that_takes_long(tiny_model, monkeypatch, tmp_path
   assert 'evaluated on 16' in steps[-1]
 
 
+def test_a_warm_up_that_is_longer_than_the_run_is_said(tiny_model, tmp_path):
+  lines, _ = heard(tiny_config(**{'optim.warmup': '9 steps'}), tmp_path)
+  assert "optim.warmup='9 steps': longer than the run of 8 steps, so the learning rate does not reach 0.01" in lines
+
+
 def test_the_time_that_is_left_counts_evaluations(monkeypatch, tmp_path):
   """A clock by hand: steps of a second, evaluations of 30 of them."""
   now = [0.0]
@@ -118,8 +123,11 @@ def test_a_start_that_failed_does_not_claim_its_folder(tiny_model, tmp_path):
   assert not (tmp_path / 'config.json').exists()
   with pytest.raises(UserError, match='batch_size=64 is more than the 32 training examples'):
     train(tiny_config(batch_size=64), tmp_path, DATA)
+  assert not (tmp_path / 'config.json').exists()
+  with pytest.raises(UserError, match='nowhere: neither a file'):  # found later
+    train(tiny_config(**{'init.model': 'nowhere'}), tmp_path, DATA)
   lines, _ = heard(tiny_config(**{'optim.learning_rate': 0.02}), tmp_path)
-  assert 'is replaced, as nothing has come of it' in lines[0] and '- "batch_size": 64, + "batch_size": 8' in lines[0]
+  assert 'is replaced, as nothing has come of it' in lines[0] and '- "model": "nowhere", + "model": ""' in lines[0]
   assert json.loads((tmp_path / 'config.json').read_text())['optim']['learning_rate'] == 0.02
   before = files_of(tmp_path)
   with pytest.raises(UserError, match='belongs to another config'):
