@@ -65,7 +65,7 @@ def read_regular(path: str | Path) -> bytes:
   Raises:
     OSError: if it cannot be read, or is a folder, a device or a pipe.
   """
-  with open(path, 'rb', buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+  with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), 'rb', buffering=0) as file:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
       raise OSError(errno.EINVAL, 'no regular file', str(path))
     return file.readall()

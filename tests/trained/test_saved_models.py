@@ -231,4 +231,4 @@ def test_complexity_of_a_model(tmp_path):
   values = json.loads(done.stdout)
   assert (values['model'], values['mult_adds'], values['trainable']) == ('mobilenet_0.25_128', 13_570_048, 470_072)
   for arguments in ((), (tmp_path / 'model', '--config=configs/fabrics.py')):
-    assert_one_line(command('complexity', *arguments), 'expected a recipe, --config=configs/fabrics.py, or a model')
+    assert_one_line(command('complexity', *arguments), 'expected either a recipe, --config=configs/fabrics.py, or a model')
