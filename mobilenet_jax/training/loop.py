@@ -97,8 +97,9 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
         run.folder.note(f'error: {error}')
       if not active():
         raise failed[-1][1]
-      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped between two steps; start the same '
-                        'command again to continue')
+      when = 'between two steps' if any(run.progress and run.step for run in runs) else 'before the first step'
+      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped {when}; start the same command again to '
+                        'continue')
     return [run.outcome for run in runs]
 
 
