@@ -39,10 +39,12 @@ VALID = (
     ['choose', '--table=sweep/results.csv', '--out=new'],
     ['record', 'run', '--data=folder:photos', '--out=new.npz'],
     ['complexity', '--config=recipe.py'],
+    ['complexity', 'run'],
+    ['evaluate', 'run', '--checkpoint=best'],
     ['complexity', '--config=recipe.py', '--json', '--config.model.num_classes=10'],
     ['import', f'slim_{files.SIZE}.pb', '--out=new'],
-    ['import', f'slim_{files.SIZE}.ckpt', '--out=new', '--raw'],
-    ['import', f'slim_{files.SIZE}.tgz', '--out=new'],
+    ['import', f'slim_{files.SIZE}.ckpt', '--out=new', f'--image-size={files.SIZE}', '--raw'],
+    ['import', f'slim_{files.SIZE}.tgz', f'--image-size={files.SIZE}', '--out=new'],
     ['import', f'keras_{files.SIZE}.h5', '--out=new'],
 )
 STDIN = 'photos/test/a/0.png\nphotos/test/b/0.png\n'  # of every command; predict reads it if it is asked to
@@ -267,7 +269,8 @@ def _weights(rng, folder):
   else:
     files.spoil(rng, path)
   name = f'slim_{files.SIZE}.ckpt' if '.ckpt.' in path.name else path.name
-  return list(rng.choice((['import', name, '--out=new'], ['import', name, '--out=new', '--raw'],
+  size = f'--image-size={files.SIZE}'
+  return list(rng.choice((['import', name, '--out=new'], ['import', name, '--out=new', size, '--raw'], ['import', name, '--out=new', size],
                           ['predict', name, 'photos/test'], [*TRAIN, f'--config.init.model={name}'])))
 
 
