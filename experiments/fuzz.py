@@ -183,8 +183,9 @@ def play(seed: int, world: Path, folder: Path, seconds: float) -> tuple[fuzz_cas
 
 def _remove(folder):
   for name in ('locked', 'readonly'):  # else only root could
-    with contextlib.suppress(OSError):
-      (folder / name).chmod(0o700)
+    for path in folder.rglob(name):
+      with contextlib.suppress(OSError):
+        path.chmod(0o700)
   shutil.rmtree(folder)
 
 
@@ -257,8 +258,8 @@ def main(args: argparse.Namespace) -> None:
   out = args.out.resolve()
   if out.exists() and not (out / WORLD).is_dir():
     raise UserError(f'--out={args.out}: exists and is not the folder of an earlier run; give a new one')
-  if not args.case:
-    shutil.rmtree(out, ignore_errors=True)
+  if not args.case and out.exists():
+    _remove(out)
   out.mkdir(parents=True, exist_ok=True)
   os.environ.update({**MEMORY_SETTING, 'JAX_COMPILATION_CACHE_DIR': f'{out}/compiled',
                      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'})

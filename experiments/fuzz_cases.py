@@ -45,7 +45,7 @@ VALID = (
     ['import', f'slim_{files.SIZE}.pb', '--out=new'],
     ['import', f'slim_{files.SIZE}.ckpt', '--out=new', f'--image-size={files.SIZE}', '--raw'],
     ['import', f'slim_{files.SIZE}.tgz', f'--image-size={files.SIZE}', '--out=new'],
-    ['import', f'keras_{files.SIZE}.h5', '--out=new'],
+    ['import', f'keras_{files.SIZE}.h5', f'--image-size={files.SIZE}', '--out=new'],
 )
 STDIN = 'photos/test/a/0.png\nphotos/test/b/0.png\n'  # of every command; predict reads it if it is asked to
 TRAIN, PREDICT = VALID[0], ['predict', 'run']
@@ -270,8 +270,9 @@ def _weights(rng, folder):
     files.spoil(rng, path)
   name = f'slim_{files.SIZE}.ckpt' if '.ckpt.' in path.name else path.name
   size = f'--image-size={files.SIZE}'
-  return list(rng.choice((['import', name, '--out=new'], ['import', name, '--out=new', size, '--raw'], ['import', name, '--out=new', size],
-                          ['predict', name, 'photos/test'], [*TRAIN, f'--config.init.model={name}'])))
+  return list(rng.choice((['import', name, '--out=new'], ['import', name, '--out=new', size, '--raw'],
+                          ['import', name, '--out=new', size], ['predict', name, 'photos/test'],
+                          [*TRAIN, f'--config.init.model={name}'])))
 
 
 def _run_folder(rng, folder):

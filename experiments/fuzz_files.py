@@ -241,7 +241,8 @@ def spoil_arrays(rng: random.Random, path: Path) -> None:
                              array[::-1]))
   elif change == 'values':
     if array.dtype.kind in 'fiu':
-      kept[name] = array + np.array(rng.choice((np.nan, -1, 100, 1e30, -2**31))).astype(array.dtype)
+      with np.errstate(invalid='ignore'):
+        kept[name] = array + np.array(rng.choice((np.nan, -1, 100, 1e30, -2**31))).astype(array.dtype)
     else:
       kept[name] = np.array([rng.choice(NONSENSE).encode('utf-8', 'replace').decode() for _ in array])
   elif change == 'objects':

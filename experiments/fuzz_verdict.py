@@ -81,7 +81,7 @@ def faults(case: fuzz_cases.Case, ended: Ended, folder: Path, before: dict[str, 
   owned = os.path.normpath(workdir) + '/' if workdir else '\0'
   for name, digest in before.items():
     if after.get(name) != digest and not name.startswith(owned) and not PRODUCTS.fullmatch(Path(name).name):
-      found.append(f'{command} has {"changed" if name in after else "removed"} a file of the user')
+      found.append(f'{command} has {"changed" if name in after else "removed"} a file of the user: {Path(name).name!r}')
   if any(name.endswith('.tmp') and name not in before for name in after) and not ended.late and ended.status >= 0:
     found.append(f'{command} has left a .tmp file')
   return list(dict.fromkeys(found))

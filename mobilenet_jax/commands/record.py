@@ -7,6 +7,7 @@ Each image is cropped centrally, as in evaluation. data/recorded.py describes th
 same command continues.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from mobilenet_jax.commands import model_argument
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.storage.files import whole_file
+
+SPLITS = ('train', 'test')
+# A file that trained.record writes. At the end, they are removed.
+_PART = re.compile(rf'({"|".join(SPLITS)})/(\d+\.npy|of\.sha256)(\..*\.tmp)?')
 
 
 def main(argv: list[str]) -> None:
@@ -32,16 +37,20 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--out={args.out}: expected the name of a .npz file')
   if args.out.exists():
     raise UserError(f'--out={args.out}: already exists; remove it, or give another name')
+  parts = args.out.with_suffix('.parts')
+  files = [path.relative_to(parts) for path in parts.rglob('*') if not path.is_dir()]
+  if others := [path for path in files if not _PART.fullmatch(path.as_posix())]:
+    raise UserError(f'{parts}: is needed for an unfinished recording, but holds other files, such as {others[0]}; give another '
+                    '--out')
   model = model_argument.load(args)
   config = config_lib.changed(model.config, {
       'data.name': args.data, 'data.data_dir': args.data_dir or model.config.data.data_dir, 'data.pairs': '',
       'data.recorded': ''})
-  parts = args.out.with_suffix('.parts')
   names, outputs = [], []
   both = data.load(config.data)
   for remark in both[0].remarks:
     print(remark, flush=True)
-  for split, source in zip(('train', 'test'), both):
+  for split, source in zip(SPLITS, both):
     found = trained.record(model, source, parts / split)
     names += found[0]
     outputs.append(found[1])

@@ -38,7 +38,7 @@ def judged(folder, *argv, status=0, out='done\n', err='', where='', late=False, 
     ({'argv': ['train', '--workdir=new']}, 'no row'),
     ({'argv': ['sweep', '--workdir', 'new']}, 'no row'),
     ({'argv': ['export', 'run', 'onnx', '--out=new']}, 'nothing in --out'),
-    ({'argv': ['predict', 'run', 'photo.png'], 'before': {'photo.png': 'content'}}, 'has removed a file of the user'),
+    ({'argv': ['predict', 'run', 'photo.png'], 'before': {'photo.png': 'content'}}, "has removed a file of the user: 'photo.png'"),
     ({'argv': ['train', '--workdir=run'], 'status': 1, 'err': 'error: is damaged\n', 'before': {'run/lock': ''}}, '')))
 def test_each_rule_is_checked(ended, expected, tmp_path):
   ended = dict(ended)

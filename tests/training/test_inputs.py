@@ -331,6 +331,11 @@ def test_record_writes_what_can_be_read(images, tiny_model, tmp_path):
     for i in range(8):
       add(tmp_path / 'split', f'{split}/{CLASSES[i % 4]}/{i}.png', 60 * (i % 4))
   saved(tmp_path / 'teacher')
+  (tmp_path / 'mine.parts' / 'train').mkdir(parents=True)
+  (tmp_path / 'mine.parts' / 'train' / 'notes.txt').touch()  # a user's, who loses nothing
+  done = command('record', tmp_path / 'teacher', f'--data=folder:{tmp_path / "split"}', f'--out={tmp_path / "mine.npz"}')
+  assert_one_line(done, 'mine.parts: is needed for an unfinished recording, but holds other files, such as train/notes.txt')
+  assert (tmp_path / 'mine.parts' / 'train' / 'notes.txt').exists()
   done = command('record', tmp_path / 'teacher', f'--data=folder:{tmp_path / "split"}', f'--out={tmp_path / "t.npz"}')
   assert done.returncode == 0, done.stderr
   with np.load(tmp_path / 't.npz') as file:
