@@ -29,9 +29,8 @@ class Parser(argparse.ArgumentParser):
     given = sys.argv[1:] if args is None else list(args)
     if without := [argument for argument in given if argument.startswith('--') and argument.endswith('=--')]:
       raise UserError(f'{without[0]}: expected a value other than --')  # which argparse turns into no value at all
-    options = [argument.partition('=')[0] for argument in given if argument in self._option_string_actions
-               or argument.partition('=')[0] in self._option_string_actions]
-    if twice := [option for option in options if options.count(option) > 1]:
+    options = [argument.partition('=')[0] for argument in given]
+    if twice := [option for option in options if options.count(option) > 1 and option in self._option_string_actions]:
       raise UserError(f'{twice[0]} is given twice; expected one value')
     return super().parse_known_args(given, namespace)
 
