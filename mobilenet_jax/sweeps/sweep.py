@@ -137,7 +137,8 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
       return {}
     submit = launch.submitter(launcher, workdir / JOBS_FOLDER, slurm)
     waiting = {name: claim for name, claim in waiting.items() if not any(name in names for names in running.values())}
-    print(_reading(runs, waiting), flush=True)
+    if waiting:
+      print(_reading(runs, waiting), flush=True)
     machine, needs = _prepared(grouping_lib.prepare_elsewhere, runs, workdir, waiting)
     _claim(runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched

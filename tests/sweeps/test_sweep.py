@@ -175,7 +175,8 @@ def test_a_job_that_gets_no_further_is_given_up(tmp_path):
 def test_jobs_that_always_die_are_given_up_and_reported(tmp_path):
   """The system kills them once they have used some seconds of processor time. Each run is alone in its job."""
   command = sweep_command(tmp_path, (0.25, 0.375), (32,), 10**6)
-  rarely = '--config.checkpoint_every=0 steps', '--config.eval_every=0 steps'
+  rarely = ['--config.checkpoint_every=0 steps', '--config.eval_every=0 steps']
+  command = [argument for argument in command if not argument.startswith(('--config.checkpoint_every', '--config.eval_every'))]
   limited = ['sh', '-c', 'ulimit -t 15; exec "$@"', 'sh', *command, *rarely, '--retries=1', '--jobs=2']
   done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1 and done.stderr.count('\n') == 1
