@@ -18,8 +18,8 @@ from mobilenet_jax.training import evaluate_trained, own_evaluation
 def main(argv: list[str]) -> None:
   parser = command_line.Parser(__doc__, 'evaluate')
   model_argument.add_arguments(parser)
-  parser.add_argument('--data', default='', help='a TFDS name, folder:/path, npz:/path or hf:/path; by default the held-out part '
-                      "of the model's own data")
+  parser.add_argument('--data', default='', help='a TFDS name, folder:/path, npz:/path or hf:/path; by default the held-out '
+                      "part of the model's own data")
   parser.add_argument('--split', default='', help="split of the data; by default the model's own")
   parser.add_argument('--data_dir', default='', help='folder of TFDS data')
   parser.add_argument('--ignore_exif', action='store_true', help='do not turn images as their EXIF orientation says, as '

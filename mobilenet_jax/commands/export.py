@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax.commands import model_argument
-from mobilenet_jax.data import IMAGE_SUFFIXES, walk
+from mobilenet_jax.commands.image_paths import images_in
 from mobilenet_jax.errors import UserError, describe, is_of_the_user
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.trained.export import FORMATS, Network, check_request, export, warning
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
   if args.calibration and 'tflite-int8' not in formats:
     raise UserError(f'--calibration={args.calibration}: only tflite-int8 is calibrated; add this format, or give the images of '
                     'the check with --images')
-  found = {folder: _look_in(option, folder) for option, folder in
+  found = {folder: images_in(folder, f'{option}={folder}') for option, folder in
            (('--calibration', args.calibration), ('--images', args.images)) if folder}
   model = model_argument.load(args)
   network = Network(model, softmax=not args.logits, preprocessing=args.preprocessing)
@@ -69,19 +69,6 @@ def main(argv: list[str]) -> None:
       print(f'warning: {text}', file=sys.stderr, flush=True)
   if failed:
     sys.exit(1)
-
-
-def _look_in(option, folder):
-  """Returns the files of a folder with at least one image; see data.walk."""
-  if not folder.is_dir():
-    raise UserError(f'{option}={folder}: {"is a file" if folder.exists() else "there is no such folder"}; expected a folder of '
-                    'images')
-  walked = walk(folder)
-  if not walked.images:
-    left_out = f', but {walked.left_out()}' if walked.left_out() else ''
-    raise UserError(f'{option}={folder}: no image in this folder ({" ".join(IMAGE_SUFFIXES)}){left_out}; expected a folder of '
-                    'images')
-  return walked
 
 
 def _read(model, folder, walked):

@@ -2,8 +2,23 @@
 
 from pathlib import Path
 
-from mobilenet_jax.data import IMAGE_SUFFIXES, walk
+from mobilenet_jax.data import IMAGE_SUFFIXES, Walk, walk
 from mobilenet_jax.errors import UserError
+
+
+def images_in(folder: Path, name: str) -> Walk:
+  """Returns the files in a folder with at least one image. `name` is what a message calls the folder.
+
+  Raises:
+    UserError: if there is no such folder, it has no image, or it cannot be read.
+  """
+  if not folder.is_dir():
+    raise UserError(f'{name}: {"is a file" if folder.exists() else "there is no such folder"}; expected a folder of images')
+  walked = walk(folder)
+  if not walked.images:
+    left_out = f', but {walked.left_out()}' if walked.left_out() else ''
+    raise UserError(f'{name}: no image in this folder ({" ".join(IMAGE_SUFFIXES)}){left_out}; expected a folder of images')
+  return walked
 
 
 def find_images(paths) -> list[Path]:
@@ -15,10 +30,7 @@ def find_images(paths) -> list[Path]:
   found = []
   for path in map(Path, paths):
     if path.is_dir():
-      inside = [path / image for image in walk(path).images]
-      if not inside:
-        raise UserError(f'{path}: no image in this folder ({" ".join(IMAGE_SUFFIXES)})')
-      found += inside
+      found += [path / image for image in images_in(path, str(path)).images]
     elif path.exists():
       found.append(path)
     else:

@@ -7,7 +7,6 @@ Each image is cropped centrally, as in evaluation. data/recorded.py describes th
 same command continues.
 """
 
-import re
 import shutil
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from mobilenet_jax.runtime import command_line
 from mobilenet_jax.storage.files import whole_file
 
 SPLITS = ('train', 'test')
-# A file that trained.record writes. At the end, they are removed.
-_PART = re.compile(rf'({"|".join(SPLITS)})/(\d+\.npy|of\.sha256)(\..*\.tmp)?')
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +36,8 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--out={args.out}: already exists; remove it, or give another name')
   parts = args.out.with_suffix('.parts')
   files = [path.relative_to(parts) for path in parts.rglob('*') if not path.is_dir()]
-  if others := [path for path in files if not _PART.fullmatch(path.as_posix())]:
+  is_part = lambda path: str(path.parent) in SPLITS and trained.PART_FILE.fullmatch(path.name)
+  if others := [path for path in files if not is_part(path)]:  # all are removed at the end
     raise UserError(f'{parts}: is needed for an unfinished recording, but holds other files, such as {others[0]}; give another '
                     '--out')
   model = model_argument.load(args)

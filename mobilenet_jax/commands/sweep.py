@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--workdir', help='folder of the sweep; a sweep that is started again in its folder continues')
   parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
                       'auto: the first that fits into memory and leaves no CPU core or GPU idle; under Slurm, each run alone')
-  parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0, the default: one per CPU core, or one per GPU; '
-                      'under Slurm, all')
+  parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0, the default: one per CPU core, or one '
+                      'per GPU; under Slurm, all')
   parser.add_argument('--launcher', choices=('here', *sorted(LAUNCHERS)), default='local', help='local: jobs on this '
                       'machine; slurm: jobs of a Slurm cluster; here: group after group in this process, which may be one of '
                       'several hosts')

@@ -16,7 +16,7 @@ This module is the public interface of the package: other packages import from h
 from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, UNKNOWN, BadExample, Example, Source, from_images, keep_in_memory
 from mobilenet_jax.data.fingerprints import digest, fingerprint, known_targets
 from mobilenet_jax.data.folders import image_names
-from mobilenet_jax.data.image_files import walk
+from mobilenet_jax.data.image_files import Walk, walk
 from mobilenet_jax.data.images import SUFFIXES as IMAGE_SUFFIXES
 from mobilenet_jax.data.images import read as read_image
 from mobilenet_jax.data.order import left_out, steps_per_epoch
@@ -31,7 +31,7 @@ from mobilenet_jax.data.splits import with_classes_checked
 
 __all__ = [
     'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'UNKNOWN', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source',
-    'Transform', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs',
+    'Transform', 'Walk', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs',
     'eval_batches', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'known_targets', 'left_out', 'load',
     'load_whole', 'normalize', 'read_image', 'read_pairs', 'steps_per_epoch', 'stream_size', 'teacher_of', 'train_batches',
     'walk', 'with_classes_checked']

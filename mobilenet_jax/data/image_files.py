@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mobilenet_jax.data.images import SUFFIXES
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Walk:
     parts = ((sum(self.others.values()), 'file', f' of another type ({kinds})'), (self.hidden, 'hidden name', ''),
              (beside, 'image', ' beside the class folders'), (below, 'image', ' in folders below the class folders'),
              (unlisted, 'image', ' without a line in labels.csv'))
-    return ', '.join(f'{count:,} {what}{"s" if count > 1 else ""}{where}' for count, what, where in parts if count)
+    return ', '.join(f'{counted(count, what)}{where}' for count, what, where in parts if count)
 
 
 def walk(root: Path, ignored: tuple[str, ...] = (), depth: int = 99) -> Walk:

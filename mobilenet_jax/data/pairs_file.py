@@ -18,7 +18,7 @@ import numpy as np
 
 from mobilenet_jax.data.images import SUFFIXES
 from mobilenet_jax.data.pairs import Pairs
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted
 
 FOLDS = 10  # into which pairs without folds are divided
 _SAME = {'1': True, 'true': True, '0': False, 'false': False, '-1': False}
@@ -72,8 +72,8 @@ def _with_counts(path, first, lines):
   if not folds or not count:
     raise UserError(f'{where}: expected the number of folds and the number of pairs of each kind per fold, such as 10 300')
   if len(lines) != 1 + folds * 2 * count:
-    raise UserError(f'{path}: {len(lines)} lines; expected {1 + folds * 2 * count}, as the first line announces {folds} '
-                    f'fold{"s" if folds > 1 else ""} of twice {count} pairs')
+    raise UserError(f'{path}: {len(lines)} lines; expected {1 + folds * 2 * count}, as the first line announces '
+                    f'{counted(folds, "fold")} of twice {count} pairs')
   same = np.arange(folds * 2 * count) % (2 * count) < count
   pairs = []
   for (number, line), one in zip(lines[1:], same):

@@ -230,5 +230,5 @@ def device_name() -> str:
   """Returns the kind of the first device and the number of devices, such as '8 x TPU v4' or 'cpu, 2 cores'."""
   kind = jax.local_devices()[0].device_kind
   if kind == 'cpu':
-    kind = f'cpu, {cpu_cores()} core{"s" if cpu_cores() > 1 else ""}'
+    kind = f'cpu, {counted(cpu_cores(), "core")}'
   return f'{device_count()} x {kind}' if device_count() > 1 else kind

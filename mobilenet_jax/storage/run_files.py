@@ -204,8 +204,8 @@ def examine(folder: Path, config: ml_collections.ConfigDict, model_fields: dict,
   path = folder / CONFIG_FILE
   begun = in_use or has_begun(folder)
   try:
-    claimed = config_lib.from_dict(json.loads(path.read_bytes())) if path.exists() else config
-  except (ValueError, TypeError, AttributeError) as error:
+    claimed = read_config(folder) if path.exists() else config
+  except UserError as error:
     if begun:
       raise UserError(f'{path}: damaged; remove it to continue with the config given') from error
     claimed = config

@@ -11,7 +11,7 @@ import ml_collections
 
 from mobilenet_jax.errors import Interrupted, UserError, counted
 from mobilenet_jax.runtime import signals
-from mobilenet_jax.runtime.pace import duration
+from mobilenet_jax.runtime.pace import Pace, duration
 from mobilenet_jax.storage.run_files import newest_checkpoint, read_progress, read_row
 from mobilenet_jax.sweeps import grouping, job, launch, results, status
 from mobilenet_jax.training import described
@@ -68,7 +68,7 @@ class Jobs:
       The reasons of the runs that failed, by name.
     """
     self._launched = {launched: _Launched(names, self._steps(names)) for launched, names in running.items()}
-    free, last_status = self._not_taken(shares), time.monotonic()
+    free, pace = self._not_taken(shares), Pace(STATUS_SECONDS, STATUS_SECONDS)
     with signals.stop_wanted() as stop, self._leaving_none():
       while groups or self._launched:
         while groups and free and not stop():
@@ -86,8 +86,7 @@ class Jobs:
             free.append(share)
           groups += self._to_do_again(launched, ended)
         free = free if self._launched else list(shares)
-        if self._launched and time.monotonic() - last_status > STATUS_SECONDS:
-          last_status = time.monotonic()
+        if self._launched and pace.due():
           doing = ' | '.join(_progress(one.names, self._workdir) for one in self._launched.values())
           print(f'  {self._done()} of {len(self._runs)} done{self._left(groups, len(shares))}: {doing}', flush=True)
     return {name: reason for name, reason in self._failed.items() if not read_row(self._workdir / name)}

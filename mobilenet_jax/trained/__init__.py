@@ -13,10 +13,10 @@ from mobilenet_jax.trained import published
 from mobilenet_jax.trained.labels import class_keys, top_labels
 from mobilenet_jax.trained.latency import measure_latency
 from mobilenet_jax.trained.model import NEWEST, TrainedModel, digest_of, load_folder, notes
-from mobilenet_jax.trained.recording import outputs_for, record
+from mobilenet_jax.trained.recording import PART_FILE, outputs_for, record
 
-__all__ = ['NEWEST', 'TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for', 'record',
-           'top_labels']
+__all__ = ['NEWEST', 'PART_FILE', 'TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for',
+           'record', 'top_labels']
 
 
 def load(name: str | Path, averaged: bool = True, image_size: int | tuple[int, int] | None = None,

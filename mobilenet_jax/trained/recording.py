@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mobilenet_jax.storage.files import whole_file, write_whole
 from mobilenet_jax.trained.model import TrainedModel
 
 BATCH = 100
+PART_FILE = re.compile(r'(\d+\.npy|of\.sha256)(\..*\.tmp)?')  # the names of the files that `record` writes
 PART = 20 * BATCH  # the number of examples that are written at a time
 
 

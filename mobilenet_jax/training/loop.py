@@ -120,9 +120,11 @@ def _claimed(runs: list[Run], data, teacher) -> Inputs | None:
     return None
   weights = inputs_lib.starting_weights(run.config for run in runs)
   for run in runs:
-    _or_stop(run, lambda: inputs_lib.check_inputs(run.config, inputs))
-    if not isinstance(run.outcome, UserError):
-      _or_stop(run, lambda: run.folder.claim({**inputs.digests, **weights[run.config.init.model]}))
+    def claim():
+      inputs_lib.check_inputs(run.config, inputs)
+      run.folder.claim({**inputs.digests, **weights[run.config.init.model]})
+
+    _or_stop(run, claim)
   return inputs
 
 
