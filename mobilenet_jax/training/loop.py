@@ -98,8 +98,8 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
       if not active():
         raise failed[-1][1]
       when = 'between two steps' if any(run.progress and run.step for run in runs) else 'before the first step'
-      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped {when}; start the same command again to '
-                        'continue')
+      raise Interrupted(f'{stop() or "another host was told to stop"}: training stopped {when}; start the same command again '
+                        'to continue')
     return [run.outcome for run in runs]
 
 
