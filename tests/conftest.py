@@ -133,7 +133,7 @@ def kill_at(step, folders):
 def tiny_config(**changes):
   """A run of eight steps on 32x32 images; `changes` by dotted name."""
   return config_lib.changed(config_lib.base(), {
-      'model.width_multiplier': 0.25, 'model.batch_norm_decay': 0.9, 'model.dropout_rate': 0.0,
+      'model.width_multiplier': 0.25, 'model.batch_norm_decay': 0.3, 'model.dropout_rate': 0.0,
       'data.image_size': (32, 32), 'data.crop_min_area': 0.9, 'batch_size': 8, 'eval_batch_size': 8,
       'train_for': '8 steps', 'log_every': '2 steps', 'eval_every': '4 steps', 'checkpoint_every': '4 steps',
       'optim.learning_rate': 0.01, 'optim.epsilon': 1e-3, **changes})

@@ -185,6 +185,15 @@ def test_values_out_of_range_are_refused(name, value):
     checked(config_lib.changed(config_lib.base(), {name: value}))
 
 
+@pytest.mark.parametrize('changes, message', (
+    ({'init.model': 'runs/a', 'init.freeze_body': True, 'model.freeze_batch_stats': False},
+     'model.freeze_batch_stats=False: the running statistics of a frozen body would still move'),
+    ({'task': 'embedding', 'accumulate_steps': 2}, 'accumulate_steps=2: the loss of task=embedding compares the examples of a batch')))
+def test_values_that_contradict_each_other_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    checked(config_lib.changed(config_lib.base(), changes))
+
+
 def test_a_field_that_no_config_has_is_named_however_it_is_set():
   for name, message in (('optim.name', "optim has no field 'name'; it has learning_rate, warmup"),
                         ('optim.lerning_rate', 'did you mean optim.learning_rate'),

@@ -53,7 +53,7 @@ SCHEMA = {
         'model': Field('', "the model to start from, as trained.load takes it, such as mobilenet_1.0_224; '' for random "
                        'weights'),
         'keep_head': Field(False, 'also start from its classifier, for the classes of the data'),
-        'freeze_body': Field(False, 'train the classifier only'),
+        'freeze_body': Field(False, 'train the classifier only; batch statistics do not move either'),
     },
     'distill': {
         'model': Field('', 'a teacher that runs beside the student, as trained.load takes it; or use data.recorded'),
@@ -76,7 +76,7 @@ SCHEMA = {
     },
     'batch_size': Field(64, 'over all devices', _COUNT),
     'eval_batch_size': Field(250, 'over all devices; does not affect the result', _COUNT),
-    'accumulate_steps': Field(1, 'parts in which a batch is processed if it does not fit into memory', _COUNT),
+    'accumulate_steps': Field(1, 'parts in which a batch is processed if it does not fit into memory; batch norm sees a part', _COUNT),
     'train_for': Field('90 epochs', "a duration: 'N steps', 'N epochs' or 'N examples'", duration(above_0=True)),
     'log_every': Field('50 steps', 'between two lines of progress; 0 steps: only at the end', duration()),
     'eval_every': Field('1 epoch', 'between two evaluations; 0 steps: only at the end', duration()),

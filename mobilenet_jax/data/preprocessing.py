@@ -107,7 +107,7 @@ def normalize(images: jax.Array, size: tuple[int, int]) -> jax.Array:
 
   uint8 (b, h, w, 3) -> float32 (b, *size, 3) in [-1, 1].
   """
-  images = images.astype(jnp.float32) / 127.5 - 1.0
+  images = images.astype(float) / 127.5 - 1.0  # float32, or float64 if JAX computes in it
   if images.shape[1:3] == tuple(size):
     return images
   return jax.image.resize(images, (images.shape[0], *size, 3), 'linear', antialias=False)

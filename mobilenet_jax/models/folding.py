@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mobilenet_jax.models import lowerings
-from mobilenet_jax.models.layers import ACTIVATIONS, scale_and_offset
+from mobilenet_jax.models.layers import ACTIVATIONS, at_least_float32, scale_and_offset
 from mobilenet_jax.models.mobilenet import MobileNet
 
 
@@ -74,14 +74,14 @@ def fold(model, variables, as_convolutions: bool = False) -> tuple[Callable, dic
     for layer, (kernel, bias) in zip(layers, weights['body'], strict=True):
       x = convolve[layer.kind](x, kernel, layer) + bias
       x = jnp.clip(x, 0, layer.cap)
-    x = x.mean((1, 2))  # (b, c)
+    x = at_least_float32(x).mean((1, 2))  # (b, c)
     if model.num_classes:
       kernel, bias = weights['classifier']
       x = x @ kernel + bias
-    return x.astype(jnp.float32)
+    return x
 
   weights = {'body': [(layer.kernel.astype(model.dtype), layer.bias.astype(model.dtype)) for layer in layers]}
   if model.num_classes:
     classifier = variables['params']['classifier']
-    weights['classifier'] = tuple(classifier[name].astype(model.dtype) for name in ('kernel', 'bias'))
+    weights['classifier'] = classifier['kernel'], classifier['bias']
   return predict, weights

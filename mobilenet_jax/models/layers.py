@@ -95,6 +95,24 @@ class PointwiseConv(nn.Module):
     return lowerings.pointwise(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
 
 
+def head(x, num_classes: int, dropout_rate: float, train: bool, features: dict):
+  """Applies a network's last layers: the mean over positions, dropout, and the layer 'classifier' of the calling module.
+
+  (b, h, w, c) -> (b, num_classes), or the pooled features (b, c) if num_classes is 0; float32 in any case. In bfloat16, whose
+  significand has 8 bits, the two largest of 1,000 logits would often be equal.
+  """
+  x = features['pooled'] = at_least_float32(x).mean((1, 2))  # (b, c)
+  if not num_classes:
+    return x
+  x = nn.Dropout(dropout_rate, deterministic=not train)(x)
+  return nn.Dense(num_classes, kernel_init=conv_init, name='classifier')(x)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Returns x in float32, or as it is in a dtype of more bits."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class BatchNorm(nn.Module):
   """Batch norm over (b, h, w) of each channel, followed by an activation.
 
@@ -148,7 +166,7 @@ def _normalize(x, scale, bias, epsilon, cap, axis_name):
 
 
 def _normalize_forward(x, scale, bias, epsilon, cap, axis_name):
-  x32 = x.astype(jnp.float32)
+  x32 = at_least_float32(x)
   moments = x32.mean((0, 1, 2)), (x32 * x32).mean((0, 1, 2))
   mean, square = lax.pmean(moments, axis_name) if axis_name else moments
   var = jnp.maximum(square - mean * mean, 0)
@@ -167,7 +185,7 @@ def _normalize_backward(epsilon, cap, axis_name, residuals, cotangents):
   (Ioffe and Szegedy, 2015, section 3). dx is computed in the form factor g + slope x + constant.
   """
   x, scale, bias, mean, var = residuals
-  x32, g = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
+  x32, g = at_least_float32(x), at_least_float32(cotangents[0])
   factor, offset = scale_and_offset(scale, bias, mean, var, epsilon)
   z = x32 * factor + offset
   g = jnp.where((z > 0) & (z < cap), g, 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mobilenet_jax.config import number, one_of, setting
 from mobilenet_jax.models import layers
-from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv, conv_init
+from mobilenet_jax.models.layers import BatchNorm, Conv, DepthwiseConv, PointwiseConv
 
 # Table 1 after the first convolution: (stride, output channels) of each depthwise separable block.
 # The paper prints stride 2 for the last block, with a 7x7 input and a 7x7 output: a misprint for 1.
@@ -87,12 +87,7 @@ class MobileNet(nn.Module):
         x = norm(name=f'conv_{i}_bn')(x)
       features[f'block_{i}'] = x
 
-    x = features['pooled'] = x.mean(axis=(1, 2))  # (b, 1024a)
-    if not self.num_classes:
-      return x.astype(jnp.float32)
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-    x = nn.Dense(self.num_classes, kernel_init=conv_init, dtype=self.dtype, name='classifier')(x)
-    return x.astype(jnp.float32)
+    return layers.head(x, self.num_classes, self.dropout_rate, train, features)  # from (b, h/32, w/32, 1024a)
 
 
 class ConvMobileNet(MobileNet):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mobilenet_jax.models import layers, lowerings
-from mobilenet_jax.models.layers import BatchNorm, Conv, PointwiseConv, conv_init
+from mobilenet_jax.models.layers import BatchNorm, Conv, PointwiseConv
 
 # Table 2: #1x1, (#3x3 reduce, #3x3), (#5x5 reduce, #5x5), pool, its projection (p), stride. 0 and None stand for "none".
 INCEPTIONS = {
@@ -34,7 +34,7 @@ def l2_pool(x, lowering: str = 'auto', epsilon: float = 1e-12):
   This is a third of Table 2's L2 norm; the batch norm that follows removes the factor. Epsilon is added under the root
   to give a gradient at 0.
   """
-  squares = jnp.square(x.astype(jnp.float32))
+  squares = jnp.square(layers.at_least_float32(x))
   return jnp.sqrt(lowerings.mean_pool(squares, lowering) + epsilon).astype(x.dtype)
 
 
@@ -138,9 +138,4 @@ class NN2(nn.Module):
       if name == '2':
         x = lowerings.max_pool(x, 2, self.lowering)  # (b, h/8, w/8, 192)
 
-    x = features['pooled'] = x.mean(axis=(1, 2))  # (b, 1024)
-    if not self.num_classes:
-      return x.astype(jnp.float32)
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-    x = nn.Dense(self.num_classes, kernel_init=conv_init, dtype=self.dtype, name='classifier')(x)
-    return x.astype(jnp.float32)
+    return layers.head(x, self.num_classes, self.dropout_rate, train, features)  # from (b, h/32, w/32, 1024)

@@ -39,6 +39,7 @@ class Task(Protocol):
     transform: what is done to an example between the decoder and the network, see data.Transform, such as
       data.crop_and_flip(config.data). What is random about it comes from its generator only.
     needs_labels: whether the loss and the evaluation use the label of an example, so that none may be unknown.
+    compares_examples: whether the loss of an example depends on the others in its batch.
     split_by: how a set without splits is divided: by 'image', or by 'class' if classes are people.
   """
 
@@ -47,6 +48,7 @@ class Task(Protocol):
   headlines: Mapping[str, tuple[str, str]]
   transform: Transform
   needs_labels: bool
+  compares_examples: bool
   split_by: str
 
   def outputs(self, source: Source) -> tuple[int, tuple[str, ...] | None]:

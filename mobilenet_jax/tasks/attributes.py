@@ -23,6 +23,7 @@ class Attributes:
   main_metric = 'mean_ap'
   headlines = {'mean_ap': ('mean AP', '.2%'), 'emulation': ('emulation', '.4f')}
   needs_labels = False  # the label of an example is a class or a person, if there is one
+  compares_examples = False
   split_by = 'image'
 
   def __init__(self, config: ml_collections.ConfigDict):

@@ -15,6 +15,7 @@ class Classification:
   main_metric = 'top1'
   headlines = {'top1': ('top-1', '.2%'), 'top5': ('top-5', '.2%')}
   needs_labels = True
+  compares_examples = False
   split_by = 'image'
 
   def __init__(self, config: ml_collections.ConfigDict):

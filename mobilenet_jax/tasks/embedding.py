@@ -18,6 +18,7 @@ class Embedding:
   main_metric = 'accuracy'
   headlines = {'accuracy': ('accuracy', '.2%'), 'auc': ('AUC', '.4f'), 'distance': ('distance', '.4f')}
   needs_labels = True
+  compares_examples = True  # in triplets
   split_by = 'class'  # an evaluation on people seen in training would prove little
 
   def __init__(self, config: ml_collections.ConfigDict):

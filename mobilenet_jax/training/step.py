@@ -42,26 +42,27 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
     # 'loss' is the task's own loss, against the labels. If training minimises another loss, that is the 'objective'.
     values = {'objective': losses} if distillation.is_soft(config) else {'loss': losses}
     metrics = task.metrics(outputs, batch) if labelled or not task.needs_labels else {}
-    return gradient, batch_stats, tasks.metrics.sums({**values, **metrics}, batch['mask'])
+    return (gradient, batch_stats), tasks.metrics.sums({**values, **metrics}, batch['mask'])
 
   def train_step(state: TrainState, batch, rng, teacher_variables):
     rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), jax.lax.axis_index(devices.AXIS))
     count = config.accumulate_steps
     if count == 1:
-      gradient, batch_stats, sums = loss_and_gradient(state.params, state.batch_stats, batch, rng, teacher_variables)
+      found, sums = loss_and_gradient(state.params, state.batch_stats, batch, rng, teacher_variables)
     else:
       parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)  # (b, ...) -> (parts, b/parts, ...)
 
-      def add_part(carry, part_and_rng):
-        total, batch_stats = carry
-        gradient, batch_stats, sums = loss_and_gradient(state.params, batch_stats, *part_and_rng, teacher_variables)
-        return (jax.tree.map(lambda t, g: t + g / count, total, gradient), batch_stats), sums
+      def add_part(mean, part_and_rng):  # every part moves the same statistics, so that their mean moves them as one step does
+        found, sums = loss_and_gradient(state.params, state.batch_stats, *part_and_rng, teacher_variables)
+        return jax.tree.map(lambda total, value: total + value / count, mean, found), sums
 
-      start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-      (gradient, batch_stats), sums = jax.lax.scan(add_part, start, (parts, jax.random.split(rng, count)))
+      zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
+      found, sums = jax.lax.scan(add_part, zeros, (parts, jax.random.split(rng, count)))
       sums = jax.tree.map(lambda x: x.sum(0), sums)
 
-    gradient, batch_stats = jax.lax.pmean((gradient, batch_stats), devices.AXIS)
+    gradient, batch_stats = jax.lax.pmean(found, devices.AXIS)
+    if config.model.get('freeze_batch_stats'):
+      batch_stats = state.batch_stats  # without the rounding of a mean
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     step, ema = state.step + 1, state.ema

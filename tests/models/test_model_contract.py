@@ -47,6 +47,11 @@ def test_every_network_keeps_the_contract(name):
     assert features['pooled'].shape[0] == 2 and features['pooled'].ndim == 2 and len(features) > 1
     assert all(map_.shape[0] == 2 and map_.ndim == 4 for feature, map_ in features.items() if feature != 'pooled')
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+  if 'dtype' in models.fields(name):  # the dtype of the last trace is bfloat16
+    half = models.create(part(name, dtype='bfloat16'), 7)
+    calls = jax.eval_shape(lambda key, x: half.init_with_output(key, x, train=False, mutable=True, capture_intermediates=True),
+                           key, images)[1]['intermediates']
+    assert calls[models.CLASSIFIER]['__call__'][0].dtype == jnp.float32
   params = variables['params']
   width = features['pooled'].shape[1]
   assert {k: v.shape for k, v in params[models.CLASSIFIER].items()} == {'kernel': (width, 7), 'bias': (7,)}

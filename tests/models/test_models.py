@@ -157,6 +157,30 @@ def test_bfloat16_keeps_float32_parameters():
   assert half['conv_pw_1']['__call__'][0].dtype == jnp.bfloat16
 
 
+def test_logits_in_bfloat16_have_no_ties(small_model):
+  """Compares with the float32 product of the network's own pooled features, and counts images whose two largest logits are equal."""
+  config = config_lib.base().model
+  config.dtype = 'bfloat16'
+  model = models.create(config, 1000)
+  images = jax.random.uniform(jax.random.key(0), (200, 32, 32, 3), minval=-1)
+  variables = model.init(jax.random.key(1), images[:1], train=False)
+
+  def run(variables, images):
+    features = {}
+    return model.apply(variables, images, train=False, features=features), features['pooled']
+
+  logits, pooled = map(np.asarray, jax.jit(run)(variables, images))
+  classifier = variables['params']['classifier']
+  expected = pooled.astype(np.float64) @ np.asarray(classifier['kernel'], np.float64) + np.asarray(classifier['bias'])
+  np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+  predict, weights = models.fold(model, variables)
+  folded = np.asarray(jax.jit(predict)(weights, images))
+  largest = lambda logits: (np.sort(logits)[:, -1] == np.sort(logits)[:, -2]).mean()
+  anywhere = lambda logits: (np.diff(np.sort(logits)) == 0).mean()
+  assert largest(logits) == largest(folded) == 0 and max(anywhere(logits), anywhere(folded)) < 0.01
+  assert anywhere(np.asarray(jnp.asarray(logits, jnp.bfloat16), np.float32)) > 0.05
+
+
 def test_logits_equal_those_of_keras():
   """Compares the whole network, with random weights and batch statistics, with keras.applications.MobileNet."""
   keras = pytest.importorskip('keras')

@@ -55,9 +55,13 @@ def test_a_line_for_everything_that_takes_long(tiny_model, monkeypatch, tmp_path
   assert 'evaluated on 16' in steps[-1]
 
 
-def test_a_warm_up_that_is_longer_than_the_run_is_said(tiny_model, tmp_path):
-  lines, _ = heard(tiny_config(**{'optim.warmup': '9 steps'}), tmp_path)
+def test_what_a_run_is_too_short_for_is_said(tiny_model, tmp_path):
+  lines, _ = heard(tiny_config(**{'optim.warmup': '9 steps', 'model.batch_norm_decay': 0.9}), tmp_path)
   assert "optim.warmup='9 steps': longer than the run of 8 steps, so the learning rate does not reach 0.01" in lines
+  assert ('model.batch_norm_decay=0.9: after 8 steps, 43% of the running statistics are still their first values, which may keep '
+          'accuracy at chance; 0.31 is low enough') in lines
+  lines, _ = heard(tiny_config(), tmp_path / 'low')
+  assert not any('batch_norm_decay' in line for line in lines)
 
 
 def test_the_time_that_is_left_counts_evaluations(monkeypatch, tmp_path):
