@@ -81,7 +81,8 @@ def _inputs(configs, waiting):
   for name in sorted(configs, key=lambda name: name not in waiting):  # an error of a waiting run is one of the sweep
     config = _without_classes(configs[name])
     fields = {**config.to_dict(), 'data': {**config.data, 'image_size': 0, 'stream_size': 0}}
-    key = json.dumps({field: fields[field] for field in ('task', 'data', 'distill', 'embedding')}, sort_keys=True)
+    key = json.dumps({field: fields[field] for field in ('task', 'data', 'distill', 'embedding')}, sort_keys=True,
+                     allow_nan=False)
     if key not in shared:
       try:
         shared[key] = training.load_inputs(config)
