@@ -91,7 +91,8 @@ def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list
   if devices.host_count() > 1 and all(isinstance(outcome, str) for outcome in outcomes):
     sys.exit(f'error: {outcomes[0]}')
   if devices.is_first_host():
-    results.collect(Path(workdirs[0]).parent)
+    if problem := results.collect(Path(workdirs[0]).parent):
+      print(problem, flush=True)
   return outcomes
 
 
