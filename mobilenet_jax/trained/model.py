@@ -166,9 +166,9 @@ class TrainedModel:
 
   def _finite(self, found, what, names=None):
     names = names or [f'image {i}, counted from 0' for i in range(len(found))]
-    bad = [name for name, row in zip(names, np.isfinite(found).reshape(len(found), -1).all(1)) if name is not None and not row]
-    if bad:
-      raise UserError(f'{self.origin}: the {what} for {len(bad)} of {len(found)} images are not finite, such as for {bad[0]}; '
+    used = [(name, row) for name, row in zip(names, np.isfinite(found).reshape(len(found), -1).all(1)) if name is not None]
+    if bad := [name for name, row in used if not row]:
+      raise UserError(f'{self.origin}: the {what} for {len(bad)} of {len(used)} images are not finite, such as for {bad[0]}; '
                       'expected a trained model')
     return found
 
