@@ -109,7 +109,6 @@ def test_files_of_a_run_or_a_sweep_that_are_damaged_are_one_line(tmp_path):
     (tmp_path / 'sweep.json').write_text(content, 'latin1')
     with pytest.raises(UserError, match='sweep.json: damaged; start the sweep again'):
       results.read_sweep(tmp_path)
-    assert not results.is_sweep(tmp_path)
   (tmp_path / 'checkpoints' / '3' / 'metrics').mkdir(parents=True)
   for content in ('{', '\xff'):
     (tmp_path / 'checkpoints' / '3' / 'metrics' / 'metrics').write_text(content, 'latin1')
