@@ -96,16 +96,6 @@ def test_sets_of_which_an_example_is_a_number(tmp_path):
   assert counted(run, f'npz:{tmp_path}/one.npz', 'test') == counted(run, f'npz:{tmp_path}/other.npz', 'train') == (0, '')
 
 
-def test_a_hugging_face_set(tmp_path):
-  datasets = pytest.importorskip('datasets', reason='needs the package datasets')
-  source = random_images(12)
-  given = {'image': [Image.fromarray(example.image) for example in source], 'label': source.labels.tolist()}
-  made = datasets.Dataset.from_dict(given).cast_column('image', datasets.Image())
-  datasets.DatasetDict({'train': made, 'test': made.select(range(5))}).save_to_disk(str(tmp_path / 'hf'))
-  run = run_on(tmp_path, f'hf:{tmp_path}/hf')
-  assert counted(run, f'hf:{tmp_path}/hf', 'train')[0] == 12 and counted(run, f'hf:{tmp_path}/hf', 'test')[0] == 0
-
-
 def test_parts_of_an_embedded_set(tmp_path):
   run = run_on(tmp_path, 'fabrics', **{'data.train_split': 'train[:50]', 'data.eval_split': 'test[:20]'})
   assert counted(run, 'fabrics', 'train[40:100]')[0] == 10
