@@ -45,8 +45,15 @@ def common(source: Source, other: Source) -> int:
     same_set = not files and not others and source.records.content == other.records.content
     return len(set(source.ids).intersection(other.ids)) if same_set else 0
   known, by_id = set(map(os.path.realpath, others)), dict(zip(other.ids, others))
-  is_copy = lambda id, file: id in by_id and os.path.isfile(by_id[id]) and filecmp.cmp(file, by_id[id], shallow=False)
-  return sum(os.path.realpath(file) in known or is_copy(id, file) for id, file in zip(source.ids, files))
+  return sum(os.path.realpath(file) in known or id in by_id and _are_equal(file, by_id[id])
+             for id, file in zip(source.ids, files))
+
+
+def _are_equal(file, other):
+  try:
+    return filecmp.cmp(file, other, shallow=False)
+  except OSError:  # one of them cannot be read
+    return False
 
 
 def digest(*parts: str | dict[str, np.ndarray]) -> str:

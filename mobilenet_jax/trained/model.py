@@ -131,7 +131,7 @@ class TrainedModel:
     features = self._features(self.prepare(images))
     if name not in features:
       raise UserError(f'features {name!r}: expected one of {", ".join(features)}')
-    return self._finite(np.asarray(features[name]), f'features {name}')
+    return self.finite(np.asarray(features[name]), f'features {name}')
 
   def prepare(self, images) -> np.ndarray:
     """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
@@ -162,9 +162,10 @@ class TrainedModel:
     Raises:
       UserError: if outputs are not finite; it names an image.
     """
-    return self._finite(np.asarray(self._outputs(prepared)), 'outputs', names)
+    return self.finite(np.asarray(self._outputs(prepared)), 'outputs', names)
 
-  def _finite(self, found, what, names=None):
+  def finite(self, found: np.ndarray, what: str, names: Sequence[str | None] | None = None) -> np.ndarray:
+    """Returns what was `found` for images (n, ...). Raises UserError if it is not finite; `names` as in `outputs`."""
     names = names or [f'image {i}, counted from 0' for i in range(len(found))]
     used = [(name, row) for name, row in zip(names, np.isfinite(found).reshape(len(found), -1).all(1)) if name is not None]
     if bad := [name for name, row in used if not row]:

@@ -21,6 +21,7 @@ from mobilenet_jax.data import from_images
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import NN2, MobileNet
 from mobilenet_jax.storage import checkpoints, run_files
+from mobilenet_jax.trained import export
 from mobilenet_jax.trained import model as model_module
 from mobilenet_jax.trained.published import readers, weights
 from mobilenet_jax.training import checked, distillation, evaluate_trained, train
@@ -286,6 +287,8 @@ def test_outputs_that_are_not_finite_name_an_image(tiny_model, tmp_path):
   for use in (model.predict, model.top, lambda images: model.outputs(model.prepare(images))):
     with pytest.raises(UserError, match='bright: the outputs for 1 of 2 images are not finite, such as for image 1, counted from 0'):
       use(paths)
+  with pytest.raises(UserError, match='bright: the logits for 1 of 2 images are not finite'):  # the check of an export
+    export.Network(model, softmax=False).reference(model.prepare(paths))
   model.save(tmp_path / 'model')
   assert_one_line(command('predict', tmp_path / 'model', *paths, '--format=json'), f'such as for {paths[1]}; expected a trained')
   assert command('predict', tmp_path / 'model', paths[0], '--batch=1').returncode == 0
