@@ -223,3 +223,31 @@ def test_no_decay_means_no_decay():
 def test_too_many_steps_to_count_are_refused():
   with pytest.raises(UserError, match='at most 2,147,483,647 steps'):
     config_lib.steps('99999999999 epochs', 'train_for', 10, 4)
+
+
+def misspelt(name):
+  """Returns the name with a letter too few, with one twice, and with two neighbours swapped, for each letter."""
+  swapped = (name[:i] + name[i + 1] + name[i] + name[i + 2:] for i in range(len(name) - 1))
+  return {*(name[:i] + name[i + 1:] for i in range(len(name))), *(name[:i] + name[i] + name[i:] for i in range(len(name))),
+          *swapped}
+
+
+def test_no_misspelt_field_is_accepted():
+  """Every field of the schema and of the network, at every level, by one letter."""
+  config = config_lib.base()
+  known = config_lib.all_fields(models.fields('mobilenet'))
+  rng = np.random.default_rng(0)
+  for name, field in known.items():
+    wrong = sorted(misspelt(name) - set(known))
+    for other in (*rng.choice(wrong, 3), f'{name}.', f'{name}.{name}', f'.{name}', name.upper(), f'model.{name}.x'):
+      with pytest.raises(UserError) as error:
+        checked(config_lib.changed(config, {str(other): field.default}))
+      assert str(other).rpartition('.')[2] in str(error.value) and '\n' not in str(error.value)
+  for part in ('optim', 'model', 'data'):
+    with pytest.raises(UserError, match=f'{part}: a part of a config, not a field; expected a field in it'):
+      config_lib.changed(config, {part: {}})
+  with pytest.raises(UserError, match='3: a config has no field'):
+    config_lib.changed(config, {3: 1})
+  config.extra = {}
+  with pytest.raises(UserError, match="extra: a config has no field 'extra'|a config has no part extra"):
+    checked(config)

@@ -1,5 +1,6 @@
 """The structure of the code: which packages import which (Import-linter's contracts in pyproject.toml), and their sizes."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,11 @@ def test_pmap_is_known_by_one_file():
 
 def test_readme_is_one_page():
   assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+def test_json_is_strict():
+  """NaN is no JSON, so that other programs could not read it."""
+  calls = [(path.name, node) for path in PACKAGE.rglob('*.py') for node in ast.walk(ast.parse(path.read_text()))
+           if isinstance(node, ast.Call) and ast.unparse(node.func) in ('json.dumps', 'json.dump')]
+  loose = [(name, node.lineno) for name, node in calls if 'allow_nan=False' not in ast.unparse(node)]
+  assert calls and not loose

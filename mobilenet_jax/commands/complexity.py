@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
   print(json.dumps({
       'model': config_lib.model_name(config), 'mult_adds': complexity.mult_adds, 'params': complexity.params,
       'trainable': complexity.trainable, 'batch_stats': complexity.batch_stats, 'convention': models.CONVENTION,
-      'layers': [dataclasses.asdict(layer) for layer in complexity.layers]}))
+      'layers': [dataclasses.asdict(layer) for layer in complexity.layers]}, allow_nan=False))
 
 
 def _module(config):

@@ -12,7 +12,7 @@ from mobilenet_jax import data, tasks
 from mobilenet_jax.commands import model_argument
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.runtime.pace import progress
-from mobilenet_jax.training import evaluate_trained, own_evaluation
+from mobilenet_jax.training import evaluate_trained, own_evaluation, trained_on
 
 
 def main(argv: list[str]) -> None:
@@ -38,14 +38,18 @@ def main(argv: list[str]) -> None:
   # A model is evaluated on the held-out part of its own data, or on all of other data.
   source = data.load_whole(config.data, args.split) if args.data else own_evaluation(model, config)
   by_number = 'labels are taken as the numbers of the classes of the model, as there are no names to compare'
-  for remark in (*source.remarks, *([by_number] if model.matches_by_number(source) else ())):
-    print(remark, file=sys.stderr)
+  count, seen = trained_on(model, source, config)
+  for remark in (*source.remarks, *([by_number] if model.matches_by_number(source) else ()), seen):
+    if remark:
+      print(remark, file=sys.stderr)
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
   means, = evaluate_trained([model], source, config, skipping, progress('evaluating', len(source)))
+  if left_out := model.task.remark(means):
+    print(left_out, file=sys.stderr)
   against = model.task.measured_against(source)
   if args.json:
     print(json.dumps({'model': model.origin, 'step': model.step, 'data': config.data.name, 'measured_against': against,
-                      **means}))
+                      'trained_on': count, **means}, allow_nan=False))
   else:
     against = '' if against == 'labels' else f' against {against}'
     print(f'{model.described_origin} on {config.data.name}, {means["examples"]:,} examples{against}: {tasks.headline(means)}')

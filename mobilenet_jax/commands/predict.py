@@ -53,7 +53,9 @@ def predict(model: trained.TrainedModel, paths: list[Path], k: int, batch: int, 
   # The labels themselves show how far it is, if a person sees them.
   said = (lambda count: None) if sys.stdout.isatty() else progress('labelling', len(paths))
   for first, made in zip(range(0, len(paths), batch), batches):
-    for i, row, read in zip(range(first, len(paths)), model.prediction(made['image']), made['mask']):
+    names = [str(path) if read else None for path, read in zip(paths[first:first + batch], made['mask'])]
+    rows = model.prediction(made['image'], [*names, *[None] * (batch - len(names))])
+    for i, row, read in zip(range(first, len(paths)), rows, made['mask']):
       if read:
         top = trained.top_labels(row, model.labels, k)
         if annotated:
@@ -91,7 +93,7 @@ def write_json(predictions: Iterator[Prediction], out) -> None:
   out.write('[')
   for i, (path, top) in enumerate(predictions):
     row = {'file': str(path), 'top': [{'label': label, 'probability': round(p, 6)} for label, p in top]}
-    out.write((',\n ' if i else '') + json.dumps(row))
+    out.write((',\n ' if i else '') + json.dumps(row, allow_nan=False))
   out.write(']\n')
 
 

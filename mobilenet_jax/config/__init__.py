@@ -9,6 +9,7 @@ This module is the interface of the package: other packages import from here.
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Iterable
 
 import ml_collections
@@ -59,8 +60,8 @@ def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.C
   for name, value in change.items():
     if name in fields:
       value = fields[name].checked(name, value)
-    elif name not in known and not name.startswith('model.'):
-      raise UserError(unknown_field(name, known))
+    elif name not in known and not re.fullmatch(r'model\.\w+', str(name)):  # models.complete knows those of the network
+      raise UserError(unknown_field(str(name), known))
     values[name] = value
   copy = config.to_dict()
   for name, value in values.items():
@@ -118,7 +119,7 @@ def flat(config: ml_collections.ConfigDict) -> dict:
   fields = {}
   for name, value in config.items():
     fields.update({f'{name}.{inner}': v for inner, v in flat(value).items()}
-                  if isinstance(value, ml_collections.ConfigDict) else {name: value})
+                  if isinstance(value, ml_collections.ConfigDict) and len(value) else {name: value})
   return fields
 
 
@@ -202,7 +203,7 @@ def validated(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + '\n'
 
 
 def difference(old: str, new: str) -> str:

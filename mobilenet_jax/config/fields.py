@@ -71,6 +71,8 @@ class Field:
       raise UserError(self._other_type(name, shown))
     if not self.range.holds(value):
       raise UserError(f'{name}={shown}: expected {self.range.expected}')
+    if kind is float and not math.isfinite(value):  # whatever the range: a config is written as JSON
+      raise UserError(f'{name}={shown}: expected a finite number')
     return value
 
   def _other_type(self, name, shown):

@@ -9,12 +9,13 @@ This module is the public interface of the package: other packages import from h
 - Images: `read_image`, `IMAGE_SUFFIXES`, `crop` run on the host; `normalize`, `distort_colors` run on the device;
   `stream_size`; `description`, which is saved with every checkpoint.
 - What is done to an example: a `Transform`, usually `crop_and_flip`, with `CropTargets` for targets such as boxes.
-- What identifies data: `fingerprint` of a source, `digest` of anything; `known_targets`, which may be a sample.
+- What identifies data: `fingerprint` and `ids_digest` of a source, `digest` of anything; `known_targets`, which may be a
+  sample; `common`, how many examples two sources share.
 - Pairs of faces: `Pairs`, `read_pairs`, `draw_pairs`; `image_names`, the names by which pairs refer to images.
 """
 
 from mobilenet_jax.data.examples import ATTRIBUTES, TEACHER, UNKNOWN, BadExample, Example, Source, from_images, keep_in_memory
-from mobilenet_jax.data.fingerprints import digest, fingerprint, known_targets
+from mobilenet_jax.data.fingerprints import common, digest, fingerprint, ids_digest, known_targets
 from mobilenet_jax.data.folders import image_names
 from mobilenet_jax.data.image_files import Walk, walk
 from mobilenet_jax.data.images import SUFFIXES as IMAGE_SUFFIXES
@@ -31,7 +32,7 @@ from mobilenet_jax.data.splits import with_classes_checked
 
 __all__ = [
     'ATTRIBUTES', 'IMAGE_SUFFIXES', 'TEACHER', 'UNKNOWN', 'BadExample', 'Batch', 'CropTargets', 'Example', 'Pairs', 'Source',
-    'Transform', 'Walk', 'blank_batch', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors', 'draw_pairs',
-    'eval_batches', 'fingerprint', 'from_images', 'image_names', 'keep_in_memory', 'known_targets', 'left_out', 'load',
-    'load_whole', 'normalize', 'read_image', 'read_pairs', 'steps_per_epoch', 'stream_size', 'teacher_of', 'train_batches',
-    'walk', 'with_classes_checked']
+    'Transform', 'Walk', 'blank_batch', 'common', 'crop', 'crop_and_flip', 'description', 'digest', 'distort_colors',
+    'draw_pairs', 'eval_batches', 'fingerprint', 'from_images', 'ids_digest', 'image_names', 'keep_in_memory', 'known_targets',
+    'left_out', 'load', 'load_whole', 'normalize', 'read_image', 'read_pairs', 'steps_per_epoch', 'stream_size', 'teacher_of',
+    'train_batches', 'walk', 'with_classes_checked']

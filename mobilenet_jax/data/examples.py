@@ -44,7 +44,7 @@ class Table:
   Like all records, they have a length, and records[i] is an image, uint8 (h, w, 3) or the bytes of an image file, and its
   targets. It raises OSError or ValueError if example i cannot be read. `ids` has the id of each example, `name(i)` is what a
   person can find it by, and `targets()` the targets of all examples, (n, ...), of the shapes and types `target_shapes`.
-  `content` identifies what the ids do not, see fingerprints.py.
+  `content` identifies what the ids do not, see fingerprints.py. `files` has the path of each image, or is None.
   """
 
   in_memory = True  # its targets
@@ -54,6 +54,7 @@ class Table:
     self._images, self._targets, self.ids = images, {name: _narrow(values) for name, values in targets.items()}, ids
     self.target_shapes = {name: (values.shape[1:], values.dtype) for name, values in self._targets.items()}
     self.content = content
+    self.files = images if isinstance(images, list) and all(isinstance(image, str) for image in images) else None
 
   def __len__(self):
     return len(self._images)
@@ -133,6 +134,12 @@ class Source:
     if not 0 <= i < len(self):  # which also ends an iteration
       raise IndexError(f'{i} is not in [0, {len(self)})')
     return i if self.rows is None else int(self.rows[i])
+
+  @property
+  def files(self) -> list[str] | None:
+    """Returns the path of each example; None if the examples are no files of their own."""
+    files = self.records.files
+    return files if files is None or self.rows is None else [files[row] for row in self.rows]
 
   @functools.cached_property
   def ids(self) -> tuple[str, ...]:

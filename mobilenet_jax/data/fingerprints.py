@@ -1,7 +1,9 @@
 """What identifies a source, so that a change of the data between two starts of a run is noticed."""
 
 import dataclasses
+import filecmp
 import hashlib
+import os
 
 import numpy as np
 
@@ -20,11 +22,38 @@ def fingerprint(source: Source, targets: dict[str, np.ndarray]) -> dict:
   names = {name: values for name, values in source.extra_names.items() if name != TEACHER}
   known = {name: values for name, values in targets.items() if name != TEACHER}
   found = {'count': len(source), 'held_out': source.held_out,
-           'ids': digest(source.records.content, *source.ids),
+           'ids': ids_digest(source),
            'targets': digest(repr((source.num_classes, source.class_names, sorted(names.items()))), known)}
   if TEACHER in targets:
     found['outputs'] = digest(repr(source.extra_names.get(TEACHER)), {TEACHER: targets[TEACHER]})
   return found
+
+
+def ids_digest(source: Source) -> str:
+  """Returns a digest of which examples a source has, in order, without their targets."""
+  return digest(source.records.content, *source.ids)
+
+
+def common(source: Source, other: Source) -> int:
+  """Returns how many examples of `source` are in `other`, too.
+
+  Of files, these are the same files, also by other paths, and copies: files of the same id and content. Other examples are the
+  same if id and set are.
+  """
+  files, others = source.files, other.files
+  if not files or not others:
+    same_set = not files and not others and source.records.content == other.records.content
+    return len(set(source.ids).intersection(other.ids)) if same_set else 0
+  known, by_id = set(map(os.path.realpath, others)), dict(zip(other.ids, others))
+  return sum(os.path.realpath(file) in known or id in by_id and _are_equal(file, by_id[id])
+             for id, file in zip(source.ids, files))
+
+
+def _are_equal(file, other):
+  try:
+    return filecmp.cmp(file, other, shallow=False)
+  except OSError:  # one of them cannot be read
+    return False
 
 
 def digest(*parts: str | dict[str, np.ndarray]) -> str:

@@ -87,10 +87,12 @@ def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]
                     '(n, d)')
   if outputs.dtype.kind not in 'fiu':
     raise UserError(f'data.recorded={path}: {kind} are {outputs.dtype}; expected real numbers')
+  with np.errstate(over='ignore'):  # checked next
+    outputs = outputs.astype(np.float32)
   bad = np.flatnonzero(~np.isfinite(outputs).all(1))
   if len(bad):
-    raise UserError(f'data.recorded={path}: {len(bad)} of {len(names)} examples have outputs that are not finite, such as '
-                    f'{names[bad[0]]}; record them again')
+    raise UserError(f'data.recorded={path}: {len(bad)} of {len(names)} examples have outputs that are not finite in float32, '
+                    f'such as {names[bad[0]]}; record them again')
   if kind == 'probs' and (outputs.min() < 0 or outputs.max() > 1):
     raise UserError(f'data.recorded={path}: probs range from {outputs.min():.3g} to {outputs.max():.3g}; expected '
                     'probabilities in [0, 1]; use the name logits for other values')
@@ -102,7 +104,7 @@ def read(path: str) -> tuple[list[str], str, np.ndarray, tuple[str, ...] | None]
   if given and (columns is None or len(columns) != outputs.shape[1] or len(set(columns)) < len(columns)):
     raise UserError(f'data.recorded={path}: {given} is {arrays[given].dtype} {arrays[given].shape} for {outputs.shape[1]} '
                     'outputs; expected a different name for each')
-  return list(names), kind, outputs.astype(np.float32), columns
+  return list(names), kind, outputs, columns
 
 
 def _texts(array):

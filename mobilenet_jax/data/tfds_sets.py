@@ -80,7 +80,7 @@ def is_feature(recorded: str) -> bool:
 class _Records:
   """The records of a split; see examples.Table. An example has the id '<split>/<number>', counted in the whole split."""
 
-  in_memory = False
+  in_memory, files = False, None
 
   def __init__(self, builder, split, teacher):
     import tensorflow_datasets as tfds
@@ -172,6 +172,8 @@ class _Records:
       outputs = example[self._teacher]
       outputs = [outputs[name] for name in sorted(outputs)] if isinstance(outputs, dict) else outputs
       targets[TEACHER] = np.asarray(outputs, np.float32)
+      if not np.isfinite(targets[TEACHER]).all():
+        raise ValueError(f'the feature {self._teacher} has values that are not finite')
     return targets
 
 

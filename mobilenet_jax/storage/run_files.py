@@ -37,7 +37,7 @@ WITHOUT_TRACE = ('nonfinite_loss', 'data.bad_images', 'data.max_bad_images', 'da
 def write_row(folder: Path, row: dict) -> None:
   """Writes a run's row, whole or not at all."""
   assert {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row), {*MODEL_COLUMNS, *RUN_COLUMNS} - set(row)
-  write_whole(folder / RESULT_FILE, json.dumps(row, indent=2) + '\n')
+  write_whole(folder / RESULT_FILE, json.dumps(row, indent=2, allow_nan=False) + '\n')
   (folder / PROGRESS_FILE).unlink(missing_ok=True)
 
 
@@ -47,7 +47,7 @@ def write_progress(folder: Path, progress: dict) -> None:
   The 'time' of writing is added, in seconds since 1970.
   """
   with contextlib.suppress(OSError):  # nothing depends on it
-    write_whole(folder / PROGRESS_FILE, json.dumps({**progress, 'time': time.time()}) + '\n')
+    write_whole(folder / PROGRESS_FILE, json.dumps({**progress, 'time': time.time()}, allow_nan=False) + '\n')
 
 
 def read_progress(folder: Path) -> dict:
@@ -73,7 +73,7 @@ def read_row(folder: Path) -> dict | None:
 
 def write_inputs(folder: Path, inputs: dict) -> None:
   """Writes the digests of a run's inputs, whole or not at all."""
-  write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + '\n')
+  write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2, allow_nan=False) + '\n')
 
 
 def read_inputs(folder: Path) -> dict | None:
@@ -112,15 +112,16 @@ def read_config(folder: Path) -> ml_collections.ConfigDict:
 def read_metrics(folder: Path) -> tuple[list[dict], int]:
   """Returns the rows of metrics.jsonl that can be read, and how many cannot.
 
-  A damaged last line is not counted: the process was killed while it wrote that line.
+  A damaged last line is not counted: the process was killed while it wrote that line. A NaN, as earlier versions wrote it, is
+  None.
   """
   path = folder / METRICS_FILE
   lines = path.read_bytes().splitlines() if path.exists() else []
   rows, damaged = [], 0
   for i, line in enumerate(lines):
     try:
-      row = json.loads(line)
-      row['step'], row['split']
+      row = json.loads(line, parse_constant=lambda constant: None)
+      row['step'] + 0, row['split'] + ''  # raises TypeError if they are of other types
       rows.append(row)
     except (ValueError, TypeError, KeyError):
       damaged += i < len(lines) - 1
@@ -129,7 +130,7 @@ def read_metrics(folder: Path) -> tuple[list[dict], int]:
 
 def write_metrics(folder: Path, rows: list[dict]) -> None:
   """Replaces metrics.jsonl, whole or not at all."""
-  write_whole(folder / METRICS_FILE, ''.join(json.dumps(row) + '\n' for row in rows))
+  write_whole(folder / METRICS_FILE, ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows))
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

@@ -81,7 +81,8 @@ def _inputs(configs, waiting):
   for name in sorted(configs, key=lambda name: name not in waiting):  # an error of a waiting run is one of the sweep
     config = _without_classes(configs[name])
     fields = {**config.to_dict(), 'data': {**config.data, 'image_size': 0, 'stream_size': 0}}
-    key = json.dumps({field: fields[field] for field in ('task', 'data', 'distill', 'embedding')}, sort_keys=True)
+    key = json.dumps({field: fields[field] for field in ('task', 'data', 'distill', 'embedding')}, sort_keys=True,
+                     allow_nan=False)
     if key not in shared:
       try:
         shared[key] = training.load_inputs(config)
@@ -132,12 +133,16 @@ def estimate(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs)
   return sum(by_size[:1 if machine.gpus else jobs])
 
 
-def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: Sequence[str] | None) -> list[list[str]]:
-  """Returns groups of names of runs that agree in `fields` and can share a stream of batches; the cheapest group first."""
+def check(runs: dict[str, ml_collections.ConfigDict], groupings: Groupings) -> None:
+  """Raises UserError if a grouping names a field that no run has."""
   known = {field for config in runs.values() for field in config_lib.flat(config)}
-  for field in fields or ():
+  for field in (field for fields in groupings.values() for field in fields or ()):
     if field not in known:
       raise UserError(f'GROUPS: {config_lib.unknown_field(field, known)}')
+
+
+def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: Sequence[str] | None) -> list[list[str]]:
+  """Returns groups of names of runs that agree in `fields` and can share a stream of batches; the cheapest group first."""
   groups = {}
   for name in names:
     values = config_lib.flat(runs[name])

@@ -91,7 +91,8 @@ def train(configs: list[ml_collections.ConfigDict], workdirs: list[str]) -> list
   if devices.host_count() > 1 and all(isinstance(outcome, str) for outcome in outcomes):
     sys.exit(f'error: {outcomes[0]}')
   if devices.is_first_host():
-    results.collect(Path(workdirs[0]).parent)
+    if problem := results.collect(Path(workdirs[0]).parent):
+      print(problem, flush=True)
   return outcomes
 
 
@@ -101,7 +102,7 @@ def _failed(workdir: Path, error: Exception) -> str:
   with open(workdir / LOG_FILE, 'a') as log:
     print(f'error: {described}', file=log)
   with contextlib.suppress(OSError):  # the disk may be full; the log had room for a line
-    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**attempts(workdir), 'error': described}) + '\n')
+    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**attempts(workdir), 'error': described}, allow_nan=False) + '\n')
   return described
 
 
@@ -125,7 +126,7 @@ def _count_start(workdirs: list[Path], retries: int) -> None:
                                    'out of memory; try fewer --jobs or a smaller --group'))
     sys.exit(1)
   for workdir, step, one in zip(workdirs, steps, noted):
-    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**one, 'starts': starts, 'step': step}) + '\n')
+    write_whole(workdir / ATTEMPTS_FILE, json.dumps({**one, 'starts': starts, 'step': step}, allow_nan=False) + '\n')
 
 
 def attempts(workdir: Path) -> dict:

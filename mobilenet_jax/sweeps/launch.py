@@ -54,7 +54,7 @@ class Job:
   gpus: str | None = None
 
   def write(self, folder: Path) -> None:
-    write_whole(folder / JOB_FILE, json.dumps(dataclasses.asdict(self)) + '\n')
+    write_whole(folder / JOB_FILE, json.dumps(dataclasses.asdict(self), allow_nan=False) + '\n')
 
 
 def read(folder: Path) -> Job | None:

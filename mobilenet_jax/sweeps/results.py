@@ -5,28 +5,32 @@ import io
 import json
 from pathlib import Path
 
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, describe
 from mobilenet_jax.storage.files import lock, write_whole
-from mobilenet_jax.storage.run_files import MODEL_COLUMNS, RUN_COLUMNS, read_row
+from mobilenet_jax.storage.run_files import CONFIG_FILE, MODEL_COLUMNS, RESULT_FILE, RUN_COLUMNS, read_row
 
 SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'
 
 
-def write_sweep(workdir: Path, names: list[str]) -> None:
-  """Writes the names of a sweep's runs, in order, into its folder."""
-  write_whole(workdir / SWEEP_FILE, json.dumps({'runs': names}, indent=2) + '\n')
+def add_runs(workdir: Path, names: list[str]) -> list[str]:
+  """Adds the names of a sweep's runs to those in its folder, and returns those of other sweeps that it also has.
 
-
-def is_sweep(workdir: Path) -> bool:
-  """Returns whether the folder is that of a sweep, of which the names can be read."""
+  If the file of the names is damaged, those of other sweeps are the names of the folders of runs.
+  """
+  path = workdir / SWEEP_FILE
   try:
-    return bool(read_sweep(workdir))
+    before = read_sweep(workdir)
   except UserError:
-    return False
+    found = sorted(config.parent.name for config in workdir.glob(f'*/{CONFIG_FILE}')) if path.exists() else []
+    before = [name for name in found if name not in names]
+  others = [name for name in before if name not in names]
+  together = [*before, *(name for name in names if name not in before)]
+  write_whole(path, json.dumps({'runs': together}, indent=2, allow_nan=False) + '\n')
+  return others
 
 
 def read_sweep(workdir: Path) -> list[str]:
-  """Returns the names that `write_sweep` wrote.
+  """Returns the names of the runs of all sweeps in a folder, in the order in which `add_runs` added them.
 
   Raises:
     UserError: if the folder is not the folder of a sweep.
@@ -43,12 +47,22 @@ def read_sweep(workdir: Path) -> list[str]:
   return names
 
 
-def collect(workdir: Path) -> None:
-  """Writes the rows of a sweep's finished runs into its CSV file. Several processes may do so at the same time."""
-  names = read_sweep(workdir)
-  with lock(workdir, 'results.lock', seconds=60):  # the last process to hold it reads the rows of all runs
-    rows = [row for name in names if (row := read_row(workdir / name))]
-    write_csv(workdir / CSV_FILE, rows)
+def collect(workdir: Path) -> str:
+  """Writes the rows of a sweep's finished runs into its CSV file. Several processes may do so at the same time.
+
+  Nothing depends on it, as each row is also in the folder of its run. So it raises no error, which would end the jobs.
+
+  Returns:
+    Why the file could not be written, on one line; '' if it was.
+  """
+  try:
+    with lock(workdir, 'results.lock', seconds=60):  # the last process to hold it reads the rows of all runs
+      rows = [row for name in read_sweep(workdir) if (row := read_row(workdir / name))]
+      write_csv(workdir / CSV_FILE, rows)
+  except (UserError, OSError, ValueError) as error:
+    return (f'{workdir / CSV_FILE} is not up to date: {describe(error)}. Each row is in {RESULT_FILE} in the folder of '
+            'its run; mobilenet_jax sweep status collects them again')
+  return ''
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -1,10 +1,9 @@
 """Reads the state of a sweep from its folder, on any machine that sees the folder."""
 
 import collections
-import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mobilenet_jax import tasks
@@ -29,34 +28,35 @@ def alive(workdir: Path, jobs: dict[launch.Job, list[str]]) -> dict[launch.Job, 
   return found
 
 
-def unfinished_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
-  """Returns the jobs with runs that have neither finished nor failed, and the names of these runs.
+def unfinished_jobs(workdir: Path, names: Iterable[str]) -> dict[launch.Job, list[str]]:
+  """Returns the jobs with runs that have neither finished nor failed, and the names of these runs, among `names`.
 
   A job in the result may have ended.
   """
   jobs = collections.defaultdict(list)
-  for name in results.read_sweep(workdir):
+  for name in names:
     folder = workdir / name
     if (launched := launch.read(folder)) and not (read_row(folder) or job.attempts(folder)['error']):
       jobs[launched].append(name)
   return dict(jobs)
 
 
-def running_jobs(workdir: Path) -> dict[launch.Job, list[str]]:
+def running_jobs(workdir: Path, names: Iterable[str]) -> dict[launch.Job, list[str]]:
   """Returns the part of unfinished_jobs whose jobs have not ended."""
-  jobs = unfinished_jobs(workdir)
+  jobs = unfinished_jobs(workdir, names)
   return {one: jobs[one] for one in alive(workdir, jobs)}
 
 
 def table(workdir: Path) -> list[dict]:
   """Returns one row per run: its name, its state, its job and how far it is."""
-  jobs, rows = unfinished_jobs(workdir), []
+  names = results.read_sweep(workdir)
+  jobs, rows = unfinished_jobs(workdir, names), []
   try:
     states = alive(workdir, jobs)
   except UserError as error:
     print(f'the state of some jobs is unknown: {error}')
     states = dict.fromkeys(jobs, UNKNOWN)
-  for name in results.read_sweep(workdir):
+  for name in names:
     folder = workdir / name
     launched, attempts, row = launch.read(folder), job.attempts(folder), read_row(folder)
     if row:
@@ -120,15 +120,16 @@ def end(workdir: Path, jobs: dict[launch.Job, list[str]], launchers: Sequence[st
 
 
 def show_table(workdir: Path) -> None:
-  """Prints the table of states. Also collects the rows of finished runs if the folder can be written."""
-  with contextlib.suppress(OSError):
-    results.collect(workdir)
+  """Prints the table of states. Also collects the rows of finished runs, or says why they cannot be collected."""
   rows = table(workdir)
+  problem = results.collect(workdir)
   widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in rows[0]}
   for row in [dict(zip(rows[0], rows[0])), *rows]:
     print('  '.join(row[column].ljust(width) for column, width in widths.items()).rstrip())
   counts = collections.Counter(row['state'] for row in rows)
   print(', '.join(f'{count} {state}' for state, count in counts.items()), f'of {len(rows)} runs; {time.strftime("%H:%M:%S")}')
+  if problem:
+    print(problem)
 
 
 def show_logs(workdir: Path, run: str) -> None:
@@ -155,10 +156,10 @@ def cancel(workdir: Path) -> None:
     if sweep.host != here:
       raise UserError(f'{workdir}: its sweep is process {sweep.pid} on {sweep.host}; run the same command there')
     launch.tell(sweep.pid)
-  jobs = running_jobs(workdir)
+  jobs = running_jobs(workdir, results.read_sweep(workdir))
   while lock_owner(workdir):
     time.sleep(0.2)
-  jobs |= running_jobs(workdir)
+  jobs |= running_jobs(workdir, results.read_sweep(workdir))
   if elsewhere := {one.host for one in alive(workdir, jobs) if one.launcher == 'local'} - {here}:
     raise UserError(f'{workdir}: local jobs run on {", ".join(elsewhere)}; run the same command there')
   print(f'ending {counted(len(jobs), "job")} of {workdir}, each with a checkpoint', flush=True)

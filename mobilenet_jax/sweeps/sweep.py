@@ -50,7 +50,8 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     retries: how often a job is started again without making progress.
 
   Returns:
-    The rows of the finished runs.
+    The rows of those of the given runs that have finished. The folder may have runs of other sweeps; they keep their rows in
+    results.csv.
 
   Raises:
     UserError: on bad input, before anything is started; or if runs failed, once all others have finished.
@@ -67,6 +68,7 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
       raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size; for other '
                       'differences, start one sweep each, with its own --workdir')
     runs[name] = member
+  grouping_lib.check(runs, groupings)
   if launcher == 'here':
     failed = _train_here(runs, workdir, groupings, grouping)
   else:
@@ -87,12 +89,14 @@ def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[lau
   """
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
-  running = status.running_jobs(workdir) if results.is_sweep(workdir) else {}
+  running = status.running_jobs(workdir, runs)  # those of other sweeps go on unwatched
   busy = {name for names in running.values() for name in names}
   found = {name: run_files.examine(workdir / name, config, models.defaults(config.model.name),
                                    name in busy or bool(lock_owner(workdir / name))) for name, config in runs.items()}
-  results.write_sweep(workdir, list(runs))
-  results.collect(workdir)
+  others = results.add_runs(workdir, list(runs))
+  kept = f'{workdir} also has {counted(len(others), "run")} of other sweeps, which stay in {results.CSV_FILE}' if others else ''
+  for text in filter(None, (kept, results.collect(workdir))):
+    print(text, flush=True)
   return {name: claim for name, claim in found.items() if claim.longer or not read_row(workdir / name)}, running
 
 

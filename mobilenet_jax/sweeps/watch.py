@@ -167,7 +167,8 @@ class Jobs:
       print(f'{name}: {described(row or self._failed[name])} ({self._done()} of {len(self._runs)} done)', flush=True)
     if cost := self._cost(ended.names, ended.steps):
       self._spent.append((time.monotonic() - ended.since, cost))
-    results.collect(self._workdir)
+    if problem := results.collect(self._workdir):
+      print(problem, flush=True)
     return [again] if again else []
 
   def _steps(self, names):

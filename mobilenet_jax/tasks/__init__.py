@@ -112,4 +112,5 @@ def headlines() -> dict[str, tuple[str, str]]:
 
 def headline(values: Mapping[str, float]) -> str:
   """Returns the headline metrics as text, such as 'top-1 72.10%, top-5 90.33%'."""
-  return ', '.join(f'{title} {values[name]:{form}}' for name, (title, form) in headlines().items() if name in values)
+  return ', '.join(f'{title} {values[name]:{form}}' for name, (title, form) in headlines().items()
+                   if isinstance(values.get(name), int | float))  # a row of an earlier version may have null

@@ -84,8 +84,9 @@ class Embedding:
     return losses.unit(outputs)
 
   def remark(self, evaluation: dict[str, float]) -> str:
-    del evaluation
-    return ''
+    """Returns a line that names the rates that are left out."""
+    undefined = [name for name in verification.RATES.values() if 'accuracy' in evaluation and name not in evaluation]
+    return f'left out, as there are too few pairs: {", ".join(undefined)}' if undefined else ''
 
   def details(self, evaluation: dict[str, float]) -> str:
     del evaluation

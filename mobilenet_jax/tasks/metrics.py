@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mobilenet_jax.errors import UserError
+
 COUNT = 'count'
 
 
@@ -17,11 +19,12 @@ def sums(values: dict[str, jax.Array], mask: jax.Array) -> dict[str, jax.Array]:
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   """Returns 1 if the label's logit is among the k largest, else 0: logits (b, classes), labels (b,) -> (b,).
 
-  Ties count against the label, so that a constant output scores no better than chance. NaN never counts.
+  Ties count against the label, so that a constant output is never right. Neither is a row with a NaN.
   """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   rivals = (logits >= own).sum(axis=-1) - 1
-  return ((rivals < k) & jnp.isfinite(own[:, 0])).astype(jnp.float32)
+  ranked = jnp.isfinite(own[:, 0]) & ~jnp.isnan(logits).any(axis=-1)
+  return ((rivals < k) & ranked).astype(jnp.float32)
 
 
 class Mean:
@@ -44,17 +47,27 @@ class Mean:
             for name, total in self._totals.items() if name != COUNT}
 
 
+def check_finite(values: np.ndarray, what: str) -> np.ndarray:
+  """Returns the values. Raises UserError if some are NaN or infinite, as what cannot be ranked cannot be measured."""
+  if count := np.count_nonzero(~np.isfinite(values)):
+    raise UserError(f'{count:,} of {values.size:,} {what} are not finite; expected those of a trained model')
+  return values
+
+
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
   """Returns the exact area under the precision-recall curve: (n,) scores, (n,) bool; NaN without a positive.
 
   This is the sum over thresholds of the precision times the gain in recall. Examples with equal scores are taken
   together, as in scikit-learn's average_precision_score.
+
+  Raises:
+    UserError: if a score is not finite.
   """
-  positive = np.asarray(positive, bool)
+  scores, positive = check_finite(np.asarray(scores, np.float64), 'scores'), np.asarray(positive, bool)
   if not positive.any():
     return float('nan')
-  order = np.argsort(-np.asarray(scores, np.float64), kind='stable')
-  last_of_equals = np.append(np.diff(np.asarray(scores)[order]) != 0, True)
+  order = np.argsort(-scores, kind='stable')
+  last_of_equals = np.append(np.diff(scores[order]) != 0, True)
   true_positives = np.cumsum(positive[order])[last_of_equals]
   precision = true_positives / (np.flatnonzero(last_of_equals) + 1)
   return float((np.diff(true_positives, prepend=0) * precision).sum() / positive.sum())

@@ -15,10 +15,12 @@ import numpy as np
 from mobilenet_jax.data import Pairs
 from mobilenet_jax.errors import UserError, few
 from mobilenet_jax.storage.files import write_whole
+from mobilenet_jax.tasks.metrics import check_finite
 
 # As in davidsandberg/facenet, src/lfw.py: the published figures for LFW use thresholds as coarse as these.
 THRESHOLDS = np.arange(0, 4, 0.01)
 FAR_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
+RATES = {far: f'val_at_{far:g}' for far in FAR_TARGETS}  # the name of VAL at each of them
 ROC_COLUMNS = ('far', 'val', 'threshold', 'accuracy')
 
 
@@ -77,7 +79,7 @@ class Verification:
 
   def summary(self) -> dict[str, float]:
     """Returns the numbers by name, without the curve. A VAL is left out if there are too few pairs to resolve it."""
-    rates = {f'val_at_{rate.far:g}': rate.val for rate in self.validation if rate.false_accepts}
+    rates = {RATES[rate.far]: rate.val for rate in self.validation if rate.false_accepts}
     return {'accuracy': self.accuracy, 'accuracy_std': self.accuracy_std, 'auc': self.auc,
             'equal_error_rate': self.equal_error_rate, **rates}
 
@@ -142,6 +144,7 @@ def fold_accuracies(distances: np.ndarray, pairs: Pairs, folds: Iterable[int]) -
   several do.
   """
   accuracies, thresholds = [], []
+  check_finite(distances, 'distances')
   for fold in folds:
     own = pairs.fold == fold
     same, different = _kinds(distances[~own], pairs.same[~own], f'the folds other than fold {fold}')
@@ -207,6 +210,7 @@ def _below(ascending, thresholds):
 
 def _kinds(distances, same, where):
   """Returns the distances of the same pairs and of the different pairs, each in ascending order."""
+  check_finite(distances, 'distances')
   kinds = np.sort(distances[same]), np.sort(distances[~same])
   for kind, name in zip(kinds, ('the same person', 'different people')):
     if not len(kind):

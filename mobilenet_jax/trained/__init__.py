@@ -32,8 +32,8 @@ def load(name: str | Path, averaged: bool = True, image_size: int | tuple[int, i
     checkpoint: of a run: 'newest', the newest intact one; 'best', the one with the highest main metric; or a step.
 
   Raises:
-    UserError: if there is no such model or checkpoint, its file is damaged, or the image size is missing or not that of the
-      model.
+    UserError: if there is no such model or checkpoint, its file is damaged, weights or statistics are not finite, or the
+      image size is missing or not that of the model.
   """
   path = expanded(name)
   size = config_lib.square(image_size) if isinstance(image_size, int) else image_size and tuple(image_size)

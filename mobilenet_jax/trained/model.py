@@ -95,15 +95,15 @@ class TrainedModel:
         least one.
 
     Raises:
-      UserError: if there is no image, one is not an image, or the model has no classifier.
+      UserError: if there is no image, one is not an image, the model has no classifier, or its outputs are not finite.
     """
     return self.prediction(self.prepare(images))
 
-  def prediction(self, prepared: np.ndarray) -> np.ndarray:
-    """Returns the same as `predict`, for images that `prepare` has returned."""
+  def prediction(self, prepared: np.ndarray, names: Sequence[str | None] | None = None) -> np.ndarray:
+    """Returns the same as `predict`, for images that `prepare` has returned; `names` as in `outputs`."""
     if not self.num_classes:
       raise UserError(f'{self.origin}: the model has no classifier to predict with; use its features')
-    return np.asarray(self.task.prediction(self._outputs(prepared)))
+    return np.asarray(self.task.prediction(self.outputs(prepared, names)))
 
   def top(self, images, k: int = 5) -> list[list[tuple[str, float]]]:
     """Returns the k most likely labels of each image with their probabilities, most likely first; images as in `predict`.
@@ -131,7 +131,7 @@ class TrainedModel:
     features = self._features(self.prepare(images))
     if name not in features:
       raise UserError(f'features {name!r}: expected one of {", ".join(features)}')
-    return np.asarray(features[name])
+    return self.finite(np.asarray(features[name]), f'features {name}')
 
   def prepare(self, images) -> np.ndarray:
     """Reads and crops images as in the model's evaluation: uint8 (n, *stream_size, 3); images as in `predict`."""
@@ -152,9 +152,26 @@ class TrainedModel:
     """Returns a function of weights and images in [-1, 1], and the weights; see models.fold."""
     return models.fold(self.module, self.variables)
 
-  def outputs(self, prepared: np.ndarray) -> np.ndarray:
-    """Returns the last layer's outputs for images that `prepare` has returned: logits, or embeddings of any length."""
-    return np.asarray(self._outputs(prepared))
+  def outputs(self, prepared: np.ndarray, names: Sequence[str | None] | None = None) -> np.ndarray:
+    """Returns the last layer's outputs for images that `prepare` has returned: logits, or embeddings of any length.
+
+    Args:
+      prepared: the images.
+      names: what an error calls each image, by default its number; None for one whose outputs are not used.
+
+    Raises:
+      UserError: if outputs are not finite; it names an image.
+    """
+    return self.finite(np.asarray(self._outputs(prepared)), 'outputs', names)
+
+  def finite(self, found: np.ndarray, what: str, names: Sequence[str | None] | None = None) -> np.ndarray:
+    """Returns what was `found` for images (n, ...). Raises UserError if it is not finite; `names` as in `outputs`."""
+    names = names or [f'image {i}, counted from 0' for i in range(len(found))]
+    used = [(name, row) for name, row in zip(names, np.isfinite(found).reshape(len(found), -1).all(1)) if name is not None]
+    if bad := [name for name, row in used if not row]:
+      raise UserError(f'{self.origin}: the {what} for {len(bad)} of {len(used)} images are not finite, such as for {bad[0]}; '
+                      'expected a trained model')
+    return found
 
   @functools.cached_property
   def _outputs(self):
@@ -289,15 +306,29 @@ def digest_of(variables, labels: Sequence[str] | None) -> str:
   return digest(repr(labels), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
+def check_finite(variables: dict, origin: str) -> None:
+  """Checks the weights and the statistics of a model before they are used.
+
+  Raises:
+    UserError: if some are NaN or infinite; it names the model and an array.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(variables)
+  if bad := [jax.tree_util.keystr(path, simple=True, separator='/') for path, leaf in leaves if not np.isfinite(leaf).all()]:
+    raise UserError(f'{origin}: {len(bad)} of {len(leaves)} arrays of the model have values that are not finite, such as '
+                    f'{bad[0]}; expected a trained model; give another one, or another checkpoint of the run')
+
+
 def load_folder(folder: Path, origin: str, checkpoint: str = NEWEST, averaged: bool = True) -> TrainedModel:
   """Loads a checkpoint of a run or of an imported model; see trained.load.
 
   Raises:
-    UserError: if there is no such checkpoint, it is damaged, or an earlier version of this code wrote it.
+    UserError: if there is no such checkpoint, it is damaged, its values are not finite, or an earlier version of this code
+      wrote it.
   """
   step = _step(folder, checkpoint)
   variables, kept = checkpoints.read_model(folder, step, averaged)
   variables['params'].pop(models.PROJECTION, None)  # used only in distillation; not part of the model
+  check_finite(variables, origin)
   kept['config']['data'].setdefault('exif_orientation', False)  # before there was the field, EXIF was ignored
   config = config_lib.from_dict(kept['config'])
   try:

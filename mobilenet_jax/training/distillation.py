@@ -52,8 +52,6 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
     images = normalize(images, model.config.data.image_size)
     return model.module.apply(variables, images, train=False, features=features), features
 
-  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables)):
-    raise UserError(f'distill.model={config.distill.model}: some of its weights are not finite; expected a trained model')
   return Teacher(function, jax.tree.map(jnp.asarray, model.variables), model.labels)
 
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from mobilenet_jax import tasks
 from mobilenet_jax.data import BadExample, Source, eval_batches, normalize
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.trained import TrainedModel
 from mobilenet_jax.training import distillation
+
+
+NOT_FINITE = 'not finite'  # among the sums of a step: how many examples have outputs or metrics that are not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
                    teacher: distillation.Teacher | None = None) -> Callable:
   """Returns a step that evaluates one batch, for one device.
 
-  The step maps ({'params', 'batch_stats'}, batch, teacher's variables) to (sums and count over all devices, the values
+  The step maps ({'params', 'batch_stats'}, batch, teacher's variables) to (sums and counts over all devices, the values
   that `task` keeps).
 
   Args:
@@ -55,8 +58,10 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
     found = model.apply(variables, normalize(batch['image'], image_size), train=False)
     if outputs is not None and task.kind != 'classes':
       found = found[:, outputs]
-    sums = jax.lax.psum(tasks.metrics.sums(task.metrics(found, batch), batch['mask']), devices.AXIS)
-    return sums, task.kept(found, batch)
+    values = task.metrics(found, batch)
+    finite = [jnp.isfinite(value).reshape(len(found), -1).all(1) for value in (found, *values.values())]
+    values[NOT_FINITE] = ~jnp.stack(finite).all(0)
+    return jax.lax.psum(tasks.metrics.sums(values, batch['mask']), devices.AXIS), task.kept(found, batch)
 
   return eval_step
 
@@ -78,8 +83,8 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
   Returns:
     For each model a dict of the means, the task's summary, and 'examples', the number of examples counted. All examples
-    are counted, except images that cannot be decoded if data.bad_images is 'skip'. If a model's outputs cannot be
-    summarised, its dict is replaced by the error. After a stop, [].
+    are counted, except images that cannot be decoded if data.bad_images is 'skip'. If a model's outputs are not finite or
+    cannot be summarised, or no example is counted, its dict is replaced by the error. After a stop, [].
   """
   means, kept = [tasks.metrics.Mean() for _ in models], [[] for _ in models]
   skipped = []
@@ -108,10 +113,20 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
     try:
-      evaluations.append({**mean.compute(), **model.task.summary(whole, source), 'examples': mean.count})
+      evaluations.append({**_means(mean), **model.task.summary(whole, source), 'examples': mean.count})
     except UserError as error:
       evaluations.append(error)
   return evaluations
+
+
+def _means(mean) -> dict[str, float]:
+  if not mean.count:
+    raise UserError('none of the examples to evaluate on can be read; repair them, or evaluate on others')
+  means = mean.compute()
+  if bad := round(means.pop(NOT_FINITE) * mean.count):
+    raise UserError(f'the outputs for {bad:,} of {counted(mean.count, "example")}, or what is measured of them, are not '
+                    'finite; expected a trained model')
+  return means
 
 
 def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_collections.ConfigDict,
@@ -133,7 +148,7 @@ def evaluate_trained(models: Sequence[TrainedModel], source: Source, config: ml_
     step = make_eval_step(model.module, model.task, model.config.data.image_size, model.outputs_of(source))
     evaluated.append(Evaluated(model.task, devices.pmap_evaluation(step), model.variables))
   evaluations = evaluate(evaluated, source, config, on_bad_image, on_progress=on_progress)
-  for evaluation in evaluations:
+  for model, evaluation in zip(models, evaluations):
     if isinstance(evaluation, UserError):
-      raise evaluation
+      raise UserError(f'{model.described_origin}: {evaluation}') from evaluation
   return evaluations

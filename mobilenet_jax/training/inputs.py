@@ -9,15 +9,18 @@ from pathlib import Path
 
 import ml_collections
 
+from mobilenet_jax import config as config_lib
 from mobilenet_jax import data as data_lib
 from mobilenet_jax import tasks, trained
-from mobilenet_jax.data import TEACHER, Source, digest, fingerprint, keep_in_memory, known_targets, read_pairs
-from mobilenet_jax.errors import UserError, few
+from mobilenet_jax.data import (
+    TEACHER, Source, common, digest, fingerprint, ids_digest, keep_in_memory, known_targets, read_pairs)
+from mobilenet_jax.errors import UserError, counted, few
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.training import distillation
 
 TO_TRAIN_ON, TO_EVALUATE_ON = 'examples to train on', 'examples to evaluate on'
+GIVEN = 'given'  # among the digests if the data was given in Python, so that its config does not name it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ def load_inputs(config: ml_collections.ConfigDict, data: tuple[Source, Source] |
   known = tuple(map(known_targets, both))  # read once, as a dataset may not have them in memory
   digests = {what: fingerprint(source, targets) for what, source, (targets, _) in zip(
       (TO_TRAIN_ON, TO_EVALUATE_ON), both, known)}
-  digests |= _pairs(config)
+  digests |= {**_pairs(config), **({GIVEN: 'in Python'} if data else {})}
   if teacher:
     digests['teacher'] = trained.digest_of(teacher.variables, teacher.labels)
     both = tuple(distillation.named(source, teacher) for source in both)
@@ -130,6 +133,8 @@ def changes(before: dict, now: dict) -> str:
   """
   said = []
   for what, new in now.items():
+    if what == GIVEN:  # the same examples may be named by a config, too
+      continue
     old = before.get(what)
     old = old if type(old) is type(new) else type(new)()
     if old == new:
@@ -171,15 +176,45 @@ def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDic
   Raises:
     UserError: if there are other examples by now; it says in what they differ.
   """
+  before = run_files.read_inputs(expanded(model.origin))
+  advice = 'name the data to evaluate on with --data, which evaluates on all of a folder without splits'
+  if GIVEN in (before or {}):
+    raise UserError(f'{model.origin}: was trained on data that was given in Python, which its config does not name; {advice}')
   train, evaluation = data_lib.load(config.data)
   now = {TO_TRAIN_ON: fingerprint(train, known_targets(train)[0])}
   if config.data.eval_split == model.config.data.eval_split:
     now |= {TO_EVALUATE_ON: fingerprint(evaluation, known_targets(evaluation)[0]), **_pairs(config)}
-  before = run_files.read_inputs(expanded(model.origin))
-  advice = 'name the data to evaluate on with --data, which evaluates on all of a folder without splits'
   if before is None and evaluation.held_out:
     raise UserError(f'{model.origin}: trained by an earlier version of this code, which held out other images; {advice}')
   if before is not None and (said := changes(before, now)):
     raise UserError(f'{model.origin}: its inputs have changed since it was trained: now there are {said}; bring the former '
                     f'back, or {advice}')
   return evaluation
+
+
+def trained_on(model: trained.TrainedModel, source: Source, config: ml_collections.ConfigDict) -> tuple[int | None, str]:
+  """Returns how many of the examples that a model is evaluated on it was trained on, and a remark for a person, or ''.
+
+  The number is None if it is not known, as for models that are not runs. See data.common for which examples are the same.
+
+  Args:
+    model: the model.
+    source: the examples that it is evaluated on.
+    config: a complete config that names them.
+  """
+  before = run_files.read_inputs(expanded(model.origin)) or {}
+  examples = before.get(TO_TRAIN_ON)
+  if not isinstance(examples, dict):
+    return None, ''
+  # If the data of the training is gone, what is evaluated on may be a copy of it: it is if it has the same ids.
+  copy = config_lib.changed(config, {'data.eval_split': model.config.data.eval_split})
+  for candidate in (*([] if GIVEN in before else [model.config]), copy):
+    try:
+      train, _ = data_lib.load(candidate.data)
+    except (UserError, OSError):
+      continue
+    if ids_digest(train) == examples.get('ids'):
+      count, by_name = common(source, train), ', by their names' if candidate is copy and source.files else ''
+      return count, count and (f'{count:,} of the {counted(len(source), "example")} to evaluate on were trained on{by_name}: '
+                               'the result says little about other examples') or ''
+  return None, 'whether it was trained on these examples is not known, as the data of the training cannot be read or has changed'

@@ -273,4 +273,4 @@ def stream(config: ml_collections.ConfigDict) -> str:
   del data['stream_size']
   sizes = {name: config[name] for name in ('seed', 'batch_size', 'eval_batch_size')}
   outputs = {'teacher': config.distill.model, 'task': config.task, 'embedding.size': config.embedding.size}
-  return json.dumps({'data': data, **sizes, **outputs}, indent=2, sort_keys=True)
+  return json.dumps({'data': data, **sizes, **outputs}, indent=2, sort_keys=True, allow_nan=False)

@@ -103,7 +103,7 @@ class Report:
   def _write(self, step, split, values, times=None):
     """Writes a row, and the same values to TensorBoard. `times` differ between runs, so they go to TensorBoard only."""
     with self._path.open('a') as file:
-      file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+      file.write(json.dumps({'step': step, 'split': split, **values}, allow_nan=False) + '\n')
     self._tensorboard.write(step, {**{f'{split}/{name}': value for name, value in values.items()}, **(times or {})})
 
 

@@ -34,10 +34,9 @@ STEPS_AHEAD = 4  # how far the host may be ahead of the device; more steps would
 
 
 class NonFinite(Exception):
-  """A loss or an update that is NaN or infinite."""
+  """A loss, a metric or an update that is NaN or infinite. `what` says which, in words."""
 
-  def __init__(self, step: int, loss: float):
-    what = 'the update is not finite' if math.isfinite(loss) else f'the loss is {loss}'
+  def __init__(self, step: int, what: str):
     super().__init__(f'{what} at step {step}')
     self.step = step
 
@@ -190,7 +189,7 @@ class Run:
     """Reports the means since the last log.
 
     Raises:
-      NonFinite: if a loss or an update is not finite. It names the first such step.
+      NonFinite: if a loss, a metric or an update is not finite. It names the first such step.
     """
     mean = tasks.metrics.Mean()
     for sums in self._finite_window():
@@ -203,9 +202,11 @@ class Run:
   def _finite_window(self) -> list[dict[str, float]]:
     window = jax.device_get(self.progress.window)
     for step, sums in zip(self.progress.steps_in_window(), window):
-      loss = sums['objective' if 'objective' in sums else 'loss']
-      if not (math.isfinite(loss) and sums[FINITE]):
-        raise NonFinite(step, loss)
+      if bad := [name for name, value in sums.items() if not math.isfinite(value)]:
+        name = next((name for name in ('objective', 'loss') if name in bad), bad[0])
+        raise NonFinite(step, f'the {"loss" if name == "objective" else name} is {sums[name]}')
+      if not sums[FINITE]:
+        raise NonFinite(step, 'the update is not finite')
     return window
 
   def go_back(self, error: NonFinite, batch: dict[str, np.ndarray]) -> None:
@@ -237,14 +238,17 @@ class Run:
 
   def keep(self, evaluation: dict[str, float] | UserError) -> None:
     """Reports the evaluation of the step just done. Writes a checkpoint if one is due, and the row after the last step."""
-    if isinstance(evaluation, UserError):
-      raise evaluation
+    self._check_evaluation(evaluation)
     self.folder.report_evaluation(self.step, evaluation)
     self.progress.pending = False
     if self.due('checkpoint'):
       self._save(evaluation)
     if self.at_end:
       self.finish(evaluation)
+
+  def _check_evaluation(self, evaluation):
+    if isinstance(evaluation, UserError):
+      raise UserError(f'evaluation at step {self.step}: {evaluation}') from evaluation
 
   def _save(self, evaluation: dict[str, float] | None, window: list = ()) -> None:
     now = self.progress
@@ -268,8 +272,7 @@ class Run:
 
   def finish(self, evaluation: dict[str, float] | UserError) -> None:
     """Writes the run's row."""
-    if isinstance(evaluation, UserError):
-      raise evaluation
+    self._check_evaluation(evaluation)
     config = self.config
     cost = models.measure(self._model, (*config.data.image_size, 3), train=False)
     row = {

@@ -386,3 +386,12 @@ def test_a_feature_of_probabilities_is_not_taken_for_logits(tmp_path):
                   [{'label': i % 3, 'p': [.2, .3, .5]} for i in range(5)])
   with pytest.raises(UserError, match=r'the outputs in the feature are all in \[0, 1\], as probabilities are; expected logits'):
     distillation.selected(tfds_sets.source(builder, 'train', 'feature:p'), tasks.create(tiny_config()), 3, None)
+
+
+def test_outputs_in_a_feature_that_are_not_finite_are_named(tmp_path):
+  features = lambda features: {**classes(features), 'outputs': features.Tensor(shape=(2,), dtype=np.float32)}
+  builder = built(tmp_path, features, [{'label': 0, 'outputs': np.array([0, value], np.float32)} for value in (1, np.nan)])
+  source = tfds_sets.source(builder, 'train', 'feature:outputs')
+  assert source[0].targets['teacher'].tolist() == [0, 1]
+  with pytest.raises(UserError, match='record 1: the feature outputs has values that are not finite'):
+    _ = source[1]

@@ -193,7 +193,7 @@ def _finish(workdir, name):
 
 def test_rows_of_concurrent_jobs_are_all_collected(tmp_path):
   names = [f'run_{i}' for i in range(24)]
-  results.write_sweep(tmp_path, names)
+  results.add_runs(tmp_path, names)
   with multiprocessing.get_context('forkserver').Pool(4) as pool:
     pool.starmap(_finish, [(tmp_path, name) for name in names], chunksize=1)
   lines = (tmp_path / results.CSV_FILE).read_text().splitlines()
@@ -246,7 +246,7 @@ def test_groups_agree_in_fields_that_there_are():
   assert len(grouping.group(runs, list(runs), ('model.width_multiplier',))) == 2
   assert len(grouping.group(runs, list(runs), ())) == 1
   with pytest.raises(UserError, match="GROUPS: data.imagesize: data has no field 'imagesize'; did you mean data.image_size?"):
-    grouping.group(runs, list(runs), ('data.imagesize',))
+    grouping.check(runs, {'size': ('data.imagesize',)})
 
 
 def test_options_of_sbatch():

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mobilenet_jax.errors import UserError
 from mobilenet_jax.tasks import losses, metrics
 
 
@@ -16,7 +17,20 @@ def test_top_k_equals_keras():
 
 def test_a_constant_output_is_never_right():
   assert metrics.in_top_k(jnp.zeros((2, 10)), jnp.array([0, 3]), 5).sum() == 0
-  assert metrics.in_top_k(jnp.full((2, 10), jnp.nan), jnp.array([0, 3]), 5).sum() == 0
+
+
+@pytest.mark.parametrize('at', range(4))
+def test_a_row_with_a_nan_is_never_right(at):
+  logits = np.array([[3.0, 2.0, 1.0, 0.0]] * 2)
+  logits[0, at] = np.nan
+  for k in (1, 3):
+    np.testing.assert_array_equal(metrics.in_top_k(jnp.asarray(logits), jnp.array([0, 0]), k), [0, 1])
+
+
+@pytest.mark.parametrize('value', (np.nan, np.inf, -np.inf))
+def test_scores_that_are_not_finite_have_no_average_precision(value):
+  with pytest.raises(UserError, match='2 of 4 scores are not finite'):
+    metrics.average_precision(np.array([value, 1, value, 0]), np.array([1, 0, 1, 0]))
 
 
 @pytest.mark.parametrize('smoothing', (0.0, 0.1))

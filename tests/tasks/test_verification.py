@@ -11,6 +11,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from sklearn import metrics
 from conftest import ROOT, SHARED, experiment
 
 from experiments import roc as figure
@@ -84,7 +85,6 @@ def test_equal_error_rate_is_where_the_curve_crosses(distances, same):
 
 @every_case
 def test_curve_and_area_equal_scikit_learns(distances, same):
-  metrics = pytest.importorskip('sklearn.metrics')
   assert verification.auc(distances, same) == pytest.approx(metrics.roc_auc_score(same, -distances), abs=1e-12)
   far, val, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
   theirs, curve = set(zip(far, val)), verification.roc(distances, same)
@@ -215,6 +215,18 @@ def test_an_embedding_of_no_use_is_named(value):
   embeddings[index] = value
   with pytest.raises(UserError, match=f'1 of the .* hold NaN or infinity, or are all zeros: {names[index]};'):
     verification.evaluate(names, embeddings, pairs)
+
+
+@pytest.mark.parametrize('value', (np.nan, np.inf))
+def test_distances_that_are_not_finite_are_an_error(value):
+  distances, same = scores(0)
+  distances[7] = value
+  pairs = Pairs((), (), same, np.arange(60) // 20)
+  for measure in (lambda: verification.auc(distances, same), lambda: verification.roc(distances, same),
+                  lambda: verification.validation_rate(distances, same, 0.1),
+                  lambda: verification.fold_accuracies(distances, pairs, (0,))):
+    with pytest.raises(UserError, match='1 of 60 distances are not finite'):
+      measure()
 
 
 def test_images_without_an_embedding_are_counted_and_named():

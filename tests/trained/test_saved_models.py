@@ -1,5 +1,6 @@
 """Tests folders of models: saving, choosing a checkpoint, names that look like patterns, and what a model says of itself."""
 
+import dataclasses
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import TinyMobileNet, assert_one_line, command, images_of, random_images, tiny_config
+from conftest import TinyMobileNet, assert_one_line, command, images_of, random_images, save, tiny_config
 from PIL import Image
 
 import mobilenet_jax
@@ -20,8 +21,10 @@ from mobilenet_jax.data import from_images
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import NN2, MobileNet
 from mobilenet_jax.storage import checkpoints, run_files
+from mobilenet_jax.trained import export
 from mobilenet_jax.trained import model as model_module
-from mobilenet_jax.training import train
+from mobilenet_jax.trained.published import readers, weights
+from mobilenet_jax.training import checked, distillation, evaluate_trained, train
 
 ODD = 'w[lr=1e-3]*?\\gs:'
 
@@ -232,3 +235,65 @@ def test_complexity_of_a_model(tmp_path):
   assert (values['model'], values['mult_adds'], values['trainable']) == ('mobilenet_0.25_128', 13_570_048, 470_072)
   for arguments in ((), (tmp_path / 'model', '--config=configs/fabrics.py')):
     assert_one_line(command('complexity', *arguments), 'expected either a recipe, --config=configs/fabrics.py, or a model')
+
+
+# What is not finite.
+
+
+def spoilt(model, collection, layer, name, value):
+  """Returns the model with one number of an array replaced."""
+  variables = jax.tree.map(np.array, model.variables)
+  variables[collection][layer][name].flat[-1] = value
+  return dataclasses.replace(model, variables=variables)
+
+
+@pytest.mark.parametrize('array, value', (
+    (('params', 'classifier', 'bias'), -np.inf), (('batch_stats', 'conv_dw_3_bn', 'mean'), np.nan)))
+def test_a_model_that_is_not_finite_is_not_loaded(array, value, tmp_path, monkeypatch):
+  """Neither as a model, nor as a teacher, nor as a file of published weights."""
+  model = spoilt(zero_model(), *array, value)
+  model.save(tmp_path / 'model')
+  message = f'1 of 137 arrays of the model have values that are not finite, such as {"/".join(array)}; expected a trained'
+  for load in (lambda: trained.load(tmp_path / 'model', checkpoint=1),
+               lambda: distillation.load_teacher(tiny_config(**{'distill.model': str(tmp_path / 'model')}))):
+    with pytest.raises(UserError, match=f'{tmp_path}/model: {message}'):
+      load()
+  arrays = {weights.slim_name(path): weights.to_theirs(path, leaf) for path, leaf in weights.flatten(model.variables).items()}
+  (tmp_path / 'weights.ckpt').touch()
+  monkeypatch.setattr(readers, 'is_file', lambda path: True)
+  monkeypatch.setattr(readers, 'read', lambda path, averaged: readers.Published('slim', arrays, (128, 128), 1e-3))
+  with pytest.raises(UserError, match=f'weights.ckpt: {message}'):
+    trained.load(tmp_path / 'weights.ckpt')
+
+
+def overflowing():
+  """Returns a model of finite weights whose logits overflow on bright images only: features are relu6(brightness)."""
+  config = checked(tiny_config(**{'model.num_classes': 2}))
+  module = models.create(config.model, 2)
+  like = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False))
+  value = {'kernel': lambda shape: 1 / np.prod(shape[:-1]), 'scale': lambda _: 1, 'var': lambda _: 1}
+  fill = lambda path, leaf: np.full(leaf.shape, value.get(path[-1].key, lambda _: 0)(leaf.shape), np.float32)
+  variables = models.variables_of(jax.tree_util.tree_map_with_path(fill, like))
+  variables['params']['classifier']['kernel'][:, 0] = 3e38
+  return trained.TrainedModel(config, variables, ('a', 'b'), 'bright')
+
+
+def test_outputs_that_are_not_finite_name_an_image(tiny_model, tmp_path):
+  model = overflowing()
+  paths = [tmp_path / name for name in ('dark.png', 'bright.png')]
+  for path, value in zip(paths, (0, 255)):
+    save(path, (value,) * 3)
+  assert np.isfinite(model.predict(paths[0])).all()
+  for use in (model.predict, model.top, lambda images: model.outputs(model.prepare(images))):
+    with pytest.raises(UserError, match='bright: the outputs for 1 of 2 images are not finite, such as for image 1, counted from 0'):
+      use(paths)
+  with pytest.raises(UserError, match='bright: the logits for 1 of 2 images are not finite'):  # the check of an export
+    export.Network(model, softmax=False).reference(model.prepare(paths))
+  model.save(tmp_path / 'model')
+  assert_one_line(command('predict', tmp_path / 'model', *paths, '--format=json'), f'such as for {paths[1]}; expected a trained')
+  assert command('predict', tmp_path / 'model', paths[0], '--batch=1').returncode == 0
+  source = from_images([str(path) for path in paths], np.array([0, 1]), 2, ('a', 'b'))
+  with pytest.raises(UserError, match='bright: the outputs for 1 of 2 images are not finite, such as for .*/bright.png'):
+    trained.record(model, source, tmp_path / 'parts')
+  with pytest.raises(UserError, match='bright: the outputs for 1 of 2 examples, or what is measured of them, are not finite'):
+    evaluate_trained([model], source, config_lib.changed(model.config, {'eval_batch_size': 2}), None)

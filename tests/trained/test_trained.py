@@ -248,6 +248,7 @@ def test_evaluate_command(folder, tmp_path):
   done = command('evaluate', folder, f'--data=folder:{tmp_path}/val', '--batch=4', '--json')
   assert done.stderr == ''
   found = json.loads(done.stdout)
+  assert found['trained_on'] is None  # it is not known of a saved model
   assert found['examples'] == 6 and found['top1'] == pytest.approx(right / 6) and found['top5'] == 1
   (tmp_path / 'val' / 'labels.csv').write_text('file,label\n' + ''.join(
       f'{path.relative_to(tmp_path / "val")},{label - 1}\n' for path, label in truth.items()))

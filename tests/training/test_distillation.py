@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
 from conftest import images_of, random_images, tiny_config, SmallMobileNet
 from mobilenet_jax import models, tasks, trained
@@ -104,8 +105,7 @@ def test_average_precision_equals_scikit_learn(levels):
       precision = [positive[scores >= t].mean() for t in steps]
       expected = sum(p * (r - before) for p, r, before in zip(precision, recall, [0, *recall]))
       assert metrics.average_precision(scores, positive) == pytest.approx(expected)
-      if average_precision_score := getattr(pytest.importorskip('sklearn.metrics'), 'average_precision_score'):
-        assert average_precision_score(positive, scores) == pytest.approx(expected)
+      assert average_precision_score(positive, scores) == pytest.approx(expected)
   assert np.isnan(metrics.average_precision(scores, np.zeros(60, bool)))
 
 
@@ -279,7 +279,9 @@ def test_teachers_of_other_attributes_are_one_line(teacher_folder, tmp_path):
      r'no outputs for 31 of 32 examples to train on \(1/1.jpg, 2/2.jpg, 3/3.jpg, ...\)'),
     ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2, 'logits': np.ones((1, 3))}, 'has logits and probs; expected one of them'),
     ({'names': ['0/0.jpg'], 'probs': np.ones((1, 3)) / 2, 'labels': ['a', 'b', 'a']}, 'expected a different name for each'),
-    ({'names': ['0/0.jpg'], 'probs': np.full((1, 3), np.nan)}, '1 of 1 examples have outputs that are not finite, such as 0/0.jpg'),
+    ({'names': ['0/0.jpg'], 'probs': np.full((1, 3), np.nan)},
+     '1 of 1 examples have outputs that are not finite in float32, such as 0/0.jpg'),
+    ({'names': ['0/0.jpg'], 'logits': np.full((1, 3), 1e300)}, '1 of 1 examples have outputs that are not finite in float32'),
     ({'names': ['0/0.jpg'], 'logits': np.ones((2, 3))}, r'has names <U7 \(1,\), logits float64 \(2, 3\); expected names \(n,\) of text and'),
     ({}, 'has nothing; expected names')))
 def test_recorded_outputs_that_do_not_fit_are_one_line(arrays, message, tmp_path):

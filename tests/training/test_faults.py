@@ -109,7 +109,6 @@ def test_files_of_a_run_or_a_sweep_that_are_damaged_are_one_line(tmp_path):
     (tmp_path / 'sweep.json').write_text(content, 'latin1')
     with pytest.raises(UserError, match='sweep.json: damaged; start the sweep again'):
       results.read_sweep(tmp_path)
-    assert not results.is_sweep(tmp_path)
   (tmp_path / 'checkpoints' / '3' / 'metrics').mkdir(parents=True)
   for content in ('{', '\xff'):
     (tmp_path / 'checkpoints' / '3' / 'metrics' / 'metrics').write_text(content, 'latin1')
@@ -152,3 +151,18 @@ def test_a_batch_of_a_loss_that_is_not_finite_is_kept_and_by_config_left_out(tin
   with pytest.raises(UserError, match=r'the loss is nan at step \d: training stopped, .* the batch is in .*npz'):
     train(tiny_config(**changes, **{'distill.softmax_weight': 1.0}), tmp_path / 'stopped', data)
   assert list((tmp_path / 'stopped').glob('nonfinite_loss_step_*.npz'))
+
+
+def test_metrics_of_earlier_versions_may_have_nan(tmp_path):
+  """They are read, shown without them, and written again as strict JSON."""
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 2, "split": "train", "loss": NaN}\n'
+                                          '{"step": "2", "split": "train"}\n'
+                                          '{"step": 4, "split": "eval", "top1": NaN, "top5": 0.5, "loss": Infinity}\n')
+  rows, damaged = run_files.read_metrics(tmp_path)
+  assert damaged == 1 and rows[1] == {'step': 4, 'split': 'eval', 'top1': None, 'top5': 0.5, 'loss': None}
+  assert status.progress(tmp_path, running=False) == 'step 4, top-5 50.00%'
+  run_files.write_metrics(tmp_path, rows)
+  assert run_files.read_metrics(tmp_path) == (rows, 0) and 'NaN' not in (tmp_path / 'metrics.jsonl').read_text()
+  (tmp_path / 'result.json').write_text(json.dumps({name: name if name in run_files.TEXT_COLUMNS else np.nan for name in (
+      *run_files.MODEL_COLUMNS, *run_files.RUN_COLUMNS, 'top1')}))
+  assert np.isnan(run_files.read_row(tmp_path)['top1'])

@@ -118,7 +118,8 @@ def export(network: Network, form: str, folder: Path, images: np.ndarray | None 
       outputs, tensors = kind.run(written, network.inputs(several)), kind.tensors(written)
     found = check.compare(network.reference(images), outputs[:len(images)], network)
     check.raise_if_off(found, kind.precision, form)
-    described.write_text(json.dumps(card.describe(network, form, kind.precision, tensors, found), indent=2) + '\n')
+    content = card.describe(network, form, kind.precision, tensors, found)
+    described.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
     target.put(written, described, path)
   return path, found
 

@@ -99,7 +99,7 @@ class Network:
     return np.asarray(jax.jit(normalize, static_argnums=1)(prepared, self.model.config.data.image_size))
 
   def reference(self, prepared: np.ndarray) -> np.ndarray:
-    """Returns the outputs of the Flax model itself, neither folded nor converted."""
+    """Returns the outputs of the Flax model itself, neither folded nor converted. Raises UserError if they are not finite."""
     model = self.model
 
     @jax.jit
@@ -108,4 +108,4 @@ class Network:
       outputs = self.module.apply(variables, images, train=False)
       return model.task.prediction(outputs) if self.predicts else outputs
 
-    return np.asarray(apply(model.variables, prepared))
+    return model.finite(np.asarray(apply(model.variables, prepared)), self.output)

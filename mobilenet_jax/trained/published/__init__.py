@@ -8,7 +8,7 @@ from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.storage.run_files import CONFIG_FILE
 from mobilenet_jax.trained.labels import imagenet_labels
-from mobilenet_jax.trained.model import TrainedModel, load_folder
+from mobilenet_jax.trained.model import TrainedModel, check_finite, load_folder
 from mobilenet_jax.trained.published import readers, release, weights
 
 
@@ -19,8 +19,8 @@ def load(name: str | Path, averaged: bool = True, image_size: tuple[int, int] | 
   which neither the content nor the name, if it is as TF-slim and Keras name their files, says the size.
 
   Raises:
-    UserError: as in `readers.read`, `release.fetch` and `weights.from_theirs`, if the size is missing, or if the file of a
-      published model is another model.
+    UserError: as in `readers.read`, `release.fetch` and `weights.from_theirs`, if the size is missing, if weights are
+      not finite, or if the file of a published model is another model.
   """
   name, path = str(name), expanded(name)
   if readers.is_file(path):
@@ -53,6 +53,7 @@ def _import(path: Path, origin: str, averaged: bool, image_size: tuple[int, int]
   content = readers.read(path, averaged)
   name_of = {'slim': weights.slim_name, 'keras': weights.keras_name}[content.family]
   variables, width_multiplier, num_classes = weights.from_theirs(content.arrays, name_of, origin)
+  check_finite(variables, origin)
   size = content.image_size or image_size or readers.size_in(path.name)
   if not size:
     raise UserError(f'{path}: neither the file nor its name says the image size; give --image-size=SIZE (image_size=SIZE in '
