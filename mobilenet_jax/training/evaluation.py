@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import tasks
-from mobilenet_jax.data import BadExample, Source, eval_batches, normalize
+from mobilenet_jax.data import TEACHER, BadExample, Source, eval_batches, normalize
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.trained import TrainedModel
@@ -55,10 +55,30 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
     found = model.apply(variables, normalize(batch['image'], image_size), train=False)
     if outputs is not None and task.kind != 'classes':
       found = found[:, outputs]
-    sums = jax.lax.psum(tasks.metrics.sums(task.metrics(found, batch), batch['mask']), devices.AXIS)
-    return sums, task.kept(found, batch)
+    return _measured(task, found, batch)
 
   return eval_step
+
+
+def make_teacher_step(task, teacher: distillation.Teacher | None) -> Callable:
+  """Returns a step like that of `make_eval_step` which evaluates the teacher by itself, as if there were no teacher.
+
+  Args:
+    task: see tasks.Task.
+    teacher: the teacher, from distillation.select; None if its outputs are recorded in the batches.
+  """
+  def teacher_step(variables, batch, teacher_variables):
+    del variables
+    batch, _ = distillation.add_outputs(batch, teacher, teacher_variables)
+    alone = {name: values for name, values in batch.items() if name != TEACHER}
+    return _measured(task, batch[TEACHER], alone)
+
+  return teacher_step
+
+
+def _measured(task, outputs, batch):
+  sums = jax.lax.psum(tasks.metrics.sums(task.metrics(outputs, batch), batch['mask']), devices.AXIS)
+  return sums, task.kept(outputs, batch)
 
 
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
