@@ -30,9 +30,9 @@ MAX_STEPS = 2**31 - 1  # that the counters of optax and of a checkpoint hold
 _SETTING = 'setting'
 
 
-def setting(default, comment: str, valid=None):
+def setting(default, comment: str, valid=None, of_weights: bool = False):
   """Returns a field of a Flax module that a recipe may set; see fields.Field for the arguments."""
-  field = Field(default, comment, *([valid] if valid else []))
+  field = Field(default, comment, *([valid] if valid else []), of_weights=of_weights)
   return dataclasses.field(default=default, metadata={_SETTING: field})
 
 

@@ -33,11 +33,14 @@ class Field:
     default: its default. A value has the same type.
     comment: what a person should know to set it, in one line.
     range: its valid values.
+    of_weights: of a field of a network: whether it is part of the function that the weights compute. If so, weights that were
+      trained with one value give other outputs with another, though they have the same shapes.
   """
 
   default: Value
   comment: str = ''
   range: Range = ANY
+  of_weights: bool = False
 
   def read(self, name: str, text: str) -> Value:
     """Returns the value that `text`, from a command line, stands for. Raises UserError, which names the field."""

@@ -7,6 +7,8 @@ tests/models/test_model_contract.py checks for every network in MODELS:
   two that `create` sets: `num_classes`, the number of outputs, and `batch_norm_axis`, the mapped axis over which batch
   statistics are synchronised. A recipe asks for the latter with `sync_batch_norm`. A network without batch norm does
   not have this field.
+- A field that changes the outputs of the same variables when train is False, other than by rounding, is marked:
+  config.setting(..., of_weights=True). A model that starts from the weights of another one takes over these fields.
 - To count a network or to export it, two fields are changed: `dtype`, the dtype of the computation, and `lowering`, for
   which 'grouped' means plain convolutions; see lowerings.py. A network may lack either field.
 - module(images, train=..., features=...) takes float32 images (b, h, w, 3) in [-1, 1]. It returns float32 outputs
@@ -37,8 +39,8 @@ from mobilenet_jax.models.mobilenet import BODY, ConvMobileNet, MobileNet, Shall
 from mobilenet_jax.models.nn2 import NN2
 
 __all__ = ['BODY', 'CLASSIFIER', 'CONVENTION', 'Complexity', 'DEPTHWISE', 'MODELS', 'MobileNet', 'PROJECTION', 'can_fold',
-           'complete', 'create', 'defaults', 'fields', 'fold', 'folded_layers', 'measure', 'padding_of', 'table',
-           'variables_of']
+           'complete', 'create', 'defaults', 'fields', 'fields_of_weights', 'fold', 'folded_layers', 'measure', 'padding_of',
+           'table', 'variables_of']
 
 MODELS = {
     'mobilenet': MobileNet,
@@ -72,6 +74,11 @@ def fields(name: str) -> dict[str, config_lib.Field]:
 def defaults(name: str) -> dict[str, bool | int | float | str]:
   """Returns the defaults of `fields`."""
   return {field: content.default for field, content in fields(name).items()}
+
+
+def fields_of_weights(name: str) -> list[str]:
+  """Returns those of `fields` that are part of the function that the weights of a network compute."""
+  return [field for field, content in fields(name).items() if content.of_weights]
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

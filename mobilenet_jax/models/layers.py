@@ -22,7 +22,8 @@ SYNC_BATCH_NORM = Field(False, 'batch statistics over all devices instead of one
 
 # Fields that networks share.
 def activation(default: str):
-  return setting(default, "'relu6', as in the TF-slim release, or 'relu', as in the paper", one_of(*ACTIVATIONS))
+  return setting(default, "'relu6', as in the TF-slim release, or 'relu', as in the paper", one_of(*ACTIVATIONS),
+                 of_weights=True)
 
 
 def dropout_rate(default: float):
@@ -34,7 +35,7 @@ def batch_norm_decay(default: float):
 
 
 def batch_norm_epsilon(default: float):
-  return setting(default, 'added to the variance', number(above=0))
+  return setting(default, 'added to the variance', number(above=0), of_weights=True)
 
 
 def freeze_batch_stats():

@@ -46,7 +46,7 @@ class MobileNet(nn.Module):
   freeze_batch_stats: bool = layers.freeze_batch_stats()
   batch_norm_axis: str | None = None
   padding: str = setting('same', "of the depthwise convolutions: 'same', as in TF-slim, or 'keras'; see lowerings.py",
-                         one_of('same', 'keras'))
+                         one_of('same', 'keras'), of_weights=True)
   dtype: jnp.dtype = jnp.float32
   lowering: str = layers.lowering()
 

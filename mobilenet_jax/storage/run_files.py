@@ -2,7 +2,7 @@
 
     config.json      the complete config
     inputs.json      digests of what it was made from besides, see training/inputs.py
-    metrics.jsonl    one row per logging step and per evaluation
+    metrics.jsonl    one row per logging step and per evaluation, and one for the teacher
     tensorboard/     the same values for TensorBoard
     checkpoints/     the two newest and the best
     progress.json    how far it is and what it does, for `sweep status`, until it has finished

@@ -3,8 +3,9 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -99,13 +100,21 @@ def _without_classes(config):
   return config_lib.changed(config, {'model.num_classes': 0})
 
 
-def prepare_elsewhere(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Needs, dict[str, dict | str]]:
-  """Calls `prepare` in a process that then ends, so that the process that launches jobs holds neither data nor devices."""
+def completed(configs: dict[str, dict], workdir: Path) -> dict[str, dict]:
+  """Returns the configs of the runs of a sweep, by name, as training.completed does."""
+  environment.quiet()
+  found = training.completed([ml_collections.ConfigDict(config) for config in configs.values()],
+                             [workdir / name for name in configs])
+  return {name: config.to_dict() for name, config in zip(configs, found)}
+
+
+def elsewhere(function: Callable, *args):
+  """Calls a function in a process that then ends, so that the process that launches jobs holds neither data nor devices."""
   # The system cleans up what the libraries of an ended process left open. A person need not see warnings about it.
   os.environ.setdefault('PYTHONWARNINGS', 'ignore:resource_tracker')
   with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
     with signals.kept_from_children():
-      found = pool.submit(prepare, configs, waiting)
+      found = pool.submit(function, *args)
     try:
       return found.result()
     except KeyboardInterrupt:

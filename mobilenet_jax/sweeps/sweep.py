@@ -60,14 +60,15 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   if grouping not in ('auto', *groupings):
     raise UserError(f'--group={grouping}: expected {", ".join(["auto", *groupings])}')
   workdir = Path(workdir)
-  runs = {}
+  given = {}
   for change in changes:
-    member = checked(config_lib.changed(config, change))
-    name = config_lib.model_name(member)
-    if name in runs:
+    member = config_lib.changed(config, change)
+    name = config_lib.model_name(checked(member))
+    if name in given:
       raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size; for other '
                       'differences, start one sweep each, with its own --workdir')
-    runs[name] = member
+    given[name] = member
+  runs = _completed(given, workdir, launcher)
   grouping_lib.check(runs, groupings)
   if launcher == 'here':
     failed = _train_here(runs, workdir, groupings, grouping)
@@ -79,6 +80,15 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
                     + '; '.join(f'{name} ({reason})' for name, reason in failed.items())
                     + f'. See {workdir}/<run>/{job.LOG_FILE}, fix the cause and start the same command again')
   return rows
+
+
+def _completed(given, workdir, launcher) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the configs of the runs with what follows from other models, if they name any, whose files may need devices."""
+  complete = grouping_lib.completed
+  if launcher != 'here' and any(config.init.model or config.distill.model for config in given.values()):
+    complete = functools.partial(grouping_lib.elsewhere, complete)
+  found = complete({name: config.to_dict() for name, config in given.items()}, workdir)
+  return {name: ml_collections.ConfigDict(config) for name, config in found.items()}
 
 
 def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[launch.Job, list[str]]]:
@@ -143,7 +153,8 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
     waiting = {name: claim for name, claim in waiting.items() if not any(name in names for names in running.values())}
     if waiting:
       print(_reading(runs, waiting), flush=True)
-    machine, needs = _prepared(grouping_lib.prepare_elsewhere, runs, workdir, waiting)
+    prepare = functools.partial(grouping_lib.elsewhere, grouping_lib.prepare)
+    machine, needs = _prepared(prepare, runs, workdir, waiting)
     _claim(runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
       groups = grouping_lib.group(runs, list(waiting), None if grouping == 'auto' else groupings[grouping])

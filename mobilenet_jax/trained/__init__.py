@@ -6,17 +6,19 @@ This module is the public interface of the package: other packages import from h
 
 from pathlib import Path
 
+import ml_collections
+
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import expanded
 from mobilenet_jax.trained import published
 from mobilenet_jax.trained.labels import class_keys, top_labels
 from mobilenet_jax.trained.latency import measure_latency
-from mobilenet_jax.trained.model import NEWEST, TrainedModel, digest_of, load_folder, notes
+from mobilenet_jax.trained.model import NEWEST, TrainedModel, config_of_folder, digest_of, load_folder, notes
 from mobilenet_jax.trained.recording import PART_FILE, outputs_for, record
 
-__all__ = ['NEWEST', 'PART_FILE', 'TrainedModel', 'class_keys', 'digest_of', 'load', 'measure_latency', 'notes', 'outputs_for',
-           'record', 'top_labels']
+__all__ = ['NEWEST', 'PART_FILE', 'TrainedModel', 'class_keys', 'config_of', 'digest_of', 'load', 'measure_latency', 'notes',
+           'outputs_for', 'record', 'top_labels']
 
 
 def load(name: str | Path, averaged: bool = True, image_size: int | tuple[int, int] | None = None,
@@ -49,3 +51,13 @@ def load(name: str | Path, averaged: bool = True, image_size: int | tuple[int, i
     raise UserError(f'{name}: its image size is {"x".join(map(str, model.config.data.image_size))}, not '
                     f'{"x".join(map(str, size))}; leave the image size out')
   return model
+
+
+def config_of(name: str | Path) -> ml_collections.ConfigDict:
+  """Returns the config of a trained model, see `load`. The weights of a run or a saved model are not read.
+
+  Raises:
+    UserError: as in `load`.
+  """
+  path = expanded(name)
+  return config_of_folder(path, str(name)) if path.is_dir() else load(name).config

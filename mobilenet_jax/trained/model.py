@@ -330,13 +330,28 @@ def load_folder(folder: Path, origin: str, checkpoint: str = NEWEST, averaged: b
   variables['params'].pop(models.PROJECTION, None)  # used only in distillation; not part of the model
   check_finite(variables, origin)
   kept['config']['data'].setdefault('exif_orientation', False)  # before there was the field, EXIF was ignored
-  config = config_lib.from_dict(kept['config'])
+  config = _completed(config_lib.from_dict(kept['config']), origin)
+  labels = kept.get('labels')
+  return TrainedModel(config, variables, tuple(labels) if labels else None, origin, step)
+
+
+def config_of_folder(folder: Path, origin: str) -> ml_collections.ConfigDict:
+  """Returns the config of a run or a saved model, with every field of its network.
+
+  Raises:
+    UserError: if there is none, it is damaged, or an earlier version of this code wrote it.
+  """
+  if not (folder / run_files.CONFIG_FILE).exists():  # a `save` that was interrupted has left only the weights
+    return load_folder(folder, origin).config
+  return _completed(run_files.read_config(folder), origin)
+
+
+def _completed(config, origin):
   try:
     config.model = models.complete(config.model)
   except UserError as error:
     raise UserError(f'{origin}: written by an earlier version of this code ({error}); train or import it again') from error
-  labels = kept.get('labels')
-  return TrainedModel(config, variables, tuple(labels) if labels else None, origin, step)
+  return config
 
 
 def _step(folder, checkpoint) -> int | None:

@@ -1,10 +1,15 @@
-"""Checks a config before anything is built from it."""
+"""Checks a config, and fills in what it leaves open, before anything is built from it."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import ml_collections
 
 from mobilenet_jax import config as config_lib
-from mobilenet_jax import models, tasks
+from mobilenet_jax import models, tasks, trained
+from mobilenet_jax.data import stream_size
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage import run_files
 
 FREEZE = 'freeze_batch_stats'  # the field of a network
 
@@ -30,3 +35,48 @@ def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model[FREEZE] = True
   config.model = models.complete(config.model)
   return config
+
+
+def completed(configs: Sequence[ml_collections.ConfigDict], folders: Sequence[Path]) -> list[ml_collections.ConfigDict]:
+  """Returns the configs of runs, checked, with what follows from the models that they name.
+
+  If the origin, init.model, is the same network, its fields that are part of what the weights compute are taken over, see
+  fields.Field.of_weights, except those that a config sets itself. If a teacher, distill.model, takes larger images than the
+  student, data.stream_size grows to their size, so that the teacher sees as much as in its own evaluation.
+
+  If such a model is gone, a run that has begun keeps the values that it began with.
+
+  Args:
+    configs: a complete config of each run, in which `model` has only the fields that are set.
+    folders: the folder of each run, which need not exist.
+
+  Raises:
+    UserError: as in `checked`, or if a model cannot be loaded.
+  """
+  found = {}
+
+  def config_of(section, config, folder):
+    name = config[section].model
+    try:
+      found[name] = found.get(name) or trained.config_of(name)
+    except UserError:
+      own = run_files.read_config(folder) if run_files.has_begun(folder) else None
+      if not own or own[section].model != name:
+        raise
+      return own
+    return found[name]
+
+  def complete(config, folder):
+    plain, changes = checked(config), {}
+    left_open = [field for field in models.fields_of_weights(plain.model.name) if field not in config.model]
+    if plain.init.model and left_open:
+      origin = config_of('init', plain, folder).model
+      if origin.name == plain.model.name:
+        changes |= {f'model.{field}': origin[field] for field in left_open}
+    if plain.distill.model:
+      sizes = stream_size(plain.data), stream_size(config_of('distill', plain, folder).data)
+      if (size := tuple(map(max, *sizes))) != sizes[0]:
+        changes['data.stream_size'] = size
+    return checked(config_lib.changed(plain, changes))
+
+  return [complete(config, folder) for config, folder in zip(configs, folders)]

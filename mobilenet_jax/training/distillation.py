@@ -34,11 +34,14 @@ class Teacher:
       logits or embeddings.
     variables: passed to every step unchanged.
     labels: the names of the outputs; None if they have no names.
+    image_size: (height, width) to which `function` itself resizes its images; None if it takes them as they are, of
+      data.stream_size or else data.image_size.
   """
 
   function: Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
   variables: Any = dataclasses.field(default_factory=dict)
   labels: tuple[str, ...] | None = None
+  image_size: tuple[int, int] | None = None
 
 
 def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
@@ -52,7 +55,7 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher | None:
     images = normalize(images, model.config.data.image_size)
     return model.module.apply(variables, images, train=False, features=features), features
 
-  return Teacher(function, jax.tree.map(jnp.asarray, model.variables), model.labels)
+  return Teacher(function, jax.tree.map(jnp.asarray, model.variables), model.labels, tuple(model.config.data.image_size))
 
 
 def named(source: Source, teacher: Teacher) -> Source:
@@ -200,10 +203,11 @@ def add_outputs(batch: dict[str, jax.Array], teacher: Teacher | None, variables)
 
 
 def loss(config: ml_collections.ConfigDict, task, outputs: jax.Array, features: dict[str, jax.Array], params: dict,
-         batch: dict[str, jax.Array], teacher_features: dict[str, jax.Array]) -> jax.Array:
-  """Returns the loss that training minimises, one value per example (b,).
+         batch: dict[str, jax.Array], teacher_features: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Returns the terms of the loss that training minimises, each with its weight: by name, one value per example (b,).
 
-  It is the sum of the terms of config.distill. The task's own loss is one of them.
+  The loss is their sum. They are the terms of config.distill whose weight is not 0, such as 'softmax' for softmax_weight;
+  'hard' is the task's own loss.
 
   Args:
     config: a complete config.
@@ -213,25 +217,26 @@ def loss(config: ml_collections.ConfigDict, task, outputs: jax.Array, features: 
     batch: a batch, which includes the teacher's outputs if there is a teacher.
     teacher_features: the teacher's features, by name.
   """
-  weights, terms = config.distill, []
+  weights, terms = config.distill, {}
   if weights.hard_weight:
-    terms.append(weights.hard_weight * task.loss(outputs, batch))
+    terms['hard'] = weights.hard_weight * task.loss(outputs, batch)
   if weights.sigmoid_weight:
-    terms.append(weights.sigmoid_weight * tasks.losses.sigmoid_cross_entropy(outputs, jax.nn.sigmoid(batch[TEACHER])))
+    terms['sigmoid'] = weights.sigmoid_weight * tasks.losses.sigmoid_cross_entropy(outputs, jax.nn.sigmoid(batch[TEACHER]))
   if weights.softmax_weight:
-    terms.append(weights.softmax_weight * tasks.losses.softened_cross_entropy(outputs, batch[TEACHER], weights.temperature))
+    difference = tasks.losses.softened_cross_entropy(outputs, batch[TEACHER], weights.temperature)
+    terms['softmax'] = weights.softmax_weight * difference
   if weights.embedding_weight:
-    terms.append(weights.embedding_weight * tasks.losses.squared_difference(outputs, batch[TEACHER]))
+    terms['embedding'] = weights.embedding_weight * tasks.losses.squared_difference(outputs, batch[TEACHER])
   if weights.unit_embedding_weight:
     difference = tasks.losses.squared_difference(tasks.losses.unit(outputs), tasks.losses.unit(batch[TEACHER]))
-    terms.append(weights.unit_embedding_weight * difference)
+    terms['unit_embedding'] = weights.unit_embedding_weight * difference
   if weights.features_weight:
     student, teacher = feature_names(config)
     ours, theirs = features[student] @ params[PROJECTION]['kernel'], teacher_features[teacher]
     theirs = jax.image.resize(theirs, (*theirs.shape[:1], *ours.shape[1:-1], theirs.shape[-1]), 'linear')
     # The mean over positions and channels, so that the weight does not depend on the feature's size.
-    terms.append(weights.features_weight * tasks.losses.squared_difference(ours, theirs) / ours[0].size)
-  return sum(terms)
+    terms['features'] = weights.features_weight * tasks.losses.squared_difference(ours, theirs) / ours[0].size
+  return terms
 
 
 def is_soft(config: ml_collections.ConfigDict) -> bool:

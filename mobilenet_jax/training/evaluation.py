@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from mobilenet_jax import tasks
-from mobilenet_jax.data import BadExample, Source, eval_batches, normalize
+from mobilenet_jax.data import TEACHER, BadExample, Source, eval_batches, normalize
 from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.trained import TrainedModel
@@ -58,12 +58,33 @@ def make_eval_step(model, task, image_size: tuple[int, int], outputs: np.ndarray
     found = model.apply(variables, normalize(batch['image'], image_size), train=False)
     if outputs is not None and task.kind != 'classes':
       found = found[:, outputs]
-    values = task.metrics(found, batch)
-    finite = [jnp.isfinite(value).reshape(len(found), -1).all(1) for value in (found, *values.values())]
-    values[NOT_FINITE] = ~jnp.stack(finite).all(0)
-    return jax.lax.psum(tasks.metrics.sums(values, batch['mask']), devices.AXIS), task.kept(found, batch)
+    return _measured(task, found, batch)
 
   return eval_step
+
+
+def make_teacher_step(task, teacher: distillation.Teacher | None) -> Callable:
+  """Returns a step like that of `make_eval_step` which evaluates the teacher by itself, as if there were no teacher.
+
+  Args:
+    task: see tasks.Task.
+    teacher: the teacher, from distillation.select; None if its outputs are recorded in the batches.
+  """
+  def teacher_step(variables, batch, teacher_variables):
+    del variables
+    batch, _ = distillation.add_outputs(batch, teacher, teacher_variables)
+    alone = {name: values for name, values in batch.items() if name != TEACHER}
+    return _measured(task, batch[TEACHER], alone)
+
+  return teacher_step
+
+
+def _measured(task, outputs, batch):
+  """Returns the sums over all devices, with the count of examples that are not finite, and the values that the task keeps."""
+  values = task.metrics(outputs, batch)
+  finite = [jnp.isfinite(value).reshape(len(outputs), -1).all(1) for value in (outputs, *values.values())]
+  values[NOT_FINITE] = ~jnp.stack(finite).all(0)
+  return jax.lax.psum(tasks.metrics.sums(values, batch['mask']), devices.AXIS), task.kept(outputs, batch)
 
 
 def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections.ConfigDict,
@@ -99,10 +120,10 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
     if stop():
       return []
     results = [model.step(model.variables, batch, model.teacher_variables) for model in models]
-    counted = devices.join(batch['mask']) > 0 if any(values for _, values in results) else None
+    is_real = devices.join(batch['mask']) > 0 if any(values for _, values in results) else None
     for mean, rows, (sums, values) in zip(means, kept, results):
       mean.add(sums)
-      rows.append({name: part[counted] for name, part in devices.join(values).items()})
+      rows.append({name: part[is_real] for name, part in devices.join(values).items()})
     on_progress(min(number * config.eval_batch_size, len(source)))
   if stop():
     return []

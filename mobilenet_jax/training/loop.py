@@ -18,6 +18,7 @@ from mobilenet_jax.runtime import devices, signals
 from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.training import distillation, evaluation
 from mobilenet_jax.training import inputs as inputs_lib
+from mobilenet_jax.training.checks import completed
 from mobilenet_jax.training.inputs import Inputs
 from mobilenet_jax.training.run import NonFinite, Run
 
@@ -75,6 +76,8 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
     UserError: on bad input, before any model is trained, or on an error in the data.
     Interrupted: as in `train`.
   """
+  workdirs = [Path(workdir) for workdir in workdirs]
+  configs = completed(configs, workdirs)
   shared = configs[0]
   for config, workdir in zip(configs, workdirs):
     if difference := config_lib.difference(stream(shared), stream(config)):
@@ -82,7 +85,7 @@ def train_group(configs: list[ml_collections.ConfigDict], workdirs: list[str | P
   with contextlib.ExitStack() as stack:  # finishes pending writes, however the loop ends
     runs = []
     for config, workdir, say in zip(configs, workdirs, says or _PRINT):
-      runs.append(Run(config, Path(workdir), say))
+      runs.append(Run(config, workdir, say))
       stack.callback(runs[-1].close)
     stop = stack.enter_context(signals.stop_wanted())
     active = lambda: [run for run in runs if not run.outcome]
@@ -166,6 +169,7 @@ class _Group:
     self._start(active(), teacher)
     stopped = self._stop()
     if not stopped:
+      self._evaluate_teacher()
       # After an interruption, some runs may have stopped before an evaluation, and others may lack only their row.
       self._evaluate([run for run in active() if run.progress.pending], Run.keep)
       self._evaluate([run for run in active() if run.at_end], Run.finish)
@@ -230,13 +234,23 @@ class _Group:
 
   def _evaluate(self, runs: list[Run], then: Callable[[Run, dict | UserError], None]) -> None:
     """Evaluates runs together and calls then(run, evaluation) for each, unless a stop is wanted first."""
-    if not runs or self._stop():
-      return
-    on_progress = progress('evaluating', len(self._eval_source), EVALUATION_SECONDS, self._say)
-    evaluations = evaluation.evaluate([run.evaluated() for run in runs], self._eval_source, self._config, self._on_bad_image,
-                                      self._on_stall, self._stop, on_progress)
-    for run, found in zip(runs, evaluations):
+    for run, found in zip(runs, self._evaluations([run.evaluated() for run in runs])):
       _or_stop(run, lambda: then(run, found))
+
+  def _evaluate_teacher(self) -> None:
+    """Evaluates the teacher once for all runs that are about to begin, if there is one, unless a stop is wanted first."""
+    students = {run: teacher for run in self._active() if (teacher := run.teacher())}
+    for found in self._evaluations(list(students.values())[:1]):
+      for run in students:
+        _or_stop(run, lambda: run.report_teacher(found))
+
+  def _evaluations(self, models: list[evaluation.Evaluated]) -> list[dict | UserError]:
+    """Returns what evaluation.evaluate does; [] if a stop is wanted first."""
+    if not models or self._stop():
+      return []
+    on_progress = progress('evaluating', len(self._eval_source), EVALUATION_SECONDS, self._say)
+    return evaluation.evaluate(models, self._eval_source, self._config, self._on_bad_image, self._on_stall, self._stop,
+                               on_progress)
 
   def _batches(self, step: int) -> Iterator[Batch]:
     config = self._config

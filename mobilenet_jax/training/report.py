@@ -93,6 +93,12 @@ class Report:
     self._last_time = time.monotonic()
     self._pace.reset()
 
+  def teacher(self, values: dict[str, float]) -> None:
+    """Writes the evaluation of the teacher as that of step 0, in place of one from a start that came to nothing."""
+    folder = self._path.parent
+    write_metrics(folder, [row for row in read_metrics(folder)[0] if row['split'] != 'teacher'])
+    self._write(0, 'teacher', values)
+
   def close(self) -> None:
     self._tensorboard.close()
 

@@ -14,14 +14,13 @@ import numpy as np
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks, trained
-from mobilenet_jax.data import Source, blank_batch, steps_per_epoch, stream_size
+from mobilenet_jax.data import TEACHER, Source, blank_batch, steps_per_epoch, stream_size
 from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
-from mobilenet_jax.training.checks import checked
 from mobilenet_jax.training.durations import Durations
-from mobilenet_jax.training.evaluation import Evaluated, make_eval_step
+from mobilenet_jax.training.evaluation import Evaluated, make_eval_step, make_teacher_step
 from mobilenet_jax.training.run_folder import RunFolder
 from mobilenet_jax.training.state import Progress, TrainState, init_state
 from mobilenet_jax.training.step import FINITE, make_train_step
@@ -53,17 +52,17 @@ class Run:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, workdir: Path, say: Callable[[str], None]):
-    """Checks the config and claims the folder. Nothing is built yet.
+    """Checks the devices and takes the folder. Nothing is built yet.
 
     Args:
-      config: a complete config.
+      config: the run's config, from checks.completed.
       workdir: the run's folder, see loop.train.
       say: takes each line that a person should see.
 
     Raises:
-      UserError: if the config is wrong, or as in RunFolder.
+      UserError: if the devices do not divide a batch, or as in RunFolder.
     """
-    self.config = config = checked(config)
+    self.config = config
     devices.check_divisible('batch_size', config.batch_size, config.accumulate_steps)
     devices.check_divisible('eval_batch_size', config.eval_batch_size)
     self.folder = RunFolder(workdir, config, say)
@@ -101,7 +100,12 @@ class Run:
     model = self._model = models.create(config.model, num_outputs, devices.AXIS)
     if teacher:
       teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(config.data), 3))
+      self._say_sizes(teacher.image_size)
     self._teacher_variables = teacher.variables if teacher else {}
+    taught = teacher is not None or TEACHER in eval_source.target_shapes
+    self._teacher_step = None
+    if taught and self._measured_against != tasks.DECISIONS:  # which the teacher's outputs equal by definition
+      self._teacher_step = devices.pmap_evaluation(make_teacher_step(task, teacher))
     warmup = steps('warmup')
     if warmup > self.durations.total:
       self.folder.note(f'optim.warmup={config.optim.warmup!r}: longer than the run of {counted(self.durations.total, "step")}, '
@@ -145,6 +149,12 @@ class Run:
     return (f'model.batch_norm_decay={decay:g}: after {counted(steps, "step")}, {decay**steps:.0%} of the running statistics are still '
             f'{first}; {enough:g} is low enough')
 
+  def _say_sizes(self, teachers: tuple[int, int] | None) -> None:
+    stream, own = stream_size(self.config.data), tuple(self.config.data.image_size)
+    if stream != own:
+      whose = ", the teacher's size," if stream == teachers else ''
+      self.folder.note('images are cropped at {}x{}{} and resized to {}x{} on the device'.format(*stream, whose, *own))
+
   def _open_report(self):
     self.folder.open_report(self._task, self.progress, self.durations, self._eval_examples)
 
@@ -152,10 +162,12 @@ class Run:
     """Returns the state before the first step, with the weights of another model."""
     origin = trained.load(init.model)
     variables = origin.variables_for(source, self.config.model, like=state.variables(), keep_head=init.keep_head)
-    head = 'with its classifier' if init.keep_head else 'with a new classifier'
     theirs, ours = (tuple(config.data.image_size) for config in (origin.config, self.config))
     sizes = f', trained on {theirs[0]}x{theirs[1]} images (here {ours[0]}x{ours[1]})' if theirs != ours else ''
-    self.folder.note(f'starting from {init.model}{sizes}, {head}{"; the body is frozen" if init.freeze_body else ""}')
+    same, other = compared(self.config.model, origin.config.model)
+    head = 'with its classifier' if init.keep_head else 'with a new classifier'
+    start = f'starting from {init.model}{sizes}{same and f", with its {same}"}, {head}'
+    self.folder.note('; '.join(filter(None, (start, init.freeze_body and 'the body is frozen', other))))
     return state.start_with(variables)
 
   def _go_on_from(self, progress: Progress) -> None:
@@ -231,6 +243,20 @@ class Run:
     """Returns the model in its present state, for evaluation."""
     return Evaluated(self._task, self._eval_step, self._variables(), self._teacher_variables)
 
+  def teacher(self) -> Evaluated | None:
+    """Returns the teacher of a run that has done no step, for evaluation; None if nothing can be measured of it."""
+    if self.step or not self._teacher_step:
+      return None
+    return Evaluated(self._task, self._teacher_step, {}, self._teacher_variables)
+
+  def report_teacher(self, evaluation: dict[str, float] | UserError) -> None:
+    """Reports the evaluation of the teacher. Raises UserError if its outputs cannot be evaluated."""
+    name = f'the teacher {self.config.distill.model or self.config.data.recorded}'.strip()
+    if isinstance(evaluation, UserError):
+      raise UserError(f'{name}: {evaluation}') from evaluation
+    self.folder.report_teacher(evaluation)
+    self.folder.note(f'{name}: {tasks.headline(evaluation)} on {counted(evaluation["examples"], "example")}')
+
   def _variables(self):
     variables = self.progress.state.variables()
     params = {name: value for name, value in variables['params'].items() if name != models.PROJECTION}
@@ -305,3 +331,17 @@ class Run:
 
   def _seconds(self):
     return self.progress.seconds + (time.monotonic() - self._started if self._started else 0)
+
+
+def compared(model: ml_collections.ConfigDict, origin: ml_collections.ConfigDict) -> tuple[str, str]:
+  """Returns in words which unusual fields a network shares with the one whose weights it starts from, and which differ.
+
+  Fields that are no part of what the weights compute are not compared.
+  """
+  if model.name != origin.name:
+    return '', (f'model.name={model.name} instead of its {origin.name}, whose weights have the same shapes: whether both '
+                'compute the same is not known')
+  fields, usual = models.fields_of_weights(model.name), models.defaults(model.name)
+  same = [f'{field}={model[field]}' for field in fields if model[field] == origin[field] != usual[field]]
+  other = [f'model.{field}={model[field]} instead of its {origin[field]}' for field in fields if model[field] != origin[field]]
+  return ' and '.join(same), f'{", ".join(other)}, as the recipe sets it' if other else ''

@@ -131,6 +131,10 @@ class RunFolder:
     if self._is_first:
       self._report.evaluation(step, evaluation)
 
+  def report_teacher(self, evaluation: dict[str, float]) -> None:
+    if self._is_first:
+      self._report.teacher(evaluation)
+
   def keep_batch(self, step: int, batch: dict[str, np.ndarray]) -> Path:
     """Writes a batch for inspection and returns its path."""
     path = self.path / f'nonfinite_loss_step_{step}.npz'

@@ -10,6 +10,9 @@ from conftest import command, images_of, random_images
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, trained
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.models import nn2
+from mobilenet_jax.models.mobilenet import MobileNet, ShallowMobileNet
+from mobilenet_jax.runtime import devices
 from mobilenet_jax.trained.export import FORMATS, Network, export
 from mobilenet_jax.training import evaluate_trained, train
 
@@ -76,6 +79,53 @@ def test_a_recipe_gives_a_network_only_fields_that_it_has(name):
   assert models.complete(part(name)).to_dict() == complete.to_dict()
   with pytest.raises(UserError, match=rf'model.heads=8: {name} has no such field; it has {", ".join(fields)}'):
     models.complete(part(name, heads=8))
+
+
+def others(field):
+  """Returns other values of a field than its default: all of its choices, or one that differs clearly."""
+  default, choices = field.default, field.range.expected.removeprefix('one of ').split(', ')
+  candidates = {bool: (not default,), str: choices}.get(type(default)) or (2 * default, default / 2, default + 1,
+                                                                                default + 0.5)
+  values = [value for value in candidates if value != default and type(value) is type(default) and field.range.holds(value)]
+  assert values, 'the field needs a range from which the test can take another value'
+  return values if isinstance(default, str) else values[:1]
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_fields_that_are_part_of_what_the_weights_compute_are_marked(name, monkeypatch):
+  """With another value, the same variables give other outputs if a field is marked, and else the same ones but for rounding."""
+  monkeypatch.setattr(MobileNet, 'body', ((1, 16), (2, 16)))  # all kinds of layers, in less time
+  monkeypatch.setattr(ShallowMobileNet, 'body', ((1, 16), (2, 16)))
+  monkeypatch.setattr(nn2, 'INCEPTIONS', {row: nn2.INCEPTIONS[row] for row in ('3b', '3c')})
+  images = np.random.default_rng(1).uniform(-1, 1, (2, 41, 41, 3)).astype(np.float32)  # maps of odd sizes, too
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    if path[-1].key in ('scale', 'var'):
+      return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+    return rng.normal(0, 3 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1)), leaf.shape).astype(np.float32)
+
+  def shapes(network):
+    return jax.eval_shape(lambda key, x: models.variables_of(network.init(key, x, train=False)), jax.random.key(0), images)
+
+  create = lambda **fields: models.create(part(name, **fields), 7, 'devices')
+  expected_shapes = shapes(create())
+  variables = jax.tree_util.tree_map_with_path(draw, expected_shapes)
+  changed = {(field, value): create(**{field: value})
+             for field, content in models.fields(name).items() for value in others(content)}
+  marked = {*models.fields_of_weights(name)}
+  same_shapes = {case: network for case, network in changed.items() if shapes(network) == expected_shapes}
+  assert {case[0] for case in changed} == set(models.fields(name)) and marked <= {case[0] for case in same_shapes}
+  run = lambda variables: [network.apply(variables, images, train=False) for network in (create(), *same_shapes.values())]
+  usual, *found = map(np.asarray, devices.run_once(run, variables))
+  for (field, value), outputs in zip(same_shapes, found):
+    difference = np.abs(outputs - usual).max() / usual.std()
+    if (name, field) == ('conv_mobilenet', 'padding'):  # inherited, and of depthwise convolutions alone
+      assert difference == 0
+    elif field in marked:
+      assert difference > 1e-4, (field, value)
+    else:
+      assert difference <= {'dtype': 0.05, 'lowering': 1e-5}.get(field, 0), (field, value, difference)
 
 
 @pytest.mark.parametrize('fields, message', (
@@ -165,10 +215,10 @@ def test_a_network_with_other_collections_is_one_line(plain, tmp_path):
 
 
 def test_fields_on_the_command_line_are_those_of_the_network():
-  nn2 = ['complexity', '--config=configs/face_embeddings.py:model=nn2,res=96']
-  done = command(*nn2, '--config.model.dropout_rate=0.5', '--config.model.lowering=grouped')
+  complexity = ['complexity', '--config=configs/face_embeddings.py:model=nn2,res=96']
+  done = command(*complexity, '--config.model.dropout_rate=0.5', '--config.model.lowering=grouped')
   assert done.returncode == 0 and 'inception_5b' in done.stdout, done.stderr
-  done = command(*nn2, '--config.model.padding=keras')
+  done = command(*complexity, '--config.model.padding=keras')
   assert done.returncode == 1 and "model.padding: model has no field 'padding'; it has " in done.stderr, done.stderr
   done = command('complexity', '--config=configs/face_embeddings.py:model=nn2,alpha=0.5')
   assert done.stderr.startswith('error: model.width_multiplier=0.5: nn2 has no such field; it has activation'), done.stderr

@@ -7,16 +7,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import SHARED, images_of, random_images, tiny_config
 from published_files import random_variables, slim_arrays, write_checkpoint
 
 from mobilenet_jax import trained
 from mobilenet_jax.errors import UserError
-from mobilenet_jax.models import MobileNet
+from mobilenet_jax.models import MODELS, MobileNet
 from mobilenet_jax.runtime import devices
 from mobilenet_jax.tasks import losses
 from mobilenet_jax.trained import labels
 from mobilenet_jax.trained.published import weights
+from mobilenet_jax.training import train_group
 
 tf = pytest.importorskip('tensorflow', reason='TensorFlow reads the published files, and is not installed')
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f'the published graphs are not here: {SHARED}')
@@ -32,7 +33,10 @@ def keras_or_skip():
 
 def keras_model(size, alpha, seed=0, **options):
   """Returns keras.applications.MobileNet with random weights and random batch statistics."""
-  model = keras_or_skip().applications.MobileNet((size, size, 3), alpha=alpha, weights=None, **options)
+  return randomized(keras_or_skip().applications.MobileNet((size, size, 3), alpha=alpha, weights=None, **options), seed)
+
+
+def randomized(model, seed=0):
   rng = np.random.default_rng(seed)
   for variable in model.weights:
     if 'variance' in variable.path or 'gamma' in variable.path:
@@ -92,6 +96,46 @@ def test_same_padding_is_not_keras_padding_at_odd_sizes(tmp_path):
   with ours.config.unlocked():
     ours.config.model.padding = 'same'
   assert np.abs(our_logits(ours, images) - np.asarray(theirs(images)).reshape(2, 1000)).max() > 1e-2
+
+
+class Odd(MobileNet):
+  body = ((2, 64), (2, 128))  # at 75 pixels, the second one strides over a map of 19x19, which Keras pads differently
+
+
+def test_fine_tuning_computes_what_a_keras_file_does_at_an_odd_size_and_with_its_own_epsilon(tmp_path, monkeypatch):
+  """The weights stay as they are, and so do the outputs; without the origin's epsilon or padding, they would not."""
+  layers = keras_or_skip().layers
+  x = inputs = layers.Input((75, 75, 3))
+
+  def norm(x, name):
+    return layers.ReLU(6.0)(layers.BatchNormalization(epsilon=1e-5, name=name)(x))
+
+  x = norm(layers.Conv2D(8, 3, 2, 'same', use_bias=False, name='conv1')(x), 'conv1_bn')
+  for i, channels in ((1, 16), (2, 32)):
+    x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
+    x = norm(layers.DepthwiseConv2D(3, 2, 'valid', use_bias=False, name=f'conv_dw_{i}')(x), f'conv_dw_{i}_bn')
+    x = norm(layers.Conv2D(channels, 1, use_bias=False, name=f'conv_pw_{i}')(x), f'conv_pw_{i}_bn')
+  x = layers.Conv2D(4, 1, name='conv_preds')(layers.GlobalAveragePooling2D(keepdims=True)(x))
+  theirs = randomized(keras_or_skip().Model(inputs, layers.Flatten()(x)))
+  for layer in theirs.layers:
+    if layer.name.endswith('_bn'):
+      layer.moving_variance.assign(1e-3 * layer.moving_variance)  # so that epsilon counts
+  theirs.save(tmp_path / 'origin.h5')
+  monkeypatch.setattr(weights, 'MobileNet', Odd)
+  monkeypatch.setattr(weights, 'BODY', Odd.body)
+  monkeypatch.setattr(weights, '_width_multiplier', lambda channels: channels / Odd.body[-1][1])
+  monkeypatch.setitem(MODELS, 'mobilenet', Odd)
+
+  source, lines = random_images(16, size=75), []
+  config = tiny_config(**{
+      'init.model': str(tmp_path / 'origin.h5'), 'init.keep_head': True, 'init.freeze_body': True, 'data.eval_crop': 1.0,
+      'data.image_size': (75, 75), 'model.freeze_batch_stats': True, 'optim.learning_rate': 0.0, 'train_for': '1 step'})
+  train_group([config], [tmp_path / 'run'], (source, source), says=[lines.append])
+  expected = theirs.predict(images_of(source).astype(np.float32) / 127.5 - 1, verbose=0)
+  ours = trained.load(tmp_path / 'run')
+  np.testing.assert_allclose(ours.outputs(images_of(source)), expected, rtol=1e-4, atol=1e-4 * expected.std())
+  assert (f'starting from {tmp_path / "origin.h5"}, with its batch_norm_epsilon=1e-05 and padding=keras, with its classifier; '
+          'the body is frozen') in lines
 
 
 def test_both_layouts_of_keras_and_no_top(tmp_path):

@@ -14,6 +14,7 @@ from mobilenet_jax import models, tasks, trained
 from mobilenet_jax.data import from_images, recorded
 from mobilenet_jax.data.splits import held_out
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.run_files import read_metrics
 from mobilenet_jax.tasks import losses, metrics
 from mobilenet_jax.trained import recording
 from mobilenet_jax.training import distillation, train
@@ -153,15 +154,17 @@ def test_a_distilled_step_is_the_one_by_hand(tiny_model, tmp_path):
   unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
   softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
   larger = np.asarray(jax.image.resize(wide, (8, 16, 16, 6), 'linear'))
-  expected = (
-      0.5 * -np.log(softmax(outputs)[np.arange(8), np.arange(8) % 4])
-      + 2 * 9 * -(softmax(t / 3) * np.log(softmax(outputs / 3))).sum(-1)
-      + 0.3 * -(sigmoid(t) * np.log(sigmoid(outputs)) + (1 - sigmoid(t)) * np.log(1 - sigmoid(outputs))).mean(-1)
-      + 0.7 * ((outputs - t) ** 2).sum(-1)
-      + 0.9 * ((unit(outputs) - unit(t)) ** 2).sum(-1)
-      + 1.1 * ((features['block_1'] @ np.asarray(params['projection']['kernel']) - larger) ** 2).mean((1, 2, 3)))
+  expected = {
+      'hard': 0.5 * -np.log(softmax(outputs)[np.arange(8), np.arange(8) % 4]),
+      'softmax': 2 * 9 * -(softmax(t / 3) * np.log(softmax(outputs / 3))).sum(-1),
+      'sigmoid': 0.3 * -(sigmoid(t) * np.log(sigmoid(outputs)) + (1 - sigmoid(t)) * np.log(1 - sigmoid(outputs))).mean(-1),
+      'embedding': 0.7 * ((outputs - t) ** 2).sum(-1),
+      'unit_embedding': 0.9 * ((unit(outputs) - unit(t)) ** 2).sum(-1),
+      'features': 1.1 * ((features['block_1'] @ np.asarray(params['projection']['kernel']) - larger) ** 2).mean((1, 2, 3))}
   actual = distillation.loss(config, task, outputs, features, params, batch, theirs)
-  np.testing.assert_allclose(actual, expected, rtol=1e-4)
+  assert actual.keys() == expected.keys()
+  for name, term in expected.items():
+    np.testing.assert_allclose(actual[name], term, rtol=1e-4, err_msg=name)
 
 
 @pytest.fixture(scope='module')
@@ -223,6 +226,7 @@ def test_images_of_which_nothing_is_known_are_enough(teacher_folder, tmp_path):
   assert row['mean_ap'] > 0.6 and trained.load(tmp_path / 'student').labels == NAMES
   assert row['eval_examples'] == held_out([f'images/{i}.png' for i in range(40)]).sum()
   assert row['measured_against'] == "the teacher's decisions"
+  assert all(row['split'] != 'teacher' for row in read_metrics(tmp_path / 'student')[0])  # it would be measured against itself
 
 
 def test_embeddings_are_distilled_and_verified(tiny_model, tmp_path):
@@ -238,6 +242,9 @@ def test_embeddings_are_distilled_and_verified(tiny_model, tmp_path):
   row = train(config, tmp_path, (source, held_out))
   assert row['distance'] < 0.3 and row['accuracy'] > 0.9 and row['auc'] > 0.9
   assert trained.load(tmp_path).num_classes == 8
+  first = read_metrics(tmp_path)[0][0]  # what is recorded is measured, too
+  assert (first['step'], first['split'], first['accuracy'], first['auc'], first['examples']) == (0, 'teacher', 1, 1, 40)
+  assert 'distance' not in first
 
 
 def test_identity_batches(tiny_model, tmp_path):

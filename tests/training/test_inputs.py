@@ -122,7 +122,7 @@ def test_another_recording_is_noticed_and_the_same_in_another_order_is_none(imag
 
 def test_students_of_a_sweep_are_not_mixed_with_those_of_another_teacher(images, tiny_model, tmp_path, capsys):
   teacher = saved(tmp_path / 'teacher')
-  config = config_of(images, **{'distill.model': str(teacher), 'distill.softmax_weight': 1.0})
+  config = config_of(images, **{'distill.model': str(teacher), 'distill.softmax_weight': 1.0, 'init.model': str(teacher)})
   changes = [{'model.width_multiplier': 0.25}]
   rows = sweep(config, changes, tmp_path / 'sweep', launcher='here')
   assert sweep(config, changes, tmp_path / 'sweep', launcher='here') == rows

@@ -7,6 +7,7 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import random_images, tiny_config
@@ -14,7 +15,7 @@ from conftest import random_images, tiny_config
 from mobilenet_jax.errors import Interrupted, UserError
 from mobilenet_jax.storage import checkpoints, run_files
 from mobilenet_jax.sweeps import status
-from mobilenet_jax.training import loop, report, train, train_group
+from mobilenet_jax.training import Teacher, loop, report, train, train_group
 from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.run import Run
 
@@ -128,10 +129,15 @@ def test_a_start_that_failed_does_not_claim_its_folder(tiny_model, tmp_path):
   with pytest.raises(UserError, match='batch_size=64 is more than the 32 training examples'):
     train(tiny_config(batch_size=64), tmp_path, DATA)
   assert not (tmp_path / 'config.json').exists()
-  with pytest.raises(UserError, match='nowhere: neither a file'):  # found later
+  with pytest.raises(UserError, match='nowhere: neither a file'):
     train(tiny_config(**{'init.model': 'nowhere'}), tmp_path, DATA)
+  assert not (tmp_path / 'config.json').exists()
+  with pytest.raises(UserError, match='the teacher has 3 outputs, the student 4'):  # found later
+    train(tiny_config(**{'distill.softmax_weight': 1.0}), tmp_path, DATA,
+          Teacher(lambda variables, images: (jnp.zeros((len(images), 3)), {})))
   lines, _ = heard(tiny_config(**{'optim.learning_rate': 0.02}), tmp_path)
-  assert 'is replaced, as nothing has come of it' in lines[0] and '- "model": "nowhere", + "model": ""' in lines[0]
+  assert 'is replaced, as nothing has come of it' in lines[0]
+  assert '- "softmax_weight": 1.0, + "softmax_weight": 0.0' in lines[0]
   assert json.loads((tmp_path / 'config.json').read_text())['optim']['learning_rate'] == 0.02
   before = files_of(tmp_path)
   with pytest.raises(UserError, match='belongs to another config'):
