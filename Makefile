@@ -4,6 +4,7 @@
 # make test-slurm                                    install and start a Slurm of one node, and run a sweep on it; Debian, as root
 # make faults [ARGS=--count=1]                       inject faults into a small run, and write the table of what survived
 # make fuzz [ARGS=--seconds=60]                      run random command lines on random files for five minutes
+# make parity                                        train beside TensorFlow, from the same weights on the same batches
 # make benchmark [ARGS=--quick]                      measure our speed and that of the other implementations installed
 # make benchmark-input [ARGS=--quick]                measure the input pipeline alone, and how soon a resumed run has its first batch
 # make benchmark-group                               measure several models on one pass over the data, and each alone
@@ -16,7 +17,7 @@ NAME ?= $(notdir $(subst :,/,$(DATA)))
 OUT ?= runs/$(NAME)
 VENV := .venv/bin/python
 
-.PHONY: figures test test-slow test-slurm faults fuzz benchmark benchmark-input benchmark-group
+.PHONY: figures test test-slow test-slurm faults fuzz parity benchmark benchmark-input benchmark-group
 
 figures: .venv/ready
 	@$(VENV) -m mobilenet_jax sweep --config=configs/grid.py:data=$(DATA),res=$(RES) --workdir=$(OUT) $(ARGS)
@@ -40,6 +41,9 @@ faults: .venv/ready
 
 fuzz: .venv/ready .venv/ready-export
 	@$(VENV) -m experiments.fuzz $(ARGS)
+
+parity: .venv/ready
+	@$(VENV) -m experiments.parity --out=experiments/results $(ARGS)
 
 benchmark: .venv/ready
 	@$(VENV) -m experiments.benchmark $(ARGS)

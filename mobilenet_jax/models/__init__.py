@@ -26,6 +26,7 @@ parameters; `fold` folds batch norm into the convolutions.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -111,6 +112,8 @@ def create(config: ml_collections.ConfigDict, num_outputs: int, batch_norm_axis:
   network = MODELS[options.pop('name')]
   del options['num_classes']
   if 'dtype' in options:
+    if options['dtype'] == 'float64' and not jax.config.jax_enable_x64:
+      raise UserError('model.dtype=float64: JAX computes in float32; expected the environment variable JAX_ENABLE_X64=1')
     options['dtype'] = jnp.dtype(options['dtype'])
   if options.pop('sync_batch_norm', False):
     options['batch_norm_axis'] = batch_norm_axis

@@ -16,7 +16,8 @@ conv_init = nn.initializers.truncated_normal(stddev=0.09)
 ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # the upper bound of each
 
 # What a recipe gives in place of a network's fields `dtype` and `batch_norm_axis`.
-DTYPE = Field('float32', 'of the computation, or bfloat16; parameters are float32', one_of('float32', 'bfloat16'))
+DTYPE = Field('float32', 'of the computation: float32, bfloat16 or, with JAX_ENABLE_X64=1, float64; parameters have float32 or more',
+              one_of('float32', 'bfloat16', 'float64'))
 SYNC_BATCH_NORM = Field(False, 'batch statistics over all devices instead of one')
 
 
@@ -106,7 +107,7 @@ def head(x, num_classes: int, dropout_rate: float, train: bool, features: dict):
   if not num_classes:
     return x
   x = nn.Dropout(dropout_rate, deterministic=not train)(x)
-  return nn.Dense(num_classes, kernel_init=conv_init, name='classifier')(x)
+  return nn.Dense(num_classes, kernel_init=conv_init, param_dtype=x.dtype, name='classifier')(x)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
 
   With smoothing e, the target is (1 - e) on the label plus e / classes on every class (Szegedy et al., 2016).
   """
-  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
   return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 

@@ -1,6 +1,7 @@
 """The optimiser of section 3.2: RMSprop as TensorFlow computes it, built with optax."""
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -16,9 +17,12 @@ def learning_rate(config: ml_collections.ConfigDict, warmup_steps: int, decay_st
   staircase = optax.constant_schedule(config.learning_rate)
   if decay_steps:
     staircase = optax.exponential_decay(config.learning_rate, decay_steps, config.decay_rate, staircase=True)
-  if not warmup_steps:
-    return staircase
-  return lambda step: staircase(step) * jax.numpy.minimum(1.0, (step + 1) / warmup_steps)
+
+  def rate(step):
+    step = jnp.asarray(step, float)  # float32, or float64 if JAX computes in it
+    return staircase(step) * (jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0)
+
+  return rate
 
 
 def create(config: ml_collections.ConfigDict, schedule: optax.Schedule,

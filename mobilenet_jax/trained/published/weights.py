@@ -39,7 +39,7 @@ def keras_name(path: Path) -> str:
 def to_theirs(path: Path, value) -> np.ndarray:
   """Returns one of our arrays in the shape that TF-slim and Keras use."""
   _, layer, variable = path
-  value = np.asarray(value, np.float32)
+  value = np.asarray(value)
   if variable == 'kernel' and layer.startswith('conv_dw'):
     return value.transpose(0, 1, 3, 2)
   return value[None, None] if path[1:] == ('classifier', 'kernel') else value
