@@ -2,13 +2,14 @@
 
     python -m experiments.parity --out=experiments/results       # or: make parity
 
-Ours is training as users start it: the recipe configs/imagenet.py for batches of 16, with RMSprop, momentum, warm-up, staircase, L2,
-label smoothing and averaged weights, on the embedded dataset at 96x96, without dropout. parity_sides.py has both sides.
+Ours is training as users start it: the recipe configs/imagenet.py for batches of 16, with RMSprop, momentum, warm-up, staircase,
+L2, label smoothing and averaged weights, on the embedded dataset at 96x96, without dropout. parity_sides.py has both sides.
 
 It writes parity.csv, with a row for each case, step and layer, and parity.png. A layer is a convolution with its batch norm,
-or the classifier. For each of its arrays, running statistics and averages included, the largest difference is divided by the
-largest distance from the start; a row has the largest of these for us and TensorFlow, and for two runs of TensorFlow
-with one and two threads. What is tolerated was fixed before the first run. The exit status is 1 if it is exceeded.
+or the classifier. The largest difference of its parameters is divided by the largest distance that one of them has moved since
+the start, and so for its running statistics, and for the averages of both; a row has the largest of these four, for us and
+TensorFlow, and for two runs of TensorFlow with one and two threads. What is tolerated was fixed before the first run. The exit
+status is 1 if it is exceeded.
 """
 
 import argparse
@@ -44,7 +45,8 @@ CASES = (
 
 
 
-def measure(cases: Sequence[Case], width_multiplier: float, most: int, folder: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
+def measure(cases: Sequence[Case], width_multiplier: float, most: int,
+            folder: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
   """Runs both sides of each case. Returns a row for each case, step and layer, and the losses of each case by step.
 
   Args:
@@ -61,7 +63,7 @@ def measure(cases: Sequence[Case], width_multiplier: float, most: int, folder: P
     key = case.dtype == 'float64', case.parts
     if key not in first:  # what TensorFlow does is the same for all cases of this key
       first[key] = own
-      for threads in THREADS:
+      for threads in set(THREADS):
         run(TENSORFLOW, case, width_multiplier, steps, own, threads)
     theirs = first[key]
     start, ours, one, other = (np.load(path) for path in (theirs / INPUTS, own / f'{OURS}.npz', *(
@@ -78,17 +80,19 @@ def measure(cases: Sequence[Case], width_multiplier: float, most: int, folder: P
 
 
 def _rows(step, start, ours, one, other):
-  layers = {}
+  """Yields a row for each layer. Its arrays are compared in four kinds: parameters, statistics, and the averages of each."""
+  kinds = {}  # by layer and kind: (movement, difference of ours, difference of TensorFlow's) of each array
   for name in (name.removeprefix('start/') for name in start if name.startswith('start/')):
-    layer = name.partition('/')[0].removesuffix('_bn')
-    for kind in ('now', 'average'):
-      value = one[f'{step}/{kind}/{name}'].astype(np.float64)
-      moved = np.abs(value - start[f'start/{name}']).max()
-      apart = [np.abs(side[f'{step}/{kind}/{name}'] - value).max() / moved for side in (ours, other)] if moved else [0, 0]
-      layers.setdefault(layer, []).append(apart)
-  for layer, apart in layers.items():
-    ours, theirs = np.max(apart, axis=0)
-    yield {'step': step, 'layer': layer, 'ours': float(f'{ours:.3g}'), 'tensorflow': float(f'{theirs:.3g}')}
+    layer, _, index = name.partition('/')
+    for when in ('now', 'average'):
+      value = one[f'{step}/{when}/{name}'].astype(np.float64)
+      apart = [np.abs(other - value).max() for other in (
+          start[f'start/{name}'], ours[f'{step}/{when}/{name}'], other[f'{step}/{when}/{name}'])]
+      kind = layer.endswith('_bn') and index in '23', when
+      kinds.setdefault(layer.removesuffix('_bn'), {}).setdefault(kind, []).append(apart)
+  for layer, found in kinds.items():
+    moved, mine, theirs = np.array([np.max(apart, axis=0) for apart in found.values()]).T
+    yield {'step': step, 'layer': layer, 'ours': float(f'{max(mine / moved):.3g}'), 'tensorflow': float(f'{max(theirs / moved):.3g}')}
 
 
 def faults(rows: list[dict], losses: dict[str, np.ndarray]) -> list[str]:
@@ -111,19 +115,19 @@ def faults(rows: list[dict], losses: dict[str, np.ndarray]) -> list[str]:
 
 def draw(rows: list[dict]):
   """Draws the largest difference of any layer by step, for each case."""
-  figure, axes = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
+  figure, axes = plt.subplots(figsize=(7.6, 4.2), layout='constrained')
   worst = lambda case, side: {step: max(row[side] for row in rows if row['case'] == case and row['step'] == step)
                               for step in dict.fromkeys(row['step'] for row in rows if row['case'] == case)}
-  for case in dict.fromkeys(row['case'] for row in rows):
+  for marker, case in zip('osD^v<>x', dict.fromkeys(row['case'] for row in rows)):
     by_step = worst(case, 'ours')
-    axes.plot(by_step.keys(), by_step.values(), marker='o', markersize=4, linewidth=1, label=case)
+    axes.plot(by_step.keys(), by_step.values(), marker=marker, markersize=4, linewidth=1, alpha=0.8, label=case)
   by_step = worst('float32', 'tensorflow')
   axes.plot(by_step.keys(), by_step.values(), color='black', linestyle='--', label='TensorFlow with 1 and 2 threads')
   axes.set(xscale='log', yscale='log', xlabel='step', ylabel='largest difference from TensorFlow,\nas a part of the movement')
   axes.set_xticks(STEPS, map(str, STEPS))
   axes.minorticks_off()
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
-  axes.legend(fontsize=8)
+  figure.legend(fontsize=8, loc='outside right center')
   return figure
 
 

@@ -2,8 +2,9 @@
 
     python -m experiments.parity_sides '{"side": "ours", ...}'       # parity.py starts it
 
-TensorFlow's side is keras.applications.MobileNet with tf.compat.v1.train.RMSPropOptimizer and tf.train.ExponentialMovingAverage.
-The loss, L2, the schedule and the mean over parts of a batch are written out here in TensorFlow's operations.
+TensorFlow's side is keras.applications.MobileNet with tf.compat.v1.train.RMSPropOptimizer and
+tf.train.ExponentialMovingAverage. The loss, L2, the schedule and the mean over parts of a batch are written out here in
+TensorFlow's operations.
 """
 
 import dataclasses
@@ -50,9 +51,10 @@ def config_of(case: Case, width_multiplier: float, steps: int):
   from configs import imagenet
   from mobilenet_jax import config as config_lib
   return config_lib.changed(imagenet.get_config(f'batch={BATCH},res=96'), {
-      'data.name': 'fabrics', 'data.eval_split': 'test', 'model.num_classes': CLASSES, 'model.width_multiplier': width_multiplier,
-      'model.dropout_rate': 0.0, 'label_smoothing': 0.1, 'optim.rms_decay': DECAY, 'optim.momentum': DECAY,
-      'optim.decay_every': '4 steps', 'train_for': f'{steps} steps', 'log_every': '0 steps', **case.changes})
+      'data.name': 'fabrics', 'data.eval_split': 'test', 'model.num_classes': CLASSES,
+      'model.width_multiplier': width_multiplier, 'model.dropout_rate': 0.0, 'label_smoothing': 0.1,
+      'optim.rms_decay': DECAY, 'optim.momentum': DECAY, 'optim.decay_every': '4 steps',
+      'train_for': f'{steps} steps', 'log_every': '0 steps', **case.changes})
 
 
 def train_ours(case: Case, width_multiplier: float, steps: int, folder: Path) -> None:
@@ -183,7 +185,8 @@ def run(side: str, case: Case, width_multiplier: float, steps: int, folder: Path
   if side == OURS:
     environment['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={case.devices}'
     environment['JAX_ENABLE_X64'] = str(int(case.dtype == 'float64'))
-  done = subprocess.run([sys.executable, '-m', __spec__.name, json.dumps(given)], env=environment, capture_output=True, text=True)
+  done = subprocess.run([sys.executable, '-m', __spec__.name, json.dumps(given)], env=environment, capture_output=True,
+                        text=True)
   if done.returncode:
     raise RuntimeError(f'{case.name}, {side}: {done.stdout}{done.stderr}')
 

@@ -25,8 +25,8 @@ from mobilenet_jax.training.run_folder import RunFolder
 from mobilenet_jax.training.state import Progress, TrainState, init_state
 from mobilenet_jax.training.step import FINITE, make_train_step
 
-# Measured on fabrics, 0.25 at 48: where more than 1 % of the running statistics were their first values after 300 or 1,000 steps,
-# accuracy was that of chance, 5 %; with 0.2 to 0.7 % it was at half to all of what decay 0.9 reached.
+# Parts of the running statistics that are their first values. Measured, see docs/checks.md: where they were more than 1 %,
+# accuracy was that of chance; with 0.2 to 0.7 % it was half or more of what it was with none.
 MOST_OF_FIRST, LEAST_OF_FIRST = 0.01, 1e-4
 MAX_SKIPPED = 10  # batches that nonfinite_loss='skip' leaves out; more are no accident
 STEPS_AHEAD = 4  # how far the host may be ahead of the device; more steps would only keep more batches in memory
@@ -144,10 +144,11 @@ class Run:
     decay = 0.0 if model.get('freeze_batch_stats') else model.get('batch_norm_decay', 0.0)
     if decay**steps < MOST_OF_FIRST:
       return ''
-    first = f'those of {self.config.init.model}' if self.config.init.model else 'their first values, which may keep accuracy at chance'
+    origin = self.config.init.model
+    first = f'those of {origin}' if origin else 'their first values, which may keep accuracy at chance'
     enough = min(math.floor(100 * LEAST_OF_FIRST ** (1 / steps)) / 100, 0.99)
-    return (f'model.batch_norm_decay={decay:g}: after {counted(steps, "step")}, {decay**steps:.0%} of the running statistics are still '
-            f'{first}; {enough:g} is low enough')
+    return (f'model.batch_norm_decay={decay:g}: after {counted(steps, "step")}, {decay**steps:.0%} of the running statistics are '
+            f'still {first}; {enough:g} is low enough')
 
   def _say_sizes(self, teachers: tuple[int, int] | None) -> None:
     stream, own = stream_size(self.config.data), tuple(self.config.data.image_size)

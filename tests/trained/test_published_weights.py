@@ -14,7 +14,6 @@ from mobilenet_jax import trained
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import MODELS, MobileNet
 from mobilenet_jax.runtime import devices
-from mobilenet_jax.tasks import losses
 from mobilenet_jax.trained import labels
 from mobilenet_jax.trained.published import weights
 from mobilenet_jax.training import train_group
@@ -163,51 +162,6 @@ def test_both_layouts_of_keras_and_no_top(tmp_path):
   np.testing.assert_allclose(ours.features(image), expected, rtol=1e-4, atol=1e-4)
   with pytest.raises(UserError, match='no classifier'):
     ours.predict(image)
-
-
-def test_a_training_step_equals_keras(tmp_path):
-  """Compares loss, every gradient and the updated batch statistics, from the same weights and images.
-
-  Keras computes in float64. In float32, it differs from its own float64 results by some percent here, because 27 batch
-  norms in training mode amplify rounding, and an activation that rounds to the other side of 0 or 6 switches its gradient.
-  """
-  keras = keras_or_skip()
-  policy = keras.config.dtype_policy()
-  keras.config.set_dtype_policy('float64')
-  try:
-    theirs = keras_model(64, 0.25, seed=2, classes=7, classifier_activation=None, dropout=0.0)
-  finally:
-    keras.config.set_dtype_policy(policy)
-  theirs.save(tmp_path / 'model.h5')
-  images = np.random.default_rng(2).uniform(-1, 1, (8, 64, 64, 3)).astype(np.float32)
-  labels = np.arange(8) % 7
-  with tf.GradientTape() as tape:
-    logits = tf.reshape(theirs(images.astype(np.float64), training=True), (8, 7))
-    expected_loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-  gradients = tape.gradient(expected_loss, [variable.value for variable in theirs.trainable_variables])
-  expected = {variable.path: np.asarray(value) for variable, value in zip(theirs.trainable_variables, gradients)}
-
-  ours = trained.load(tmp_path / 'model.h5')
-  model = MobileNet(7, 0.25, dropout_rate=0.0, batch_norm_decay=0.99)  # Keras's default momentum
-
-  def loss(params, batch_stats):
-    logits, updates = model.apply({'params': params, 'batch_stats': batch_stats}, images, train=True,
-                                  mutable=['batch_stats'])
-    return losses.softmax_cross_entropy(logits, labels).mean(), updates['batch_stats']
-
-  (value, stats), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(*ours.variables.values())
-  np.testing.assert_allclose(value, expected_loss, rtol=1e-3)
-  after = tmp_path / 'after.h5'
-  theirs.save(after)
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
-               stats, trained.load(after).variables['batch_stats'])
-  kinds = {'kernel': 'kernel', 'scale': 'gamma', 'bias': 'beta'}
-  for (collection, layer, name), ours in weights.flatten({'params': gradient, 'batch_stats': {}}).items():
-    theirs_name = weights.keras_name((collection, layer, name)).partition('/')[0]
-    kind = 'bias' if layer == 'classifier' and name == 'bias' else kinds[name]
-    value = weights.to_theirs((collection, layer, name), ours)
-    reference = expected[f'{theirs_name}/{kind}']
-    np.testing.assert_allclose(value, reference, rtol=1e-3, atol=1e-3 * np.abs(reference).max(), err_msg=layer)
 
 
 def test_slim_checkpoints_raw_and_averaged(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, random_images, tiny_config
+from conftest import ROOT, TinyMobileNet, random_images, tiny_config
 
 from mobilenet_jax import models, tasks
 from mobilenet_jax.data import blank_batch
@@ -60,11 +60,20 @@ def assert_same_runs(root, other):
       np.testing.assert_array_equal(a, b)
 
 
-def test_a_member_equals_the_same_run_alone_bit_for_bit(tmp_path):
-  rows = train_group(configs(), folders(tmp_path / 'group'), DATA)
-  alone = [train(config, folder, DATA) for config, folder in zip(configs(), folders(tmp_path / 'alone'))]
-  assert [row['top1'] for row in rows] == [row['top1'] for row in alone]
-  assert_same_runs(tmp_path / 'group', tmp_path / 'alone')
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The folder of a group that was not disturbed."""
+  root = tmp_path_factory.mktemp('whole')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
+    train_group(configs(), folders(root), DATA)
+  return root
+
+
+def test_a_member_equals_the_same_run_alone_bit_for_bit(whole, tmp_path):
+  for config, folder in zip(configs(), folders(tmp_path)):
+    train(config, folder, DATA)
+  assert_same_runs(whole, tmp_path)
 
 
 def test_a_member_whose_loss_is_not_finite_stops_alone(tmp_path):
@@ -91,22 +100,19 @@ group.train_group(group.configs(), folders, group.DATA)
 '''
 
 
-def test_an_interrupted_group_continues_bit_for_bit(tmp_path):
+def test_an_interrupted_group_continues_bit_for_bit(whole, tmp_path):
   """It is killed after the checkpoints of step 4, and again after one member has finished at step 6."""
-  def run(folder, *args):
-    return subprocess.run([sys.executable, '-c', KILLED_SCRIPT, str(tmp_path / folder), *args],
-                          cwd=ROOT, capture_output=True, text=True)
+  def run(*args):
+    return subprocess.run([sys.executable, '-c', KILLED_SCRIPT, str(tmp_path), *args], cwd=ROOT, capture_output=True, text=True)
 
-  done = run('whole')
-  assert done.returncode == 0, done.stderr
   for step in '6', '8':
-    assert run('killed', step).returncode == -9
-  assert (tmp_path / 'killed' / 'wide' / 'result.json').exists()
-  assert not (tmp_path / 'killed' / 'large' / 'result.json').exists()
-  done = run('killed')
+    assert run(step).returncode == -9
+  assert (tmp_path / 'wide' / 'result.json').exists()
+  assert not (tmp_path / 'large' / 'result.json').exists()
+  done = run()
   assert done.returncode == 0, done.stderr
   assert 'continuing at step 4' in done.stdout
-  assert_same_runs(tmp_path / 'whole', tmp_path / 'killed')
+  assert_same_runs(whole, tmp_path)
 
 
 def test_runs_of_different_streams_do_not_share_one(tmp_path):
