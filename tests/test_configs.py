@@ -188,7 +188,7 @@ def test_values_out_of_range_are_refused(name, value):
 @pytest.mark.parametrize('changes, message', (
     ({'init.model': 'runs/a', 'init.freeze_body': True, 'model.freeze_batch_stats': False},
      'model.freeze_batch_stats=False: the running statistics of a frozen body would still move'),
-    ({'task': 'embedding', 'accumulate_steps': 2}, 'accumulate_steps=2: the loss of task=embedding compares the examples of a batch')))
+    ({'task': 'embedding', 'accumulate_steps': 2}, 'accumulate_steps=2: the loss of task=embedding compares the examples')))
 def test_values_that_contradict_each_other_are_refused(changes, message):
   with pytest.raises(UserError, match=message):
     checked(config_lib.changed(config_lib.base(), changes))

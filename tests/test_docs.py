@@ -78,6 +78,7 @@ def test_the_example_of_a_model(monkeypatch, tmp_path):
 
 def test_the_example_of_a_task(tiny_model, monkeypatch, tmp_path, capsys):
   monkeypatch.setitem(tasks.TASKS, 'regression', example('add_a_task.md', 'mobilenet_jax/tasks/regression.py').Regression)
+  assert all(hasattr(tasks.TASKS['regression'], member) for member in tasks.Task.__annotations__ if member != 'transform')
   monkeypatch.chdir(tmp_path)
   row = example('add_a_task.md', 'a script of yours').row
   assert 0 <= row['absolute_error'] < 2 and 'within 0.1' in tasks.headline(row)

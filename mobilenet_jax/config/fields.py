@@ -33,8 +33,7 @@ class Field:
     default: its default. A value has the same type.
     comment: what a person should know to set it, in one line.
     range: its valid values.
-    of_weights: of a field of a network: whether it is part of the function that the weights compute. If so, weights that were
-      trained with one value give other outputs with another, though they have the same shapes.
+    of_weights: of a field of a network: whether the outputs of the same weights depend on it.
   """
 
   default: Value

@@ -9,6 +9,7 @@ tests/models/test_model_contract.py checks for every network in MODELS:
   not have this field.
 - A field that changes the outputs of the same variables when train is False, other than by rounding, is marked:
   config.setting(..., of_weights=True). A model that starts from the weights of another one takes over these fields.
+- A network with batch norm has the field `freeze_batch_stats`, see layers.py; without it, init.freeze_body is refused.
 - To count a network or to export it, two fields are changed: `dtype`, the dtype of the computation, and `lowering`, for
   which 'grouped' means plain convolutions; see lowerings.py. A network may lack either field.
 - module(images, train=..., features=...) takes float32 images (b, h, w, 3) in [-1, 1]. It returns float32 outputs

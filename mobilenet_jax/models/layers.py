@@ -16,8 +16,8 @@ conv_init = nn.initializers.truncated_normal(stddev=0.09)
 ACTIVATIONS = {'relu': jnp.inf, 'relu6': 6.0}  # the upper bound of each
 
 # What a recipe gives in place of a network's fields `dtype` and `batch_norm_axis`.
-DTYPE = Field('float32', 'of the computation: float32, bfloat16 or, with JAX_ENABLE_X64=1, float64; parameters are float32 or more',
-              one_of('float32', 'bfloat16', 'float64'))
+DTYPE = Field('float32', 'of the computation: float32, bfloat16 or, with JAX_ENABLE_X64=1, float64; parameters are float32 or '
+              'more', one_of('float32', 'bfloat16', 'float64'))
 SYNC_BATCH_NORM = Field(False, 'batch statistics over all devices instead of one')
 
 

@@ -12,21 +12,24 @@ from mobilenet_jax.storage.run_files import CONFIG_FILE, MODEL_COLUMNS, RESULT_F
 SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'
 
 
-def add_runs(workdir: Path, names: list[str]) -> list[str]:
-  """Adds the names of a sweep's runs to those in its folder, and returns those of other sweeps that it also has.
+def runs_so_far(workdir: Path) -> list[str]:
+  """Returns the names of the runs of all sweeps in a folder, which may be none.
 
-  If the file of the names is damaged, those of other sweeps are the names of the folders of runs.
+  If the file of the names is damaged, they are the names of the folders of runs.
   """
-  path = workdir / SWEEP_FILE
   try:
-    before = read_sweep(workdir)
+    return read_sweep(workdir)
   except UserError:
-    found = sorted(config.parent.name for config in workdir.glob(f'*/{CONFIG_FILE}')) if path.exists() else []
-    before = [name for name in found if name not in names]
-  others = [name for name in before if name not in names]
+    found = workdir.glob(f'*/{CONFIG_FILE}') if (workdir / SWEEP_FILE).exists() else []
+    return sorted(config.parent.name for config in found)
+
+
+def add_runs(workdir: Path, names: list[str]) -> list[str]:
+  """Adds the names of a sweep's runs to those in its folder, and returns those of other sweeps that it also has."""
+  before = runs_so_far(workdir)
   together = [*before, *(name for name in names if name not in before)]
-  write_whole(path, json.dumps({'runs': together}, indent=2, allow_nan=False) + '\n')
-  return others
+  write_whole(workdir / SWEEP_FILE, json.dumps({'runs': together}, indent=2, allow_nan=False) + '\n')
+  return [name for name in before if name not in names]
 
 
 def read_sweep(workdir: Path) -> list[str]:

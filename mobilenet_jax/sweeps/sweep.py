@@ -83,7 +83,7 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
 
 
 def _completed(given, workdir, launcher) -> dict[str, ml_collections.ConfigDict]:
-  """Returns the configs of the runs with what follows from other models, if they name any, whose files may need devices."""
+  """Fills in what depends on init.model and distill.model. Reading them may use devices, so a process of its own does it."""
   complete = grouping_lib.completed
   if launcher != 'here' and any(config.init.model or config.distill.model for config in given.values()):
     complete = functools.partial(grouping_lib.elsewhere, complete)
@@ -99,7 +99,7 @@ def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[lau
   """
   workdir.mkdir(parents=True, exist_ok=True)
   alone.enter_context(lock(workdir))
-  running = status.running_jobs(workdir, runs)  # those of other sweeps go on unwatched
+  running = _running(workdir, runs)
   busy = {name for names in running.values() for name in names}
   found = {name: run_files.examine(workdir / name, config, models.defaults(config.model.name),
                                    name in busy or bool(lock_owner(workdir / name))) for name, config in runs.items()}
@@ -108,6 +108,24 @@ def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[lau
   for text in filter(None, (kept, results.collect(workdir))):
     print(text, flush=True)
   return {name: claim for name, claim in found.items() if claim.longer or not read_row(workdir / name)}, running
+
+
+def _running(workdir, runs) -> dict[launch.Job, list[str]]:
+  """Returns the jobs that train some of the runs. Those of other sweeps go on unwatched.
+
+  Raises:
+    UserError: if a job also trains runs of another sweep, as it could neither be ended nor started again for these runs alone.
+  """
+  found = status.running_jobs(workdir, dict.fromkeys([*results.runs_so_far(workdir), *runs]))
+  running = {one: names for one, names in found.items() if not runs.keys().isdisjoint(names)}
+  for names in running.values():
+    if others := [name for name in names if name not in runs]:
+      ours = [name for name in names if name in runs]
+      raise UserError(f'{workdir}: a job trains {few(ours)} and, of another sweep, {few(others)}; wait until it ends, '
+                      'or end it with mobilenet_jax sweep cancel')
+  if unwatched := len(found) - len(running):
+    print(f'{counted(unwatched, "job")} of other sweeps in {workdir} will go on', flush=True)
+  return running
 
 
 def _claim(runs, workdir, waiting) -> None:

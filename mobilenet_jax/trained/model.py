@@ -330,7 +330,7 @@ def load_folder(folder: Path, origin: str, checkpoint: str = NEWEST, averaged: b
   variables['params'].pop(models.PROJECTION, None)  # used only in distillation; not part of the model
   check_finite(variables, origin)
   kept['config']['data'].setdefault('exif_orientation', False)  # before there was the field, EXIF was ignored
-  config = _completed(config_lib.from_dict(kept['config']), origin)
+  config = _with_all_fields(config_lib.from_dict(kept['config']), origin)
   labels = kept.get('labels')
   return TrainedModel(config, variables, tuple(labels) if labels else None, origin, step)
 
@@ -343,10 +343,10 @@ def config_of_folder(folder: Path, origin: str) -> ml_collections.ConfigDict:
   """
   if not (folder / run_files.CONFIG_FILE).exists():  # a `save` that was interrupted has left only the weights
     return load_folder(folder, origin).config
-  return _completed(run_files.read_config(folder), origin)
+  return _with_all_fields(run_files.read_config(folder), origin)
 
 
-def _completed(config, origin):
+def _with_all_fields(config, origin):
   try:
     config.model = models.complete(config.model)
   except UserError as error:

@@ -15,9 +15,9 @@ FREEZE = 'freeze_batch_stats'  # the field of a network
 
 
 def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Checks a complete config. Returns a copy in which nothing is left to be filled in.
+  """Checks a complete config. Returns a copy in which `model` has every field of its network and split_by is the task's.
 
-  In it, `model` has every field of its network, split_by is the task's, and init.freeze_body freezes batch statistics, too.
+  In it, init.freeze_body freezes the statistics of batch norm, too; see check_freezes for networks that cannot.
 
   Raises:
     UserError: if a field has a wrong value, or two contradict each other. It names the field, what was given and what is
@@ -36,6 +36,13 @@ def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model[FREEZE] = True
   config.model = models.complete(config.model)
   return config
+
+
+def check_freezes(config: ml_collections.ConfigDict, batch_stats: dict) -> None:
+  """Raises UserError if init.freeze_body is set, and the statistics of the network's batch norm would still move."""
+  if config.init.freeze_body and batch_stats and FREEZE not in models.fields(config.model.name):
+    raise UserError(f'init.freeze_body=True: {config.model.name} has batch norm, but no field {FREEZE}, without which its '
+                    'statistics would still move; give the network the field, see models/layers.py')
 
 
 def completed(configs: Sequence[ml_collections.ConfigDict], folders: Sequence[Path]) -> list[ml_collections.ConfigDict]:

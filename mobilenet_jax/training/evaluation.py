@@ -144,7 +144,7 @@ def _means(mean) -> dict[str, float]:
   if not mean.count:
     raise UserError('none of the examples to evaluate on can be read; repair them, or evaluate on others')
   means = mean.compute()
-  if bad := round(means.pop(NOT_FINITE) * mean.count):
+  if bad := round(means.pop(NOT_FINITE, 0) * mean.count):
     raise UserError(f'the outputs for {bad:,} of {counted(mean.count, "example")}, or what is measured of them, are not '
                     'finite; expected a trained model')
   return means

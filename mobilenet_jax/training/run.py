@@ -19,6 +19,7 @@ from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
+from mobilenet_jax.training.checks import check_freezes
 from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.evaluation import Evaluated, make_eval_step, make_teacher_step
 from mobilenet_jax.training.run_folder import RunFolder
@@ -26,7 +27,8 @@ from mobilenet_jax.training.state import Progress, TrainState, init_state
 from mobilenet_jax.training.step import FINITE, make_train_step
 
 # Parts of the running statistics that are their first values. Measured, see docs/checks.md: where they were more than 1 %,
-# accuracy was that of chance; with 0.2 to 0.7 % it was half or more of what it was with none.
+# accuracy was that of chance; with 0.2 to 0.7 % it was half or more of what it was with none. That was with averaged weights,
+# whose statistics lag behind a little more.
 MOST_OF_FIRST, LEAST_OF_FIRST = 0.01, 1e-4
 MAX_SKIPPED = 10  # batches that nonfinite_loss='skip' leaves out; more are no accident
 STEPS_AHEAD = 4  # how far the host may be ahead of the device; more steps would only keep more batches in memory
@@ -115,6 +117,7 @@ class Run:
     self._schedule = optimizer.learning_rate(config.optim, warmup, steps('decay_every'))
     tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
+    check_freezes(config, state.batch_stats)
 
     self.folder.open_checkpoints(task.main_metric)
     restored = self.folder.restored(state)
@@ -147,8 +150,8 @@ class Run:
     origin = self.config.init.model
     first = f'those of {origin}' if origin else 'their first values, which may keep accuracy at chance'
     enough = min(math.floor(100 * LEAST_OF_FIRST ** (1 / steps)) / 100, 0.99)
-    return (f'model.batch_norm_decay={decay:g}: after {counted(steps, "step")}, {decay**steps:.0%} of the running statistics are '
-            f'still {first}; {enough:g} is low enough')
+    return (f'model.batch_norm_decay={decay:g}: after {counted(steps, "step")}, {decay**steps:.0%} of the running statistics '
+            f'are still {first}; {enough:g} is low enough')
 
   def _say_sizes(self, teachers: tuple[int, int] | None) -> None:
     stream, own = stream_size(self.config.data), tuple(self.config.data.image_size)
@@ -204,9 +207,11 @@ class Run:
     Raises:
       NonFinite: if a loss, a metric or an update is not finite. It names the first such step.
     """
-    mean = tasks.metrics.Mean()
-    for sums in self._finite_window():
-      mean.add({name: value for name, value in sums.items() if name != FINITE})
+    mean, window = tasks.metrics.Mean(), self._finite_window()
+    # Steps before a stop may be those of an earlier version, which did not sum all that this one does.
+    names = set.intersection(*map(set, window)) - {FINITE} if window else set()
+    for sums in window:
+      mean.add({name: value for name, value in sums.items() if name in names})
     self.progress.window = []
     if mean.count:  # 0 if every batch was left out
       rate = float(self._schedule(self.progress.updates() - 1))
@@ -335,7 +340,9 @@ class Run:
 
 
 def compared(model: ml_collections.ConfigDict, origin: ml_collections.ConfigDict) -> tuple[str, str]:
-  """Returns in words which unusual fields a network shares with the one whose weights it starts from, and which differ.
+  """Returns in words which fields a network takes over from the one whose weights it starts from, and which differ.
+
+  A field at its default is not worth a word.
 
   Fields that are no part of what the weights compute are not compared.
   """
@@ -344,5 +351,6 @@ def compared(model: ml_collections.ConfigDict, origin: ml_collections.ConfigDict
                 'compute the same is not known')
   fields, usual = models.fields_of_weights(model.name), models.defaults(model.name)
   same = [f'{field}={model[field]}' for field in fields if model[field] == origin[field] != usual[field]]
-  other = [f'model.{field}={model[field]} instead of its {origin[field]}' for field in fields if model[field] != origin[field]]
-  return ' and '.join(same), f'{", ".join(other)}, as the recipe sets it' if other else ''
+  other = [f'model.{field}={model[field]}, as the recipe sets it, where it has {origin[field]}' for field in fields
+           if model[field] != origin[field]]
+  return ' and '.join(same), '; '.join(other)

@@ -112,7 +112,8 @@ def test_fields_that_are_part_of_what_the_weights_compute_are_marked(name, monke
   expected_shapes = shapes(create())
   variables = jax.tree_util.tree_map_with_path(draw, expected_shapes)
   changed = {(field, value): create(**{field: value})
-             for field, content in models.fields(name).items() for value in others(content)}
+             for field, content in models.fields(name).items() for value in others(content)
+             if value != 'float64'}  # JAX computes in float32 here
   marked = {*models.fields_of_weights(name)}
   same_shapes = {case: network for case, network in changed.items() if shapes(network) == expected_shapes}
   assert {case[0] for case in changed} == set(models.fields(name)) and marked <= {case[0] for case in same_shapes}
@@ -157,6 +158,15 @@ class Plain(nn.Module):
     return nn.Dense(self.num_classes, name='classifier')(x)
 
 
+class Normed(Plain):
+  """A network with a batch norm of its own, which has no field to freeze its statistics."""
+
+  @nn.compact
+  def __call__(self, images, *, train, features=None):
+    images = nn.BatchNorm(use_running_average=not train, name='norm')(images)
+    return super().__call__(images, train=train, features=features)
+
+
 class Counting(Plain):
   """A network with a collection that nothing would save."""
 
@@ -169,6 +179,7 @@ class Counting(Plain):
 @pytest.fixture
 def plain(monkeypatch):
   monkeypatch.setitem(models.MODELS, 'plain', Plain)
+  monkeypatch.setitem(models.MODELS, 'normed', Normed)
   monkeypatch.setitem(models.MODELS, 'counting', Counting)
   config = config_lib.changed(config_lib.base(), {
       'model.name': 'plain', 'model.channels': 16, 'data.image_size': (32, 32), 'batch_size': 8, 'eval_batch_size': 8,
@@ -212,6 +223,14 @@ def test_a_network_with_other_collections_is_one_line(plain, tmp_path):
   config = config_lib.changed(plain, {'model.name': 'counting'})
   with pytest.raises(UserError, match='the network has the collections counts; expected params and'):
     train(config, tmp_path, (random_images(40), random_images(20)))
+
+
+def test_a_body_whose_statistics_cannot_be_frozen_is_one_line(plain, tmp_path):
+  config = config_lib.changed(plain, {'model.name': 'normed', 'train_for': '1 steps'})
+  train(config, tmp_path / 'first', (random_images(40), random_images(20)))
+  config = config_lib.changed(config, {'init.model': str(tmp_path / 'first'), 'init.freeze_body': True})
+  with pytest.raises(UserError, match='init.freeze_body=True: normed has batch norm, but no field freeze_batch_stats'):
+    train(config, tmp_path / 'second', (random_images(40), random_images(20)))
 
 
 def test_fields_on_the_command_line_are_those_of_the_network():

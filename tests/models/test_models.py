@@ -159,7 +159,7 @@ def test_bfloat16_keeps_float32_parameters():
 
 
 def test_logits_in_bfloat16_have_no_ties(small_model):
-  """Compares with the float32 product of the network's own pooled features, and counts images whose two largest logits are equal."""
+  """Compares with the product of the network's own pooled features, and counts images whose two largest logits are equal."""
   config = config_lib.base().model
   config.dtype = 'bfloat16'
   model = models.create(config, 1000)

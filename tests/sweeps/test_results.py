@@ -80,7 +80,7 @@ def test_a_second_sweep_keeps_the_rows_of_the_first(tmp_path, config, capsys):
   (workdir / results.SWEEP_FILE).write_text('{"runs')
   assert sweep(config, CHANGES[1:2], workdir, launcher='here') == ROWS[1:2]
   assert 'also has 2 runs of other sweeps' in capsys.readouterr().out
-  assert results.read_sweep(workdir) == [NAMES[0], NAMES[2], NAMES[1]] and len(table(workdir)) == 3
+  assert results.read_sweep(workdir) == list(NAMES) and len(table(workdir)) == 3
 
 
 @pytest.mark.parametrize('spoil', (
@@ -117,3 +117,13 @@ def test_a_misspelt_field_of_a_sweep_is_refused_before_anything_is_written(tmp_p
   with pytest.raises(UserError, match="GROUPS: data.imagesize: data has no field 'imagesize'"):
     sweep(tiny_config(), [{}], workdir, groupings={'all': (), 'mine': ('data.imagesize',)})
   assert not workdir.exists()
+
+
+def test_a_job_that_also_trains_runs_of_another_sweep_is_refused(tmp_path, config, monkeypatch):
+  results.add_runs(tmp_path, list(NAMES))
+  for i in (0, 2):
+    run_files.claim(tmp_path / NAMES[i], checked(_with(config, i)), longer=False)
+    launch.Job('slurm', '7', 'here', '').write(tmp_path / NAMES[i])
+  monkeypatch.setattr(status, 'alive', lambda workdir, jobs: dict.fromkeys(jobs, launch.RUNNING))
+  with pytest.raises(UserError, match=f'a job trains {NAMES[0]} and, of another sweep, {NAMES[2]}; wait until it ends'):
+    sweep(config, CHANGES[:1], tmp_path)

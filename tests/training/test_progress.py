@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from mobilenet_jax.sweeps import status
 from mobilenet_jax.training import Teacher, loop, report, train, train_group
 from mobilenet_jax.training.durations import Durations
 from mobilenet_jax.training.run import Run
+from mobilenet_jax.training.state import Progress
 
 DATA = random_images(32), random_images(48).subset(np.arange(32, 48))  # no example is in both
 
@@ -59,8 +61,8 @@ def test_a_line_for_everything_that_takes_long(tiny_model, monkeypatch, tmp_path
 def test_what_a_run_is_too_short_for_is_said(tiny_model, tmp_path):
   lines, _ = heard(tiny_config(**{'optim.warmup': '9 steps', 'model.batch_norm_decay': 0.9}), tmp_path)
   assert "optim.warmup='9 steps': longer than the run of 8 steps, so the learning rate does not reach 0.01" in lines
-  assert ('model.batch_norm_decay=0.9: after 8 steps, 43% of the running statistics are still their first values, which may keep '
-          'accuracy at chance; 0.31 is low enough') in lines
+  assert ('model.batch_norm_decay=0.9: after 8 steps, 43% of the running statistics are still their first values, which may '
+          'keep accuracy at chance; 0.31 is low enough') in lines
   lines, _ = heard(tiny_config(), tmp_path / 'low')
   assert not any('batch_norm_decay' in line for line in lines)
 
@@ -190,3 +192,15 @@ def test_a_finished_run_without_checkpoints_does_not_become_longer(tiny_model, t
   with pytest.raises(UserError, match='belongs to another config'):
     train(tiny_config(train_for='12 steps'), tmp_path, DATA)
   assert run_files.read_row(tmp_path)
+
+
+def test_what_an_earlier_version_did_not_sum_is_not_averaged_over_too_many_steps():
+  """A window in a checkpoint may be of a version that logged fewer names."""
+  said = {}
+  run = Run.__new__(Run)
+  run.folder = SimpleNamespace(report_training=lambda step, values: said.update(values))
+  run._schedule = lambda step: 0.5
+  run.progress = Progress(2, None, [{'objective': 8.0, 'count': 4.0, 'finite': True},
+                                    {'objective': 4.0, 'objective/hard': 4.0, 'count': 4.0, 'finite': True}])
+  run.log()
+  assert said == {'objective': 1.5, 'learning_rate': 0.5} and run.progress.window == []

@@ -99,7 +99,8 @@ def test_frozen_statistics_stay_the_same_to_the_bit():
   config = tiny_config(**{'batch_size': 24, 'accumulate_steps': 3, 'model.freeze_batch_stats': True})
   _, _, state, step = make(config)
   rng = np.random.default_rng(0)
-  state = state.replace(batch_stats=jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 2, x.shape), jnp.float32), state.batch_stats))
+  random = lambda x: jnp.asarray(rng.uniform(0.5, 2, x.shape), jnp.float32)
+  state = state.replace(batch_stats=jax.tree.map(random, state.batch_stats))
   before = jax.device_get(state.batch_stats)
   new, _ = devices.pmap_step(step)(devices.replicate(state), devices.split(batches(config, 1)[0]), jax.random.key(1), {})
   assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), before, jax.device_get(new.batch_stats)))
@@ -154,7 +155,8 @@ def test_devices_do_not_matter(tmp_path):
   processes = []
   for count in (2, 4):
     environment = {**os.environ, 'XLA_FLAGS': f'{FLAGS} --xla_force_host_platform_device_count={count}'}
-    processes.append(subprocess.Popen([sys.executable, '-c', DEVICES_SCRIPT, str(count), str(tmp_path)], env=environment, cwd=ROOT))
+    processes.append(subprocess.Popen(
+        [sys.executable, '-c', DEVICES_SCRIPT, str(count), str(tmp_path)], env=environment, cwd=ROOT))
   assert jax.local_device_count() == 1
   whole = four_steps(**{'model.sync_batch_norm': True})
   parts = four_steps(accumulate_steps=4)
