@@ -21,7 +21,7 @@ from mobilenet_jax import trained
 from mobilenet_jax.data import TEACHER, image_names, load
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.tasks import pairs_of, verification
-from mobilenet_jax.training import own_evaluation
+from mobilenet_jax.training import own_data
 
 # Accuracy (VAL) at a false accept rate of 1e-4, million Mult-Adds and parameters as the paper prints them, by width and
 # fraction of the largest size. The paper prints 0.75 at 128 twice; by its cost, one of the two is 0.75 at 160.
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> list[dict]:
 def verify(folder: Path) -> verification.Verification:
   """Verifies a trained run on the images that it was evaluated on. The result has the whole curve."""
   model = trained.load(folder)
-  source = own_evaluation(model, model.config)
+  _, source = own_data(model, model.config)
   return _verify(model.config, source, trained.outputs_for(model, source))
 
 

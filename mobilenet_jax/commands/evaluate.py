@@ -12,7 +12,7 @@ from mobilenet_jax import data, tasks
 from mobilenet_jax.commands import model_argument
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.runtime.pace import progress
-from mobilenet_jax.training import evaluate_trained, own_evaluation, trained_on
+from mobilenet_jax.training import evaluate_trained, own_data, trained_on
 
 
 def main(argv: list[str]) -> None:
@@ -29,19 +29,30 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
 
   model = model_argument.load(args)
-  config = config_lib.changed(model.config, {
-      'eval_batch_size': args.batch, **({'data.name': args.data} if args.data else {}),
-      **({'data.eval_split': args.split} if args.split else {}),
-      **({'data.exif_orientation': False} if args.ignore_exif else {}),
-      **({'data.data_dir': args.data_dir} if args.data_dir else {})})
+  changes = {'eval_batch_size': args.batch}
+  if args.data:
+    changes['data.name'] = args.data
+  if args.split:
+    changes['data.eval_split'] = args.split
+  if args.ignore_exif:
+    changes['data.exif_orientation'] = False
+  if args.data_dir:
+    changes['data.data_dir'] = args.data_dir
+  config = config_lib.changed(model.config, changes)
   devices.check_divisible('--batch', args.batch)
   # A model is evaluated on the held-out part of its own data, or on all of other data.
-  source = data.load_whole(config.data, args.split) if args.data else own_evaluation(model, config)
-  by_number = 'labels are taken as the numbers of the classes of the model, as there are no names to compare'
-  count, seen = trained_on(model, source, config)
-  for remark in (*source.remarks, *([by_number] if model.matches_by_number(source) else ()), seen):
-    if remark:
-      print(remark, file=sys.stderr)
+  if args.data:
+    train, source = None, data.load_whole(config.data, args.split)
+  else:
+    train, source = own_data(model, config)
+  remarks = list(source.remarks)
+  if model.matches_by_number(source):
+    remarks.append('labels are taken as the numbers of the classes of the model, as there are no names to compare')
+  count, seen = trained_on(model, source, config, train)
+  if seen:
+    remarks.append(seen)
+  for remark in remarks:
+    print(remark, file=sys.stderr)
   skipping = lambda error: print(f'skipping {error.name}: {error.reason}', file=sys.stderr)
   means, = evaluate_trained([model], source, config, skipping, progress('evaluating', len(source)))
   if left_out := model.task.remark(means):

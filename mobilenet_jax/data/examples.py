@@ -44,7 +44,8 @@ class Table:
   Like all records, they have a length, and records[i] is an image, uint8 (h, w, 3) or the bytes of an image file, and its
   targets. It raises OSError or ValueError if example i cannot be read. `ids` has the id of each example, `name(i)` is what a
   person can find it by, and `targets()` the targets of all examples, (n, ...), of the shapes and types `target_shapes`.
-  `content` identifies what the ids do not, see fingerprints.py. `files` has the path of each image, or is None.
+  `content` identifies what the ids do not, see fingerprints.py. `files` has the path of each image, and
+  `arrays` all images, (n, h, w, 3), or they are None.
   """
 
   in_memory = True  # its targets
@@ -55,6 +56,7 @@ class Table:
     self.target_shapes = {name: (values.shape[1:], values.dtype) for name, values in self._targets.items()}
     self.content = content
     self.files = images if isinstance(images, list) and all(isinstance(image, str) for image in images) else None
+    self.arrays = images if isinstance(images, np.ndarray) else None
 
   def __len__(self):
     return len(self._images)
@@ -140,6 +142,12 @@ class Source:
     """Returns the path of each example; None if the examples are no files of their own."""
     files = self.records.files
     return files if files is None or self.rows is None else [files[row] for row in self.rows]
+
+  @property
+  def arrays(self) -> np.ndarray | None:
+    """Returns all images, uint8 (n, h, w, 3); None if they are not kept in one array."""
+    arrays = self.records.arrays
+    return arrays if arrays is None or self.rows is None else arrays[self.rows]
 
   @functools.cached_property
   def ids(self) -> tuple[str, ...]:

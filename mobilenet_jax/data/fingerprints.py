@@ -1,9 +1,11 @@
 """What identifies a source, so that a change of the data between two starts of a run is noticed."""
 
+import contextlib
 import dataclasses
-import filecmp
 import hashlib
 import os
+import stat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from mobilenet_jax.data.examples import TEACHER, Source
 
 FEW_ENOUGH = 10_000  # examples whose targets are read at a start though they are not in memory
 SAMPLE = 1000  # examples whose targets stand for all if there are more, spread evenly over the source
+START = 4096  # bytes of a file, which tell most images of equal size apart
 
 
 def fingerprint(source: Source, targets: dict[str, np.ndarray]) -> dict:
@@ -34,26 +37,58 @@ def ids_digest(source: Source) -> str:
   return digest(source.records.content, *source.ids)
 
 
-def common(source: Source, other: Source) -> int:
-  """Returns how many examples of `source` are in `other`, too.
+def common(source: Source, other: Source) -> int | None:
+  """Returns how many examples of `source` are in `other`, too; None if the two cannot be compared.
 
-  Of files, these are the same files, also by other paths, and copies: files of the same id and content. Other examples are the
-  same if id and set are.
+  - Images in files are the same if they are one file, by any path, or have the same bytes. One that cannot be read is the same
+    as no other.
+  - Images in arrays, as in an npz, are the same if their pixels are.
+  - Other examples, such as those of TFDS, are the same if their ids are, but only those of one set can be compared.
   """
-  files, others = source.files, other.files
-  if not files or not others:
-    same_set = not files and not others and source.records.content == other.records.content
-    return len(set(source.ids).intersection(other.ids)) if same_set else 0
-  known, by_id = set(map(os.path.realpath, others)), dict(zip(other.ids, others))
-  return sum(os.path.realpath(file) in known or id in by_id and _are_equal(file, by_id[id])
-             for id, file in zip(source.ids, files))
+  if source.files and other.files:
+    return _common_files(source.files, other.files)
+  if source.arrays is not None and other.arrays is not None:
+    known = {digest({'image': image}) for image in other.arrays}
+    return sum(digest({'image': image}) in known for image in source.arrays)
+  if source.records.content and source.records.content == other.records.content:
+    return len(set(source.ids).intersection(other.ids))
+  return None
 
 
-def _are_equal(file, other):
+class _File(NamedTuple):
+  path: str
+  size: int
+  number: tuple[int, int]  # of its device, and on it; all paths of a file have the same one
+
+
+def _common_files(paths, others):
+  """A training set may have millions of files: only those of equal size are opened, and only those that begin alike read."""
+  files, others = list(_files(paths)), list(_files(others))
+  known = {file.number for file in others}
+  rest = [file for file in files if file.number not in known]
+  found = len(files) - len(rest)
+  for trait in (lambda file: file.size, lambda file: _content(file.path, START), lambda file: _content(file.path)):
+    rest, others = ([(trait(file), file) for file in each] for each in (rest, others))
+    shared = {value for value, _ in rest}.intersection(value for value, _ in others) - {None}
+    rest, others = ([file for value, file in each if value in shared] for each in (rest, others))
+  return found + len(rest)
+
+
+def _files(paths):
+  for path in paths:
+    with contextlib.suppress(OSError):
+      found = os.stat(path)
+      if stat.S_ISREG(found.st_mode):
+        yield _File(path, found.st_size, (found.st_dev, found.st_ino))
+
+
+def _content(path, most=-1):
+  """Returns a digest of a file, or of its first bytes; None if it cannot be read."""
   try:
-    return filecmp.cmp(file, other, shallow=False)
-  except OSError:  # one of them cannot be read
-    return False
+    with open(path, 'rb') as file:
+      return hashlib.sha256(file.read(most)).digest()
+  except OSError:
+    return None
 
 
 def digest(*parts: str | dict[str, np.ndarray]) -> str:

@@ -80,7 +80,7 @@ def is_feature(recorded: str) -> bool:
 class _Records:
   """The records of a split; see examples.Table. An example has the id '<split>/<number>', counted in the whole split."""
 
-  in_memory, files = False, None
+  in_memory, files, arrays = False, None, None
 
   def __init__(self, builder, split, teacher):
     import tensorflow_datasets as tfds

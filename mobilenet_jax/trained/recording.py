@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenet_jax.data import Source, description, digest, eval_batches, fingerprint, known_targets
+from mobilenet_jax.data import Source, description, digest, eval_batches, ids_digest
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime.pace import progress
 from mobilenet_jax.storage.files import whole_file, write_whole
@@ -58,13 +58,13 @@ def _outputs(model, source, start=0, on_progress=lambda count: None):
 
 def _claim(path, model, source):
   """Records the weights, preprocessing and examples that the parts belong to, or checks that these are the same as before."""
-  examples = fingerprint(source, known_targets(source)[0])
-  now = digest(model.digest, json.dumps([description(model.config.data), examples], sort_keys=True, allow_nan=False))
+  preprocessing = json.dumps(description(model.config.data), sort_keys=True, allow_nan=False)
+  now = digest(model.digest, preprocessing, ids_digest(source))
   if not path.exists():
     write_whole(path, now)
   elif path.read_text() != now:
-    raise UserError(f'{path.parent}: holds outputs of another teacher, for other examples or targets, or with other '
-                    'preprocessing, or those of an earlier version of this code; remove the folder, or give another --out')
+    raise UserError(f'{path.parent}: holds outputs of another teacher, for other examples or with other preprocessing, or '
+                    'those of an earlier version of this code; remove the folder, or give another --out')
 
 
 def _no_skipping(error):

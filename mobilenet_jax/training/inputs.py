@@ -21,6 +21,7 @@ from mobilenet_jax.training import distillation
 
 TO_TRAIN_ON, TO_EVALUATE_ON = 'examples to train on', 'examples to evaluate on'
 GIVEN = 'given'  # among the digests if the data was given in Python, so that its config does not name it
+NOT_KNOWN = 'It is not known whether the model was trained on these examples'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +167,8 @@ def difference(folder: Path, now: dict) -> str:
                    '--workdir')
 
 
-def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDict) -> Source:
-  """Returns the examples that a run evaluates on, which are checked to be those of its training.
+def own_data(model: trained.TrainedModel, config: ml_collections.ConfigDict) -> tuple[Source, Source]:
+  """Returns the examples that a run trains and evaluates on, which are checked to be those of its training.
 
   Args:
     model: the model of a run.
@@ -189,10 +190,11 @@ def own_evaluation(model: trained.TrainedModel, config: ml_collections.ConfigDic
   if before is not None and (said := changes(before, now)):
     raise UserError(f'{model.origin}: its inputs have changed since it was trained: now there are {said}; bring the former '
                     f'back, or {advice}')
-  return evaluation
+  return train, evaluation
 
 
-def trained_on(model: trained.TrainedModel, source: Source, config: ml_collections.ConfigDict) -> tuple[int | None, str]:
+def trained_on(model: trained.TrainedModel, source: Source, config: ml_collections.ConfigDict,
+               train: Source | None = None) -> tuple[int | None, str]:
   """Returns how many of the examples that a model is evaluated on it was trained on, and a remark for a person, or ''.
 
   The number is None if it is not known, as for models that are not runs. See data.common for which examples are the same.
@@ -201,20 +203,47 @@ def trained_on(model: trained.TrainedModel, source: Source, config: ml_collectio
     model: the model.
     source: the examples that it is evaluated on.
     config: a complete config that names them.
+    train: the examples that it was trained on, if both are from own_data. Then an example is told by its id.
   """
-  before = run_files.read_inputs(expanded(model.origin)) or {}
-  examples = before.get(TO_TRAIN_ON)
-  if not isinstance(examples, dict):
+  path = expanded(model.origin)
+  try:
+    before = run_files.read_inputs(path)
+  except (UserError, OSError):
+    return None, f'{NOT_KNOWN}: {path / run_files.INPUTS_FILE} is damaged or cannot be read'
+  if before is None:
     return None, ''
-  # If the data of the training is gone, what is evaluated on may be a copy of it: it is if it has the same ids.
-  copy = config_lib.changed(config, {'data.eval_split': model.config.data.eval_split})
-  for candidate in (*([] if GIVEN in before else [model.config]), copy):
+  copied = False
+  if train:
+    count = len(set(source.ids).intersection(train.ids))
+  else:
+    train, copied = _training_examples(model, before, config)
+    if not train:
+      return None, f'{NOT_KNOWN}: its training data has changed or cannot be read'
+    count = common(source, train)
+  if count is None:
+    return None, f'{NOT_KNOWN}: they cannot be compared with its training data, which is of another kind or set'
+  if not count:
+    return 0, ''
+  by_name = ', by their names' if copied and source.files else ''
+  return count, (f'{count:,} of the {counted(len(source), "example")} to evaluate on were trained on{by_name}: the result says '
+                 'little about other examples')
+
+
+def _training_examples(model, before, config):
+  """Returns the examples that a run was trained on, or None, and whether they are taken from a copy of their set.
+
+  If the data of the training is gone, what `config` names to evaluate on may be a copy of it: it is if it has the same ids.
+  """
+  examples = before.get(TO_TRAIN_ON)
+  ids = examples.get('ids') if isinstance(examples, dict) else None
+  candidates = [(config_lib.changed(config, {'data.eval_split': model.config.data.eval_split}), True)]
+  if GIVEN not in before:
+    candidates.insert(0, (model.config, False))
+  for candidate, copied in candidates:
     try:
       train, _ = data_lib.load(candidate.data)
     except (UserError, OSError):
       continue
-    if ids_digest(train) == examples.get('ids'):
-      count, by_name = common(source, train), ', by their names' if candidate is copy and source.files else ''
-      return count, count and (f'{count:,} of the {counted(len(source), "example")} to evaluate on were trained on{by_name}: '
-                               'the result says little about other examples') or ''
-  return None, 'whether it was trained on these examples is not known, as the data of the training cannot be read or has changed'
+    if ids_digest(train) == ids:
+      return train, copied
+  return None, False

@@ -1,4 +1,4 @@
-"""The results of a sweep: rows of different columns, several sweeps in a folder, files that cannot be written; misspelt fields."""
+"""The results of a sweep: rows of different columns, several sweeps in a folder, unwritable files; misspelt fields."""
 
 import csv
 import json

@@ -285,12 +285,14 @@ def test_outputs_that_are_not_finite_name_an_image(tiny_model, tmp_path):
     save(path, (value,) * 3)
   assert np.isfinite(model.predict(paths[0])).all()
   for use in (model.predict, model.top, lambda images: model.outputs(model.prepare(images))):
-    with pytest.raises(UserError, match='bright: the outputs for 1 of 2 images are not finite, such as for image 1, counted from 0'):
+    with pytest.raises(UserError, match='bright: the outputs for 1 of 2 images are not finite, such as for image 1, counted '
+                                        'from 0'):
       use(paths)
   with pytest.raises(UserError, match='bright: the logits for 1 of 2 images are not finite'):  # the check of an export
     export.Network(model, softmax=False).reference(model.prepare(paths))
   model.save(tmp_path / 'model')
-  assert_one_line(command('predict', tmp_path / 'model', *paths, '--format=json'), f'such as for {paths[1]}; expected a trained')
+  done = command('predict', tmp_path / 'model', *paths, '--format=json')
+  assert_one_line(done, f'such as for {paths[1]}; expected a trained')
   assert command('predict', tmp_path / 'model', paths[0], '--batch=1').returncode == 0
   source = from_images([str(path) for path in paths], np.array([0, 1]), 2, ('a', 'b'))
   with pytest.raises(UserError, match='bright: the outputs for 1 of 2 images are not finite, such as for .*/bright.png'):

@@ -1,12 +1,15 @@
 """What a run takes over from the models that it names: the origin it starts from, and the teacher it learns from."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from conftest import TinyMobileNet, images_of, random_images, tiny_config
@@ -56,37 +59,56 @@ def one(config, folder=Path('nowhere')):
   return found
 
 
+@contextlib.contextmanager
+def hidden(folder):
+  """Renames a folder that other tests share for a while, as if it had been removed."""
+  away = folder.rename(folder.with_name('away'))
+  try:
+    yield
+  finally:
+    away.rename(folder)
+
+
 # Starting from another model.
 
 
-def test_what_is_trained_computes_what_its_origin_does(tmp_path):
-  origin = model_in(tmp_path / 'origin', **{'model.activation': 'relu', 'model.batch_norm_epsilon': 0.1})
-  (lines,), _ = heard([tiny_config(**STILL, **{'init.model': str(tmp_path / 'origin')})], [tmp_path / 'run'])
-  assert (f'starting from {tmp_path / "origin"}, with its activation=relu and batch_norm_epsilon=0.1, with its classifier; '
+@pytest.fixture(scope='module')
+def still(tmp_path_factory):
+  """Returns a folder with an origin and a run that starts from it, and what `heard` returns of the run."""
+  root = tmp_path_factory.mktemp('still')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
+    model_in(root / 'origin', **{'model.activation': 'relu', 'model.batch_norm_epsilon': 0.1})
+    return root, *heard([tiny_config(**STILL, **{'init.model': str(root / 'origin')})], [root / 'run'])
+
+
+def test_what_is_trained_computes_what_its_origin_does(still):
+  root, (lines,), _ = still
+  assert (f'starting from {root / "origin"}, with its activation=relu and batch_norm_epsilon=0.1, with its classifier; '
           'the body is frozen') in lines
-  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['model']['activation'] == 'relu'
-  images = images_of(DATA[1])
-  np.testing.assert_allclose(trained.load(tmp_path / 'run').outputs(images), origin.outputs(images), atol=1e-5)
+  assert json.loads((root / 'run' / 'config.json').read_text())['model']['activation'] == 'relu'
+  outputs, origins = (trained.load(root / name).outputs(images_of(DATA[1])) for name in ('run', 'origin'))
+  np.testing.assert_allclose(outputs, origins, atol=1e-5)
 
 
-def test_a_run_that_has_begun_goes_on_without_its_origin(tmp_path):
-  model_in(tmp_path / 'origin', **{'model.activation': 'relu', 'model.batch_norm_epsilon': 0.1})
-  config, folder = tiny_config(**STILL, **{'init.model': str(tmp_path / 'origin')}), tmp_path / 'run'
-  _, rows = heard([config], [folder])
-  (tmp_path / 'origin').rename(tmp_path / 'away')
-  with pytest.raises(UserError, match='origin: neither a file'):
-    one(config, tmp_path / 'new')
-  for found in one(config, folder), grouping.completed({'run': config.to_dict()}, tmp_path)['run']:
-    assert found['model']['activation'] == 'relu'
-  with pytest.raises(UserError, match='elsewhere: neither a file'):  # the run did not begin with that one
-    one(config_lib.changed(config, {'init.model': 'elsewhere'}), folder)
-  assert heard([config], [folder])[1] == rows  # it has finished
-  (folder / run_files.RESULT_FILE).unlink()  # as if it had been stopped before its end
-  lines, again = heard([config], [folder])
-  assert 'continuing at step 2' in lines[0] and again[0]['top1'] == rows[0]['top1']
-  (folder / run_files.CONFIG_FILE).unlink()
-  with pytest.raises(UserError, match='config.json: there is no such file'):
-    one(config, folder)
+def test_a_run_that_has_begun_goes_on_without_its_origin(still, tmp_path):
+  root, _, rows = still
+  config, folder = tiny_config(**STILL, **{'init.model': str(root / 'origin')}), tmp_path / 'run'
+  shutil.copytree(root / 'run', folder)
+  with hidden(root / 'origin'):
+    with pytest.raises(UserError, match='origin: neither a file'):
+      one(config, tmp_path / 'new')
+    for found in one(config, folder), grouping.completed({'run': config.to_dict()}, tmp_path)['run']:
+      assert found['model']['activation'] == 'relu'
+    with pytest.raises(UserError, match='elsewhere: neither a file'):  # the run did not begin with that one
+      one(config_lib.changed(config, {'init.model': 'elsewhere'}), folder)
+    assert heard([config], [folder])[1] == rows  # it has finished
+    (folder / run_files.RESULT_FILE).unlink()  # as if it had been stopped before its end
+    lines, again = heard([config], [folder])
+    assert 'continuing at step 2' in lines[0] and again[0]['top1'] == rows[0]['top1']
+    (folder / run_files.CONFIG_FILE).unlink()
+    with pytest.raises(UserError, match='config.json: there is no such file'):
+      one(config, folder)
 
 
 class Twin(TinyMobileNet):
@@ -144,14 +166,42 @@ def test_images_are_cropped_at_the_larger_of_both_sizes(own, stream, teachers, e
   assert one(config).data.stream_size == expected
 
 
-def test_a_student_of_a_larger_teacher(tmp_path):
+class Lesson(NamedTuple):
+  """Two students of a larger teacher that train together after they were stopped while the teacher was evaluated."""
+  teacher: trained.TrainedModel
+  config: ml_collections.ConfigDict
+  folders: list[Path]
+  stopped: list[str]  # the lines of the first one
+  lines: list[list[str]]
+  rows: list[dict]
+
+
+@pytest.fixture(scope='module')
+def lesson(tmp_path_factory):
+  root = tmp_path_factory.mktemp('lesson')
+  stopped, folders = [], [root / 'one', root / 'two']
+
+  def say(line):
+    stopped.append(line)
+    if line.startswith('evaluating: '):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, 'mobilenet', TinyMobileNet)
+    patch.setattr(loop, 'EVALUATION_SECONDS', 0)
+    teacher, config = model_in(root / 'teacher', **{'data.image_size': (48, 48)}), student(root / 'teacher')
+    with pytest.raises(Interrupted, match='SIGTERM: training stopped before the first step'):
+      train_group([config] * 2, folders, LARGE, says=[say, str])
+    return Lesson(teacher, config, folders, stopped, *heard([config] * 2, folders, LARGE))
+
+
+def test_a_student_of_a_larger_teacher(lesson, tmp_path):
   """It hears how good the teacher is by itself, logs each term of its loss, and predicts files as it is evaluated."""
-  teacher = model_in(tmp_path / 'teacher', **{'data.image_size': (48, 48)})
-  source, config, folder = LARGE[1], student(tmp_path / 'teacher'), tmp_path / 'student'
-  (lines,), (row,) = heard([config], [folder], LARGE)
+  teacher, config, (folder, _), _, (lines, _), (row, _) = lesson
+  source = LARGE[1]
   measured, = evaluate_trained([teacher], source, teacher.config, pytest.fail)
   assert "images are cropped at 48x48, the teacher's size, and resized to 32x32 on the device" in lines
-  assert f'the teacher {tmp_path / "teacher"}: top-1 {measured["top1"]:.2%}, top-5 100.00% on 20 examples' in lines
+  assert f'the teacher {teacher.origin}: top-1 {measured["top1"]:.2%}, top-5 100.00% on 20 examples' in lines
   first, *others = run_files.read_metrics(folder)[0]
   assert first == {'step': 0, 'split': 'teacher', **{name: pytest.approx(value) for name, value in measured.items()}}
   for found in (found for found in others if found['split'] == 'train'):
@@ -166,25 +216,14 @@ def test_a_student_of_a_larger_teacher(tmp_path):
 
   streams = {loop.stream(one(config_lib.changed(config, {'data.image_size': size}))) for size in ((32, 32), (40, 40), (48, 48))}
   assert len(streams) == 1  # so that they can train together
-  (tmp_path / 'teacher').rename(tmp_path / 'away')
-  assert heard([config], [folder], LARGE)[1] == [row]  # it has finished
+  with hidden(Path(teacher.origin)):
+    assert heard([config], [folder], LARGE)[1] == [row]  # it has finished
 
 
-def test_a_stop_while_the_teacher_is_evaluated(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, 'EVALUATION_SECONDS', 0)
-  model_in(tmp_path / 'teacher', **{'data.image_size': (48, 48)})
-  lines = []
-
-  def say(line):
-    lines.append(line)
-    if line.startswith('evaluating: '):
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  with pytest.raises(Interrupted, match='SIGTERM: training stopped before the first step'):
-    train_group([student(tmp_path / 'teacher')], [tmp_path / 'run'], LARGE, says=[say])
-  assert lines[-1] == 'stopped before the first step' and not any(line.startswith('the teacher') for line in lines)
-  folders = [tmp_path / 'run', tmp_path / 'other']
-  for again, folder in zip(heard([student(tmp_path / 'teacher')] * 2, folders, LARGE)[0], folders):
+def test_a_stop_while_the_teacher_is_evaluated(lesson):
+  stopped = lesson.stopped
+  assert stopped[-1] == 'stopped before the first step' and not any(line.startswith('the teacher') for line in stopped)
+  for again, folder in zip(lesson.lines, lesson.folders):
     assert sum(line.startswith('evaluating: 8 of 20') for line in again) == 2  # once for both runs, and once after the training
     assert sum(line.startswith('the teacher') for line in again) == 1
     assert [row['split'] for row in run_files.read_metrics(folder)[0]] == ['teacher', 'train', 'train', 'eval']

@@ -1,7 +1,7 @@
 """Evaluations by the real path, with batches and masks, against scikit-learn; and outputs that are not finite.
 
-The network is a table of outputs: every pixel of an image is the number of its row. A case is drawn from its seed, and has ties,
-classes without examples, examples that cannot be read, or only one example.
+The network is a table of outputs: every pixel of an image is the number of its row. A case is drawn from its seed, and has
+ties, classes without examples, examples that cannot be read, or only one example.
 """
 
 import numpy as np

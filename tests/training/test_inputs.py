@@ -15,7 +15,7 @@ from mobilenet_jax.data import TEACHER, from_images, load
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.sweeps.sweep import sweep
-from mobilenet_jax.training import checked, distillation, inputs, own_evaluation, train
+from mobilenet_jax.training import checked, distillation, inputs, own_data, train
 
 CLASSES = ('black', 'dark', 'light', 'white')  # as many as random_images has, so that all tests share what is compiled
 
@@ -179,7 +179,7 @@ def test_runs_of_earlier_versions_are_evaluated_only_on_what_they_held_out(image
     inputs.difference(run, digests(config_of(images)))
   model = trained.load(saved(tmp_path / 'model'))
   with pytest.raises(UserError, match='model: trained by an earlier version of this code, which held out other images'):
-    own_evaluation(model, config_of(images))
+    own_data(model, config_of(images))
 
 
 def test_digests_do_not_depend_on_where_the_data_is(images, tmp_path):
