@@ -127,7 +127,7 @@ def test_only_what_is_not_set_is_taken_over_and_only_by_the_same_network(tmp_pat
 
   (lines,), _ = heard([config_lib.changed(config, STILL)], [tmp_path / 'run'])
   assert (f'starting from {tmp_path / "origin"}, with its activation=relu and batch_norm_epsilon=0.1, with its classifier; '
-          'the body is frozen; model.padding=same instead of its keras, as the recipe sets it') in lines
+          'the body is frozen; model.padding=same, as the recipe sets it, where it has keras') in lines
   same, other = compared(one(twin).model, trained.config_of(tmp_path / 'origin').model)
   assert not same and other.startswith('model.name=twin instead of its mobilenet, whose weights have the same shapes')
 

@@ -170,7 +170,8 @@ def trained_teacher(tmp_path_factory):
   folder, source = tmp_path_factory.mktemp('teacher'), faces(64)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(models.MODELS, 'mobilenet', SmallMobileNet)
-    train(attribute_config(**{'train_for': '30 steps', 'eval_every': '30 steps', 'data.eval_crop': 1.0}), folder, (source, source))
+    config = attribute_config(**{'train_for': '30 steps', 'eval_every': '30 steps', 'data.eval_crop': 1.0})
+    train(config, folder, (source, source))
   return folder
 
 
