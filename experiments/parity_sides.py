@@ -106,12 +106,16 @@ def _no_skipping(error):
 
 
 def train_tensorflow(case: Case, width_multiplier: float, steps: int, folder: Path, threads: int) -> None:
-  """Trains in TensorFlow from the files that train_ours has written. Writes the weights after STEPS under the same names."""
+  """Trains in TensorFlow from the files that train_ours has written. Writes the weights after STEPS under the same names.
+
+  TensorFlow uses as many `threads`, or if that is 0 as many as it has.
+  """
   os.environ.update(KERAS_BACKEND='tensorflow', TF_CPP_MIN_LOG_LEVEL='3')
   import keras
   import tensorflow as tf
-  tf.config.threading.set_intra_op_parallelism_threads(threads)
-  tf.config.threading.set_inter_op_parallelism_threads(threads)
+  if threads:
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
   dtype = 'float64' if case.dtype == 'float64' else 'float32'
   keras.config.set_floatx(dtype)
   with np.load(folder / INPUTS) as inputs:
