@@ -26,6 +26,7 @@ parameters; `fold` folds batch norm into the convolutions.
 """
 
 import dataclasses
+import difflib
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,9 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   given = {name: value for name, value in config.items() if name not in ('name', 'num_classes')}
   for name, value in given.items():
     if name not in known:
-      raise UserError(f'model.{name}={value}: {config.name} has no such field; it has {", ".join(known)}')
+      near = difflib.get_close_matches(name, known, 1)
+      hint = f'did you mean model.{near[0]}?' if near else f'it has {", ".join(known)}'
+      raise UserError(f'model.{name}={value}: {config.name} has no such field; {hint}')
     given[name] = known[name].checked(f'model.{name}', value)
   return ml_collections.ConfigDict({'name': config.name, 'num_classes': config.num_classes, **defaults(config.name), **given})
 

@@ -29,7 +29,8 @@ CHECKPOINTS, TENSORBOARD = 'checkpoints', 'tensorboard'
 # The columns of every row. The metrics of the task stand between the two groups.
 MODEL_COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params')
 RUN_COLUMNS = ('eval_examples', 'examples_seen', 'seconds', 'dataset', 'seed', 'commit', 'device')
-TEXT_COLUMNS = ('name', 'model', 'measured_against', 'dataset', 'commit', 'device', 'extended')  # all others are numbers
+# All others are numbers.
+TEXT_COLUMNS = ('name', 'model', 'measured_against', 'teacher', 'dataset', 'commit', 'device', 'extended')
 # Fields that may change when a run is started again. They only say how to handle faults.
 WITHOUT_TRACE = ('nonfinite_loss', 'data.bad_images', 'data.max_bad_images', 'data.stall_seconds')
 

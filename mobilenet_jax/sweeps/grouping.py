@@ -13,6 +13,7 @@ import ml_collections
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks, training
+from mobilenet_jax.data import steps_per_epoch
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices, environment, signals
 from mobilenet_jax.sweeps.job import GPUS
@@ -50,8 +51,12 @@ def prepare(configs: dict[str, dict], waiting: list[str]) -> tuple[Machine, Need
   environment.quiet()
   configs = {name: ml_collections.ConfigDict(config) for name, config in configs.items()}
   inputs = _inputs(configs, waiting)
+  said = {}
   for name in waiting:
     training.check_inputs(configs[name], inputs[name])
+    said |= dict.fromkeys(training.too_short_for(configs[name], steps_per_epoch(inputs[name].train, configs[name].batch_size)))
+  if said:  # by this process, whose output is that of the sweep, as well as in the logs
+    print(*said, sep='\n', flush=True)
   name = max(waiting or configs, key=lambda name: cost(configs[name]))
   largest = _without_classes(configs[name])
   num_outputs, _ = tasks.create(largest).outputs(inputs[name].train)

@@ -277,8 +277,9 @@ class TrainedModel:
     """Writes the model in the form of a run's checkpoint, which `load` reads. It replaces a saved model in the folder.
 
     Raises:
-      UserError: if the folder holds anything else, such as a run, or the disk is full.
+      UserError: if values are not finite, the folder holds anything else, such as a run, or the disk is full.
     """
+    check_finite(self.variables, self.origin)
     folder = expanded(folder)
     run_files.check_is_for_a_model(folder)
     checkpoints.write_model(folder, self.variables, notes(self.config, self.labels))

@@ -12,6 +12,7 @@ This module is the interface of the package: other packages import from here.
 
 from mobilenet_jax.training.checks import checked, completed
 from mobilenet_jax.training.distillation import Teacher
+from mobilenet_jax.training.durations import too_short_for
 from mobilenet_jax.training.evaluation import evaluate_trained
 from mobilenet_jax.training.inputs import check_inputs, difference, load_inputs, own_data, starting_weights, trained_on
 from mobilenet_jax.training.loop import stream, train, train_group
@@ -19,4 +20,5 @@ from mobilenet_jax.training.memory import state_bytes, step_bytes
 from mobilenet_jax.training.report import described
 
 __all__ = ['Teacher', 'check_inputs', 'checked', 'completed', 'described', 'difference', 'evaluate_trained', 'load_inputs',
-           'own_data', 'starting_weights', 'state_bytes', 'step_bytes', 'stream', 'train', 'train_group', 'trained_on']
+           'own_data', 'starting_weights', 'state_bytes', 'step_bytes', 'stream', 'too_short_for', 'train', 'train_group',
+           'trained_on']

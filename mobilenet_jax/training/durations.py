@@ -1,4 +1,4 @@
-"""The durations of a run in steps, and what is due when."""
+"""The durations of a run in steps, what is due when, and what a run is too short for."""
 
 import dataclasses
 import math
@@ -6,6 +6,12 @@ import math
 import ml_collections
 
 from mobilenet_jax import config as config_lib
+from mobilenet_jax.errors import counted
+
+# Parts of the running statistics that are their first values. Measured, see docs/checks.md: where they were more than 1 %,
+# accuracy was that of chance; with 0.2 to 0.7 % it was half or more of what it was with none. That was with averaged weights,
+# whose statistics lag behind a little more.
+MOST_OF_FIRST, LEAST_OF_FIRST = 0.01, 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +40,21 @@ class Durations:
     both = math.lcm(self.eval, self.checkpoint)  # 0 if one of them is
     in_between = multiples(self.eval) + multiples(self.checkpoint) - multiples(both)
     return max(in_between, 0) + (step < self.total)
+
+
+def too_short_for(config: ml_collections.ConfigDict, steps_per_epoch: int) -> list[str]:
+  """Returns what a run is too short for, a line each: its warm-up, and the decay of its running statistics.
+
+  A run that starts from another model starts from its statistics, which are none of too few batches.
+  """
+  model, total = config.model, Durations.of(config, steps_per_epoch).total
+  said, length = [], counted(total, 'step')
+  if config_lib.steps(config.optim.warmup, 'optim.warmup', steps_per_epoch, config.batch_size) > total:
+    said.append(f'optim.warmup={config.optim.warmup!r}: longer than the run of {length}, so the learning rate does not reach '
+                f'{config.optim.learning_rate:g}')
+  decay = 0.0 if model.get('freeze_batch_stats') or config.init.model else model.get('batch_norm_decay', 0.0)
+  if decay**total >= MOST_OF_FIRST:
+    enough = min(math.floor(100 * LEAST_OF_FIRST ** (1 / total)) / 100, 0.99)
+    said.append(f'model.batch_norm_decay={decay:g}: after {length}, {decay**total:.0%} of the running statistics are still '
+                f'their first values, which may keep accuracy at chance; {enough:g} is low enough')
+  return said

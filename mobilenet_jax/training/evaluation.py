@@ -134,10 +134,17 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
   for model, mean, rows in zip(models, means, kept):
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
     try:
-      evaluations.append({**_means(mean), **model.task.summary(whole, source), 'examples': mean.count})
+      evaluations.append(_finite({**_means(mean), **model.task.summary(whole, source), 'examples': mean.count}))
     except UserError as error:
       evaluations.append(error)
   return evaluations
+
+
+def _finite(evaluation):
+  if bad := [name for name, value in evaluation.items() if not np.isfinite(value)]:
+    raise UserError(f'the {bad[0]} over all examples is {evaluation[bad[0]]}, as float32 cannot hold the sum; expected a trained '
+                    'model')
+  return evaluation
 
 
 def _means(mean) -> dict[str, float]:

@@ -20,16 +20,12 @@ from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
 from mobilenet_jax.training.checks import check_freezes
-from mobilenet_jax.training.durations import Durations
+from mobilenet_jax.training.durations import Durations, too_short_for
 from mobilenet_jax.training.evaluation import Evaluated, make_eval_step, make_teacher_step
 from mobilenet_jax.training.run_folder import RunFolder
 from mobilenet_jax.training.state import Progress, TrainState, init_state
 from mobilenet_jax.training.step import FINITE, make_train_step
 
-# Parts of the running statistics that are their first values. Measured, see docs/checks.md: where they were more than 1 %,
-# accuracy was that of chance; with 0.2 to 0.7 % it was half or more of what it was with none. That was with averaged weights,
-# whose statistics lag behind a little more.
-MOST_OF_FIRST, LEAST_OF_FIRST = 0.01, 1e-4
 MAX_SKIPPED = 10  # batches that nonfinite_loss='skip' leaves out; more are no accident
 STEPS_AHEAD = 4  # how far the host may be ahead of the device; more steps would only keep more batches in memory
 
@@ -100,21 +96,21 @@ class Run:
     self.durations, self._eval_examples = Durations.of(config, per_epoch), len(eval_source)
 
     model = self._model = models.create(config.model, num_outputs, devices.AXIS)
+    self._outputs_left = ''
     if teacher:
+      if teacher.labels and len(teacher.labels) > num_outputs:
+        self._outputs_left = f', with {num_outputs} of its {len(teacher.labels):,} outputs'
       teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(config.data), 3))
       self._say_sizes(teacher.image_size)
     self._teacher_variables = teacher.variables if teacher else {}
     taught = teacher is not None or TEACHER in eval_source.target_shapes
+    self._taught = taught and distillation.is_soft(config)
     self._teacher_step = None
     if taught and self._measured_against != tasks.DECISIONS:  # which the teacher's outputs equal by definition
       self._teacher_step = devices.pmap_evaluation(make_teacher_step(task, teacher))
-    warmup = steps('warmup')
-    if warmup > self.durations.total:
-      self.folder.note(f'optim.warmup={config.optim.warmup!r}: longer than the run of {counted(self.durations.total, "step")}, '
-                       f'so the learning rate does not reach {config.optim.learning_rate:g}')
-    if remark := self._of_running_statistics():
-      self.folder.note(remark)
-    self._schedule = optimizer.learning_rate(config.optim, warmup, steps('decay_every'))
+    for remark in too_short_for(config, per_epoch):
+      self.folder.say(remark)
+    self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), steps('decay_every'))
     tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
     check_freezes(config, state.batch_stats)
@@ -141,23 +137,11 @@ class Run:
     if self.step:
       self.folder.note(f'continuing at step {self.step}')
 
-  def _of_running_statistics(self) -> str:
-    """Returns a line if the running statistics cannot have arrived at those of the data when training ends, else ''."""
-    model, steps = self.config.model, self.durations.total
-    decay = 0.0 if model.get('freeze_batch_stats') else model.get('batch_norm_decay', 0.0)
-    if decay**steps < MOST_OF_FIRST:
-      return ''
-    origin = self.config.init.model
-    first = f'those of {origin}' if origin else 'their first values, which may keep accuracy at chance'
-    enough = min(math.floor(100 * LEAST_OF_FIRST ** (1 / steps)) / 100, 0.99)
-    return (f'model.batch_norm_decay={decay:g}: after {counted(steps, "step")}, {decay**steps:.0%} of the running statistics '
-            f'are still {first}; {enough:g} is low enough')
-
   def _say_sizes(self, teachers: tuple[int, int] | None) -> None:
     stream, own = stream_size(self.config.data), tuple(self.config.data.image_size)
     if stream != own:
       whose = ", the teacher's size," if stream == teachers else ''
-      self.folder.note('images are cropped at {}x{}{} and resized to {}x{} on the device'.format(*stream, whose, *own))
+      self.folder.say('images are cropped at {}x{}{} and resized to {}x{} on the device'.format(*stream, whose, *own))
 
   def _open_report(self):
     self.folder.open_report(self._task, self.progress, self.durations, self._eval_examples)
@@ -169,9 +153,11 @@ class Run:
     theirs, ours = (tuple(config.data.image_size) for config in (origin.config, self.config))
     sizes = f', trained on {theirs[0]}x{theirs[1]} images (here {ours[0]}x{ours[1]})' if theirs != ours else ''
     same, other = compared(self.config.model, origin.config.model)
-    head = 'with its classifier' if init.keep_head else 'with a new classifier'
+    rows = variables['params'][models.CLASSIFIER]['bias'].size
+    part = '' if rows == origin.num_classes else f'{rows} of the {origin.num_classes:,} outputs of '
+    head = f'with {part}its classifier' if init.keep_head else 'with a new classifier'
     start = f'starting from {init.model}{sizes}{same and f", with its {same}"}, {head}'
-    self.folder.note('; '.join(filter(None, (start, init.freeze_body and 'the body is frozen', other))))
+    self.folder.say('; '.join(filter(None, (start, init.freeze_body and 'the body is frozen', other))))
     return state.start_with(variables)
 
   def _go_on_from(self, progress: Progress) -> None:
@@ -261,7 +247,8 @@ class Run:
     if isinstance(evaluation, UserError):
       raise UserError(f'{name}: {evaluation}') from evaluation
     self.folder.report_teacher(evaluation)
-    self.folder.note(f'{name}: {tasks.headline(evaluation)} on {counted(evaluation["examples"], "example")}')
+    self.folder.say(f'{name}{self._outputs_left}: {tasks.headline(evaluation)} on '
+                    + counted(evaluation['examples'], 'example'))
 
   def _variables(self):
     variables = self.progress.state.variables()
@@ -313,7 +300,9 @@ class Run:
         'height': config.data.image_size[0], 'width': config.data.image_size[1],
         'mult_adds': cost.mult_adds, 'params': cost.trainable,
         **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
-        'measured_against': self._measured_against, 'eval_examples': evaluation['examples'],
+        'measured_against': self._measured_against,
+        **({'teacher': config.distill.model or config.data.recorded or 'given in Python'} if self._taught else {}),
+        'eval_examples': evaluation['examples'],
         'examples_seen': self.durations.total * config.batch_size,
         'seconds': round(self._seconds(), 1),
         'dataset': config.data.name, 'seed': config.seed, 'commit': environment.commit(), 'device': devices.device_name(),

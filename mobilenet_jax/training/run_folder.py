@@ -81,13 +81,17 @@ class RunFolder:
     elif not run_files.read_inputs(self.path):
       self.note('begun by an earlier version of this code, which did not record its data: whether it is the same is not known')
 
+  def say(self, text: str) -> None:
+    """Passes a line to a person."""
+    if self._is_first:
+      self._say(text)
+
   def note(self, text: str, **progress: int) -> None:
     """Passes a line to a person, and writes it with the progress of the run where `sweep status` finds it."""
-    if not self._is_first:
-      return
-    self._progress = {**self._progress, **progress}
-    run_files.write_progress(self.path, {**self._progress, 'doing': text})
-    self._say(text)
+    if self._is_first:
+      self._progress = {**self._progress, **progress}
+      run_files.write_progress(self.path, {**self._progress, 'doing': text})
+    self.say(text)
 
   def open_checkpoints(self, metric: str) -> None:
     """Opens the checkpoints. The best checkpoint is the one with the highest value of `metric`."""

@@ -21,6 +21,7 @@ from mobilenet_jax.data import from_images
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import NN2, MobileNet
 from mobilenet_jax.storage import checkpoints, run_files
+from mobilenet_jax.trained import model as model_lib
 from mobilenet_jax.trained import export
 from mobilenet_jax.trained import model as model_module
 from mobilenet_jax.trained.published import readers, weights
@@ -250,9 +251,13 @@ def spoilt(model, collection, layer, name, value):
 @pytest.mark.parametrize('array, value', (
     (('params', 'classifier', 'bias'), -np.inf), (('batch_stats', 'conv_dw_3_bn', 'mean'), np.nan)))
 def test_a_model_that_is_not_finite_is_not_loaded(array, value, tmp_path, monkeypatch):
-  """Neither as a model, nor as a teacher, nor as a file of published weights."""
+  """Neither as a model, nor as a teacher, nor as a file of published weights; nor is it saved."""
   model = spoilt(zero_model(), *array, value)
-  model.save(tmp_path / 'model')
+  with pytest.raises(UserError, match='values that are not finite'):
+    model.save(tmp_path / 'model')
+  with monkeypatch.context() as patch:
+    patch.setattr(model_lib, 'check_finite', lambda variables, origin: None)
+    model.save(tmp_path / 'model')
   message = f'1 of 137 arrays of the model have values that are not finite, such as {"/".join(array)}; expected a trained'
   for load in (lambda: trained.load(tmp_path / 'model', checkpoint=1),
                lambda: distillation.load_teacher(tiny_config(**{'distill.model': str(tmp_path / 'model')}))):

@@ -134,6 +134,13 @@ def test_outputs_that_are_not_finite_are_counted(name, value, evaluated):
       evaluated(name, outputs, labels, attributes, unread=range(19)))
 
 
+def test_a_sum_that_float32_cannot_hold_is_an_error(evaluated):
+  """The loss of each example is finite."""
+  outputs = np.zeros((19, OUTPUTS))
+  outputs[:, 1] = 1e38
+  assert 'the loss over all examples is inf' in str(evaluated('classification', outputs, np.zeros(19, int)))
+
+
 def test_an_evaluation_that_is_not_finite_stops_the_run(tiny_model, tmp_path, monkeypatch):
   """The outputs are infinite in evaluation alone, so that the loss shows nothing."""
   variables = run_module.Run._variables
