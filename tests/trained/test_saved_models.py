@@ -21,7 +21,6 @@ from mobilenet_jax.data import from_images
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.models import NN2, MobileNet
 from mobilenet_jax.storage import checkpoints, run_files
-from mobilenet_jax.trained import model as model_lib
 from mobilenet_jax.trained import export
 from mobilenet_jax.trained import model as model_module
 from mobilenet_jax.trained.published import readers, weights
@@ -256,7 +255,7 @@ def test_a_model_that_is_not_finite_is_not_loaded(array, value, tmp_path, monkey
   with pytest.raises(UserError, match='values that are not finite'):
     model.save(tmp_path / 'model')
   with monkeypatch.context() as patch:
-    patch.setattr(model_lib, 'check_finite', lambda variables, origin: None)
+    patch.setattr(model_module, 'check_finite', lambda variables, origin: None)
     model.save(tmp_path / 'model')
   message = f'1 of 137 arrays of the model have values that are not finite, such as {"/".join(array)}; expected a trained'
   for load in (lambda: trained.load(tmp_path / 'model', checkpoint=1),
