@@ -37,9 +37,9 @@ CASES = (
     Case('float64, two devices', {'model.dtype': 'float64', 'model.sync_batch_norm': True}, devices=2),
     Case('float64, two parts', {'model.dtype': 'float64', 'accumulate_steps': 2}),
     Case('float32'),
-    Case('two devices', {'model.sync_batch_norm': True}, devices=2),
-    Case('two parts', {'accumulate_steps': 2}),
-    Case('group of four', group=4),
+    Case('float32, two devices', {'model.sync_batch_norm': True}, devices=2),
+    Case('float32, two parts', {'accumulate_steps': 2}),
+    Case('float32, group of four', group=4),
     Case('bfloat16', {'model.dtype': 'bfloat16'}),
 )
 

@@ -37,6 +37,11 @@ def test_links_lead_somewhere(page):
       assert not anchor or anchor in anchors(linked), target
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_be_filled_in(page):
+  assert not re.search(r'@[A-Z]+@|TODO|FIXME', page.read_text())
+
+
 @pytest.mark.parametrize('page', PAGES[1:], ids=lambda page: page.name)
 def test_a_page_opens_with_its_command_and_is_linked(page):
   title, command = re.match(r'# (.*)\n\n```(?:sh|python)\n(.*?)```', page.read_text(), re.DOTALL).groups()

@@ -142,8 +142,8 @@ def evaluate(models: Sequence[Evaluated], source: Source, config: ml_collections
 
 def _finite(evaluation):
   if bad := [name for name, value in evaluation.items() if not np.isfinite(value)]:
-    raise UserError(f'the {bad[0]} over all examples is {evaluation[bad[0]]}, as float32 cannot hold the sum; expected a trained '
-                    'model')
+    raise UserError(f'the {bad[0]} over all examples is {evaluation[bad[0]]}, as float32 cannot hold the sum; expected a '
+                    'trained model')
   return evaluation
 
 

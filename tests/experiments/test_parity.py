@@ -34,14 +34,14 @@ def test_ten_steps_equal_tensorflows(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_ten_steps_of_the_widest_model_equal_tensorflows(tmp_path, monkeypatch):
   """On two devices and in two parts, too, and in float32 within five times the difference between TensorFlow and itself."""
-  cases = [case.name for case in CASES if case.name not in ('group of four', 'bfloat16')]
+  cases = [case.name for case in CASES if case.name not in ('float32, group of four', 'bfloat16')]
   assert trained(cases, 1.0, tmp_path, monkeypatch) == []
 
 
 @pytest.mark.parametrize('case, step, ours, tensorflow, wrong', (
     ('float64', 1, 2e-6, 1e-9, True), ('float64', 1, 9e-7, 1e-9, False), ('float32', 10, 6e-3, 1e-3, True),
-    ('float32', 10, 4e-3, 1e-3, False), ('float32', 5, 6e-3, 1e-3, False), ('group of four', 50, 1, 0.1, True),
-    ('float64', 1, np.nan, 0, True), ('two parts', 10, np.nan, 1, True)))
+    ('float32', 10, 4e-3, 1e-3, False), ('float32', 5, 6e-3, 1e-3, False), ('float32, group of four', 50, 1, 0.1, True),
+    ('float64', 1, np.nan, 0, True), ('float32, two parts', 10, np.nan, 1, True)))
 def test_what_is_not_tolerated(case, step, ours, tensorflow, wrong):
   row = {'case': case, 'step': step, 'layer': 'conv1', 'ours': ours, 'tensorflow': tensorflow}
   assert len(faults([row], {})) == wrong
