@@ -88,3 +88,19 @@ def completed(configs: Sequence[ml_collections.ConfigDict], folders: Sequence[Pa
     return checked(config_lib.changed(plain, changes))
 
   return [complete(config, folder) for config, folder in zip(configs, folders)]
+
+
+def compared(model: ml_collections.ConfigDict, origin: ml_collections.ConfigDict) -> tuple[str, str]:
+  """Returns in words which fields a network takes over from the one whose weights it starts from, and which differ.
+
+  Only fields that are part of what the weights compute are compared, see fields.Field.of_weights. A field that is taken over
+  at its default is not worth a word.
+  """
+  if model.name != origin.name:
+    return '', (f'model.name={model.name} instead of its {origin.name}, whose weights have the same shapes: whether both '
+                'compute the same is not known')
+  fields, usual = models.fields_of_weights(model.name), models.defaults(model.name)
+  same = [f'{field}={model[field]}' for field in fields if model[field] == origin[field] != usual[field]]
+  other = [f'model.{field}={model[field]}, as the recipe sets it, where it has {origin[field]}' for field in fields
+           if model[field] != origin[field]]
+  return ' and '.join(same), '; '.join(other)

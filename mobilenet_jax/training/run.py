@@ -19,7 +19,7 @@ from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import devices, environment
 from mobilenet_jax.storage.run_files import CHECKPOINTS
 from mobilenet_jax.training import distillation, optimizer
-from mobilenet_jax.training.checks import check_freezes
+from mobilenet_jax.training.checks import check_freezes, compared
 from mobilenet_jax.training.durations import Durations, too_short_for
 from mobilenet_jax.training.evaluation import Evaluated, make_eval_step, make_teacher_step
 from mobilenet_jax.training.run_folder import RunFolder
@@ -96,18 +96,7 @@ class Run:
     self.durations, self._eval_examples = Durations.of(config, per_epoch), len(eval_source)
 
     model = self._model = models.create(config.model, num_outputs, devices.AXIS)
-    self._outputs_left = ''
-    if teacher:
-      if teacher.labels and len(teacher.labels) > num_outputs:
-        self._outputs_left = f', with {num_outputs} of its {len(teacher.labels):,} outputs'
-      teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(config.data), 3))
-      self._say_sizes(teacher.image_size)
-    self._teacher_variables = teacher.variables if teacher else {}
-    taught = teacher is not None or TEACHER in eval_source.target_shapes
-    self._taught = taught and distillation.is_soft(config)
-    self._teacher_step = None
-    if taught and self._measured_against != tasks.DECISIONS:  # which the teacher's outputs equal by definition
-      self._teacher_step = devices.pmap_evaluation(make_teacher_step(task, teacher))
+    teacher = self._choose_outputs(teacher, num_outputs, eval_source)
     for remark in too_short_for(config, per_epoch):
       self.folder.say(remark)
     self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), steps('decay_every'))
@@ -136,6 +125,22 @@ class Run:
     self._started = None  # time of the first step
     if self.step:
       self.folder.note(f'continuing at step {self.step}')
+
+  def _choose_outputs(self, teacher: distillation.Teacher | None, num_outputs: int, eval_source: Source):
+    """Returns the teacher with the outputs of the student alone, and notes what is to be reported of it."""
+    self._teacher_variables, self._left_out = {}, ''
+    if teacher:
+      if teacher.labels and len(teacher.labels) > num_outputs:
+        self._left_out = f', with {num_outputs} of its {len(teacher.labels):,} outputs'
+      teacher = distillation.select(teacher, num_outputs, self._labels, (1, *stream_size(self.config.data), 3))
+      self._teacher_variables = teacher.variables
+      self._say_sizes(teacher.image_size)
+    taught = teacher is not None or TEACHER in eval_source.target_shapes
+    self._teacher_name = taught and (self.config.distill.model or self.config.data.recorded or 'given in Python')
+    # The teacher's decisions equal its outputs by definition.
+    measured = taught and self._measured_against != tasks.DECISIONS
+    self._teacher_step = devices.pmap_evaluation(make_teacher_step(self._task, teacher)) if measured else None
+    return teacher
 
   def _say_sizes(self, teachers: tuple[int, int] | None) -> None:
     stream, own = stream_size(self.config.data), tuple(self.config.data.image_size)
@@ -243,12 +248,11 @@ class Run:
 
   def report_teacher(self, evaluation: dict[str, float] | UserError) -> None:
     """Reports the evaluation of the teacher. Raises UserError if its outputs cannot be evaluated."""
-    name = f'the teacher {self.config.distill.model or self.config.data.recorded}'.strip()
+    name = f'the teacher {self._teacher_name}{self._left_out}'
     if isinstance(evaluation, UserError):
       raise UserError(f'{name}: {evaluation}') from evaluation
     self.folder.report_teacher(evaluation)
-    self.folder.say(f'{name}{self._outputs_left}: {tasks.headline(evaluation)} on '
-                    + counted(evaluation['examples'], 'example'))
+    self.folder.say(f'{name}: {tasks.headline(evaluation)} on {counted(evaluation["examples"], "example")}')
 
   def _variables(self):
     variables = self.progress.state.variables()
@@ -301,7 +305,7 @@ class Run:
         'mult_adds': cost.mult_adds, 'params': cost.trainable,
         **{name: value for name, value in evaluation.items() if name != 'examples' and '/' not in name},
         'measured_against': self._measured_against,
-        **({'teacher': config.distill.model or config.data.recorded or 'given in Python'} if self._taught else {}),
+        **({'teacher': self._teacher_name} if self._teacher_name and distillation.is_soft(config) else {}),
         'eval_examples': evaluation['examples'],
         'examples_seen': self.durations.total * config.batch_size,
         'seconds': round(self._seconds(), 1),
@@ -326,20 +330,3 @@ class Run:
 
   def _seconds(self):
     return self.progress.seconds + (time.monotonic() - self._started if self._started else 0)
-
-
-def compared(model: ml_collections.ConfigDict, origin: ml_collections.ConfigDict) -> tuple[str, str]:
-  """Returns in words which fields a network takes over from the one whose weights it starts from, and which differ.
-
-  A field at its default is not worth a word.
-
-  Fields that are no part of what the weights compute are not compared.
-  """
-  if model.name != origin.name:
-    return '', (f'model.name={model.name} instead of its {origin.name}, whose weights have the same shapes: whether both '
-                'compute the same is not known')
-  fields, usual = models.fields_of_weights(model.name), models.defaults(model.name)
-  same = [f'{field}={model[field]}' for field in fields if model[field] == origin[field] != usual[field]]
-  other = [f'model.{field}={model[field]}, as the recipe sets it, where it has {origin[field]}' for field in fields
-           if model[field] != origin[field]]
-  return ' and '.join(same), '; '.join(other)

@@ -38,7 +38,7 @@ def check(network, **options):
 
 
 @pytest.mark.parametrize('options', (
-    {}, {'activation': 'relu'}, {'lowering': 'grouped'}, {'num_classes': 0}, {'network': SmallConv},
+    {}, {'activation': 'relu', 'num_classes': 0}, {'lowering': 'grouped'}, {'network': SmallConv},
     *(pytest.param({'network': network}, marks=pytest.mark.slow) for network in (MobileNet, ConvMobileNet, ShallowMobileNet))),
     ids=str)
 def test_folded_batch_norm_changes_nothing(options):

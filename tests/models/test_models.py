@@ -158,7 +158,7 @@ def test_bfloat16_keeps_float32_parameters():
   assert half['conv_pw_1']['__call__'][0].dtype == jnp.bfloat16
 
 
-def test_logits_in_bfloat16_have_no_ties(small_model):
+def test_logits_in_bfloat16_have_no_ties(tiny_model):
   """Compares with the product of the network's own pooled features, and counts images whose two largest logits are equal."""
   config = config_lib.base().model
   config.dtype = 'bfloat16'

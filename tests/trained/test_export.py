@@ -155,9 +155,9 @@ def test_an_image_prepared_as_the_card_says_gives_the_models_prediction(models, 
 
 
 @pytest.mark.parametrize('changes, options', (
-    ({'data.image_size': (32, 32)}, {}),  # the last map is 1x1
+    pytest.param({'data.image_size': (32, 32)}, {}, marks=pytest.mark.slow),  # the last map is 1x1
     ({'data.image_size': (33, 40), 'data.stream_size': (48, 40), 'task': 'embedding'}, {'preprocessing': True}),
-    ({'data.image_size': (64, 32), 'task': 'attributes'}, {'softmax': False})))
+    pytest.param({'data.image_size': (64, 32), 'task': 'attributes'}, {'softmax': False}, marks=pytest.mark.slow)))
 def test_onnx_of_other_sizes_takes_several_images(changes, options, models, tmp_path):
   model = other(models[1], **{'model.padding': 'same', **changes})
   network = Network(model, **options)

@@ -22,7 +22,7 @@ from mobilenet_jax.runtime import devices
 from mobilenet_jax.storage import run_files
 from mobilenet_jax.sweeps import grouping
 from mobilenet_jax.training import checked, completed, evaluate_trained, loop, train_group
-from mobilenet_jax.training.run import compared
+from mobilenet_jax.training.checks import compared
 
 pytestmark = pytest.mark.usefixtures('tiny_model')
 
