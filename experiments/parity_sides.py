@@ -117,7 +117,8 @@ def train_tensorflow(case: Case, width_multiplier: float, steps: int, folder: Pa
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
   dtype = 'float64' if case.dtype == 'float64' else 'float32'
-  keras.config.set_floatx(dtype)
+  keras.config.set_floatx(dtype)  # of inputs
+  keras.config.set_dtype_policy(dtype)  # of layers
   with np.load(folder / INPUTS) as inputs:
     images, labels = inputs['images'], inputs['labels']
     start = {name.removeprefix('start/'): inputs[name] for name in inputs if name.startswith('start/')}

@@ -25,7 +25,9 @@ def test_ten_steps_equal_tensorflows(tmp_path, monkeypatch):
       return parity_sides.train_tensorflow(*args)  # in this process, which may have imported TensorFlow before
     finally:
       keras.config.set_floatx('float32')
+      keras.config.set_dtype_policy('float32')
 
+  keras.config.set_dtype_policy('float32')  # as another test may leave it
   monkeypatch.setattr(parity, 'THREADS', (0, 0))
   monkeypatch.setattr(parity, 'run', run)
   assert trained(['float64'], 0.25, tmp_path, monkeypatch) == []
