@@ -29,6 +29,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import figures
 from experiments.benchmark_implementations import IMPLEMENTATIONS, OURS, missing
 from experiments.benchmark_input import measure_input
 from mobilenet_jax.config import RESOLUTION_MULTIPLIERS, WIDTH_MULTIPLIERS
@@ -153,10 +154,7 @@ def write_csv(rows, path: Path) -> None:
 
 
 def save_chart(rows, out: Path) -> None:
-  figure = draw(rows)
-  for suffix, options in (('png', {'dpi': 160}), ('svg', {'metadata': {'Date': None}})):
-    figure.savefig(out / f'benchmark.{suffix}', **options)
-  plt.close(figure)
+  figures.save(draw(rows), out / 'benchmark')
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import ml_collections
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from experiments import figures
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import trained
 from mobilenet_jax.data import teacher_of
@@ -59,8 +60,7 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
   figure.draw_without_rendering()  # fixes the layout, which looks.label needs
   for axes, labels in named:
     looks.label(axes, labels)
-  figure.savefig(path.with_suffix('.png'), dpi=160)
-  figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+  figures.save(figure, path)
   print(f'figure {path.with_suffix(".png")} and .svg')
 
 

@@ -75,14 +75,18 @@ def figure5(rows: list[dict], references: list[dict] = ()):
   return figure
 
 
+def save(figure, path: Path) -> None:
+  """Writes a figure as PNG and SVG, whatever the suffix of `path`, and closes it."""
+  figure.savefig(path.with_suffix('.png'), dpi=160)
+  figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+  plt.close(figure)
+
+
 def write(rows: list[dict], references: list[dict], folder: Path, prefix: str = '') -> None:
   """Draws both figures into `folder`, as PNG and SVG."""
   for number, draw in ((4, figure4), (5, figure5)):
-    figure = draw(rows, references)
     path = folder / f'{prefix}figure{number}'
-    figure.savefig(path.with_suffix('.png'), dpi=160)
-    figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-    plt.close(figure)
+    save(draw(rows, references), path)
     print(f'figure {number} {path.with_suffix(".png")} and .svg')
 
 

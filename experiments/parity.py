@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import figures
 from experiments.benchmark import write_csv
 from experiments.parity_sides import INPUTS, OURS, STEPS, TENSORFLOW, Case, run
 from mobilenet_jax.runtime import command_line
@@ -85,7 +86,7 @@ def _rows(step, start, ours, one, other):
     layer, _, index = name.partition('/')
     for when in ('now', 'average'):
       value = one[f'{step}/{when}/{name}'].astype(np.float64)
-      apart = [np.abs(other - value).max() for other in (
+      apart = [np.abs(theirs - value).max() for theirs in (
           start[f'start/{name}'], ours[f'{step}/{when}/{name}'], other[f'{step}/{when}/{name}'])]
       kind = layer.endswith('_bn') and index in '23', when
       kinds.setdefault(layer.removesuffix('_bn'), {}).setdefault(kind, []).append(apart)
@@ -135,9 +136,7 @@ def main(args: argparse.Namespace) -> None:
   with tempfile.TemporaryDirectory() as folder:
     rows, losses = measure(CASES, args.alpha, args.steps, Path(folder))
   write_csv([{**row, 'commit': commit()} for row in rows], args.out / 'parity.csv')
-  figure = draw(rows)
-  for suffix, options in (('png', {'dpi': 160}), ('svg', {'metadata': {'Date': None}})):
-    figure.savefig(args.out / f'parity.{suffix}', **options)
+  figures.save(draw(rows), args.out / 'parity')
   wrong = faults(rows, losses)
   print(*wrong, f'{len(wrong)} differences are not tolerated', sep='\n')
   sys.exit(bool(wrong))

@@ -54,8 +54,7 @@ def predict(model: trained.TrainedModel, paths: list[Path], k: int, batch: int, 
   said = (lambda count: None) if sys.stdout.isatty() else progress('labelling', len(paths))
   for first, made in zip(range(0, len(paths), batch), batches):
     names = [str(path) if read else None for path, read in zip(paths[first:first + batch], made['mask'])]
-    rows = model.prediction(made['image'], [*names, *[None] * (batch - len(names))])
-    for i, row, read in zip(range(first, len(paths)), rows, made['mask']):
+    for i, row, read in zip(range(first, len(paths)), model.prediction(made['image'], names), made['mask']):
       if read:
         top = trained.top_labels(row, model.labels, k)
         if annotated:

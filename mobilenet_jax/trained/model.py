@@ -157,7 +157,8 @@ class TrainedModel:
 
     Args:
       prepared: the images.
-      names: what an error calls each image, by default its number; None for one whose outputs are not used.
+      names: what an error calls each image, by default its number; None for one whose outputs are not used. They may be fewer
+        than the images: those that pad a batch are not used either.
 
     Raises:
       UserError: if outputs are not finite; it names an image.

@@ -51,8 +51,7 @@ def outputs_for(model: TrainedModel, source: Source) -> np.ndarray:
 def _outputs(model, source, start=0, on_progress=lambda count: None):
   batches = eval_batches(source, model.config.data, BATCH, _no_skipping, start, transform=model.task.transform)
   for number, batch in enumerate(batches, start=start + 1):
-    ids = source.ids[(number - 1) * BATCH:number * BATCH]  # those of the batch, but for its padding
-    yield model.outputs(batch['image'], [*ids, *[None] * (BATCH - len(ids))])[batch['mask'] > 0]
+    yield model.outputs(batch['image'], source.ids[(number - 1) * BATCH:number * BATCH])[batch['mask'] > 0]
     on_progress(min(number * BATCH, len(source)))
 
 

@@ -15,7 +15,6 @@ from mobilenet_jax.runtime import devices
 from mobilenet_jax.trained import TrainedModel
 from mobilenet_jax.training import distillation
 
-
 NOT_FINITE = 'not finite'  # among the sums of a step: how many examples have outputs or metrics that are not
 
 

@@ -36,13 +36,14 @@ def make_train_step(model, task, tx, config: ml_collections.ConfigDict, teacher:
           {'params': params, 'batch_stats': batch_stats}, images, train=True, features=features,
           mutable=['batch_stats'], rngs={'dropout': dropout_rng})
       terms = distillation.loss(config, task, outputs, features, params, batch, teacher_features)
-      return sum(terms.values()).mean(), (updates.get('batch_stats', {}), outputs, terms)
+      losses = sum(terms.values())
+      return losses.mean(), (updates.get('batch_stats', {}), outputs, losses, terms)
 
-    gradient, (batch_stats, outputs, terms) = jax.grad(loss, has_aux=True)(params)
+    gradient, (batch_stats, outputs, losses, terms) = jax.grad(loss, has_aux=True)(params)
     # 'loss' is the task's own loss, against the labels. If training minimises another loss, that is the 'objective'.
-    values = {'objective' if distillation.is_soft(config) else 'loss': sum(terms.values())}
+    values = {'loss': losses}
     if distillation.is_soft(config):
-      values |= {f'objective/{name}': term for name, term in terms.items()}
+      values = {'objective': losses, **{f'objective/{name}': term for name, term in terms.items()}}
     metrics = task.metrics(outputs, batch) if labelled or not task.needs_labels else {}
     return (gradient, batch_stats), tasks.metrics.sums({**values, **metrics}, batch['mask'])
 
