@@ -69,6 +69,13 @@ def test_a_field_that_one_of_the_networks_has_may_be_varied():
   assert len(found) == 2
 
 
+def test_the_command_takes_several_fields(tmp_path):
+  """It gets as far as the data that there is not."""
+  done = command('sweep', '--config=configs/small_images.py:data=folder:/nowhere', f'--workdir={tmp_path}/run', '--seeds=2',
+                 '--sweep', 'optim.learning_rate=1e-3,3e-3', '--sweep=model.width_multiplier=0.35,1.4', '--launcher=here')
+  assert 'reading folder:/nowhere for 8 runs' in done.stdout and done.returncode == 1
+
+
 def test_a_recipe_of_one_run_needs_something_to_vary(tmp_path):
   assert_one_line(command('sweep', '--config=configs/fabrics.py', f'--workdir={tmp_path}/run'),
                   'has no sweep(config); expected what to vary, such as --sweep optim.learning_rate=1e-3,3e-3 or --seeds=3')
