@@ -143,8 +143,8 @@ def draw(series: Sequence[Series], x: str, metric: str = 'top1', references: Seq
   above = x == 'params'  # the networks of one alpha are above each other
   tops = ys(points) + (factor * np.array([point.deviations.get(metric, 0) for point in points]) if above else 0)
   labels = _labels(points, xs(points), tops, above)
-  axes.set_xlabel(title)
-  axes.set_ylabel(y_title)
+  axes.set_xlabel(_words(title))
+  axes.set_ylabel(_words(y_title))
   axes.margins(0.08)
   axes.grid(True, which='major', color='0.88', linewidth=0.6)
   axes.set_axisbelow(True)
@@ -155,7 +155,7 @@ def draw(series: Sequence[Series], x: str, metric: str = 'top1', references: Seq
   if above:
     axes.set_xticks(_apart(shown))
   axes.xaxis.set_minor_locator(NullLocator())
-  axes.xaxis.set_major_formatter(lambda number, _: f'{number:.3g}' if abs(number) < 1000 else f'{number:,.0f}')
+  axes.xaxis.set_major_formatter(lambda number, _: f'{number:,.0f}' if 1e3 <= abs(number) < 1e7 else f'{number:.3g}')
   looks.finish(axes, labels if len(labels) <= MAX_LABELS else [], handles, _legend_title(points, metric, len(labels)), above)
   return figure
 

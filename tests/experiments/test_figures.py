@@ -186,22 +186,21 @@ def random_series(rng, count):
 def test_a_legend_covers_no_mark(count):
   """Neither a mark nor an error bar nor a label, at the resolution of the file; and it is whole."""
   rng = np.random.default_rng(count)
-  for x in ('mult_adds', 'seconds'):
-    figure = figures.draw(random_series(rng, count), x)
-    figure.set_dpi(160)
-    figure.draw_without_rendering()
-    axes, box = figure.axes[0], legend_of(figure).get_window_extent()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert boxes and not any(box.overlaps(other) for other in boxes)
-    marked = [line for line in axes.lines if line.get_linestyle() == 'None']
-    points = axes.transData.transform([point for line in marked for point in line.get_xydata()])
-    bars = [axes.transData.transform(path.vertices) for bar in axes.collections for path in bar.get_paths()]
-    reach = 4 * 160 / 72
-    for low, high in [(point, point) for point in points] + [(bar.min(axis=0), bar.max(axis=0)) for bar in bars]:
-      (left, bottom), (right, top) = low - reach, high + reach
-      assert right < box.x0 or left > box.x1 or top < box.y0 or bottom > box.y1
-    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-    assert np.all(axes.bbox.size > 160 * np.array((4.5, 3)))  # the axes keep their size
+  figure = figures.draw(random_series(rng, count), ('mult_adds', 'seconds')[count % 2])
+  figure.set_dpi(160)
+  figure.draw_without_rendering()
+  axes, box = figure.axes[0], legend_of(figure).get_window_extent()
+  boxes = [text.get_window_extent() for text in axes.texts]
+  assert boxes and not any(box.overlaps(other) for other in boxes)
+  marked = [line for line in axes.lines if line.get_linestyle() == 'None']
+  points = axes.transData.transform([point for line in marked for point in line.get_xydata()])
+  bars = [axes.transData.transform(path.vertices) for bar in axes.collections for path in bar.get_paths()]
+  reach = 4 * 160 / 72
+  for low, high in [(point, point) for point in points] + [(bar.min(axis=0), bar.max(axis=0)) for bar in bars]:
+    (left, bottom), (right, top) = low - reach, high + reach
+    assert right < box.x0 or left > box.x1 or top < box.y0 or bottom > box.y1
+  assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+  assert np.all(axes.bbox.size > 160 * np.array((4.5, 3)))  # the axes keep their size
 
 
 @pytest.mark.parametrize('count', (1, 2, 3))
