@@ -18,7 +18,7 @@ import numpy as np
 
 STEPS = (1, 2, 5, 10, 20, 50)  # after which the two are compared
 DECAY = float(np.float32(0.9))  # what TensorFlow's optimiser makes of 0.9, whatever the dtype of the variables
-CLASSES, EXAMPLES, BATCH = 20, 4000, 16  # of the embedded dataset
+CLASSES, EXAMPLES, BATCH = 24, 5000, 16  # of the embedded dataset
 OURS, TENSORFLOW, INPUTS = 'ours', 'tensorflow', 'inputs.npz'
 
 

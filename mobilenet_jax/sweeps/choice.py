@@ -79,6 +79,8 @@ def explain(picked: dict, rows: list[dict], limits: dict[str, float]) -> str:
 def read(table: str) -> list[dict]:
   """Returns the models of a table: 'published' or 'paper' (ImageNet), or the path of a sweep's results.csv.
 
+  Runs that differ only in their seed are one model, with the mean of their accuracies.
+
   Raises:
     UserError: if there is no such table, if it is not a table of results, or if it contains no model.
   """
@@ -90,7 +92,19 @@ def read(table: str) -> list[dict]:
           if table not in SOURCES or line['source'] == table]
   if not rows:
     raise UserError(f'--table={table}: no model in it; let a run of the sweep finish first')
-  return rows
+  return rows if table in SOURCES else _means(path, rows)
+
+
+def _means(path, rows) -> list[dict]:
+  """Returns one row for the runs that differ only in their seed, so that no seed is chosen for its luck."""
+  by_name = {row['name']: row for row in rows}
+  points, _ = tables.over_seeds(tables.read(path, 'top1').rows)
+  for point in points:
+    if len(point.names) > 1 and set(point.names) <= set(by_name):
+      members = [by_name.pop(name) for name in point.names]
+      name = f'{members[0]["name"]} (mean of {len(members)} seeds)'
+      by_name[name] = {**members[0], 'name': name, 'top1': point.means['top1']}
+  return list(by_name.values()) if len(by_name) < len(rows) else rows
 
 
 def _row(line, where):
