@@ -24,11 +24,13 @@ class Column(NamedTuple):
     title: what it is called.
     values: its distinct values in order, as texts.
     numbers: whether they are numbers.
+    of_fits: whether `ends` has the column, too.
   """
   field: str
   title: str
   values: Sequence[str]
   numbers: bool
+  of_fits: bool
 
 
 def bundle() -> str:
@@ -70,8 +72,9 @@ def costs(measure: str, columns: list[Column], colour: Column | None, shape: Col
           y=alt.Y('low:Q', **up), y2='high:Q', color=look['color']))
     if lines and x == 'mult_adds':
       layers.insert(0, alt.Chart(alt.NamedData('ends')).mark_line(
-          strokeDash=[5, 4], strokeWidth=1.3, color='var(--quiet)', aria=False).encode(
-              x=across, y=alt.Y('value:Q', **up), detail='fit:N'))
+          strokeDash=[5, 4], strokeWidth=1.3, aria=False).encode(
+              x=across, y=alt.Y('value:Q', **up), detail='fit:N',
+              color=look['color'] if colour and colour.of_fits else alt.value('var(--quiet)')))
     figures.append(alt.layer(*layers).properties(height=HEIGHT, title=alt.Title(f'Figure {number}', anchor='start')))
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Automatically deduplicated')  # one brush for both is what is meant
@@ -83,26 +86,31 @@ def _colour(column) -> dict:
   if not column:
     return {'color': alt.value('var(--c1)')}
   if len(column.values) > LOOKS and column.numbers:
-    return {'color': alt.Color(f'{column.field}n:Q', title=column.title, scale=alt.Scale(scheme='viridis'),
-                               legend=alt.Legend(orient='bottom', gradientLength=240))}
+    return {'color': _gradient(f'{column.field}n', column.title)}
   return {'color': alt.Color(f'{column.field}:N', title=column.title, scale=alt.Scale(
-      domain=column.values, range=_cycled([f'var(--c{i + 1})' for i in range(LOOKS)], column)), legend=_legend(column))}
+      domain=column.values, range=_cycled([f'var(--c{i + 1})' for i in range(LOOKS)], column)), legend=_legend())}
 
 
 def _shape(column) -> dict:
   """Returns the encoding of shape. More values than there are shapes are not shown by it."""
   if not column or len(column.values) > len(SHAPES):
     return {}
-  return {'shape': alt.Shape(f'{column.field}:N', title=column.title, legend=_legend(column), scale=alt.Scale(
-      domain=column.values, range=_cycled(SHAPES, column)))}
+  return {'shape': alt.Shape(f'{column.field}:N', title=column.title, scale=alt.Scale(
+      domain=column.values, range=_cycled(SHAPES, column)), legend=_legend(symbolFillColor='var(--ink)'))}
 
 
 def _cycled(looks, column):
   return [looks[i % len(looks)] for i in range(len(column.values))]
 
 
-def _legend(column):
-  return alt.Legend(orient='bottom', columns=4, labelLimit=260, symbolOpacity=1, symbolStrokeWidth=0, symbolLimit=40)
+def _legend(**options):
+  return alt.Legend(orient='bottom', symbolOpacity=1, symbolStrokeWidth=0, symbolLimit=40, **options)
+
+
+def _gradient(field, title):
+  """Returns the encoding of colour for a number. CSS cannot change these colours, so they do on light and on dark paper."""
+  return alt.Color(f'{field}:Q', title=title, scale=alt.Scale(range=['#3b7dd8', '#b0559f', '#f0862c']),
+                   legend=alt.Legend(orient='bottom', gradientLength=200))
 
 
 def parallel(measure: str, axes: list[str]) -> dict:
@@ -114,24 +122,22 @@ def parallel(measure: str, axes: list[str]) -> dict:
   """
   over = alt.selection_point(name='over', on='pointerover', clear='pointerout', fields=['id'], empty=False)
   across = alt.X('axis:N', title=None, sort=None, scale=alt.Scale(domain=axes, padding=0.5),
-                 axis=alt.Axis(orient='top', labelAngle=0, labelLimit=150, domain=False, ticks=False, grid=True, labelPadding=8))
+                 axis=alt.Axis(orient='top', labelLimit=150, domain=False, ticks=False, grid=True, labelPadding=8))
   up = alt.Y('at:Q', axis=None, scale=alt.Scale(domain=[0, 1], padding=8))
   lines = alt.Chart(alt.NamedData('lines')).mark_line(interpolate='monotone').encode(
       x=across, y=up, detail='id:N', tooltip=[alt.Tooltip('name:N', title='title'), alt.Tooltip('value_text:N', title=measure)],
-      color=alt.Color('value:Q', title=measure, scale=alt.Scale(scheme='viridis'),
-                      legend=alt.Legend(orient='bottom', gradientLength=240)),
+      color=_gradient('value', measure),
       strokeWidth=alt.condition(over, alt.value(4), alt.value(1.6)),
       opacity=alt.condition('datum.chosen', alt.value(1), alt.value(0.6))).add_params(over)
   ticks = alt.Chart(alt.NamedData('ticks')).encode(x=across, y=up, text='text:N')
-  texts = ticks.mark_text(align='left', dx=6, fontSize=10, color='var(--ink)', aria=False)
-  halo = ticks.mark_text(align='left', dx=6, fontSize=10, stroke='var(--paper)', strokeWidth=3, strokeJoin='round', aria=False)
-  return _finished(alt.layer(lines, halo, texts).properties(height=HEIGHT))
+  texts = ticks.mark_text(align='left', dx=6, fontSize=10, color='var(--ink)', stroke='var(--paper)', strokeWidth=3, aria=False)
+  return _finished(alt.layer(lines, texts).properties(height=HEIGHT))
 
 
 def curves(measure: str) -> dict:
   """Returns the learning curves of chosen runs: the measure beside the training loss."""
   name = alt.Color('run:N', title=None, sort=None, scale=alt.Scale(range=[f'var(--c{i + 1})' for i in range(LOOKS)]),
-                   legend=alt.Legend(orient='bottom', columns=1, labelLimit=420, symbolType='stroke'))
+                   legend=alt.Legend(orient='bottom', columns=1, symbolType='stroke'))
   shapes = []
   for data, title in (('evaluations', measure), ('losses', 'training loss')):
     base = alt.Chart(alt.NamedData(data)).encode(

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById('data').textContent);
   const chosen = new Set();  // numbers of runs
   const all = (query, within = document) => [...within.querySelectorAll(query)];
-  const GAP = 76;  // of an axis, beside the drawing area
+  const GAP = 66;  // of an axis, beside the drawing area
 
   // Charts. Each is drawn anew when its data, its colour or the width of the page changes.
 
@@ -37,17 +37,31 @@
       for (const part of spec.concat) part.width = Math.max(narrow ? room - GAP : room / 2 - GAP, 120);
     } else {
       spec.width = Math.max(room - 20, 120);
+      spec.config.axisX = {labelAngle: narrow ? -35 : 0};
+      spec.config.text = {limit: spec.width / new Set(panel.ticks.map(tick => tick.axis)).size - 14};
     }
+    Object.assign(spec.config.legend, {columns: Math.max(Math.floor(room / 160), 1), labelLimit: narrow ? room / 2 - 50 : 260});
     return spec;
+  }
+
+  function legendsBelowEachOther(vega) {  // which Vega-Lite cannot say
+    vega.config.legend.layout = {bottom: {anchor: 'start', direction: 'vertical', margin: 6}};
+    return vega;
   }
 
   async function draw(place) {
     const options = {
       mode: 'vega-lite', ast: true, renderer: 'svg', actions: false, defaultStyle: false,
-      tooltip: {disableDefaultStyle: true}};
-    const before = place.result;
-    place.result = await vegaEmbed(place, specOf(place), options);
+      tooltip: {disableDefaultStyle: true}, patch: legendsBelowEachOther};
+    const before = place.result, spec = specOf(place);
+    if (Object.values(spec.datasets).every(rows => !rows.length)) {
+      place.result = undefined;
+      place.textContent = 'None is chosen, or none has a curve.';
+    } else {
+      place.result = await vegaEmbed(place, spec, options);
+    }
     if (before) before.finalize();
+    if (!place.result) return;
     place.result.view.addEventListener('click', (event, item) => {
       const runs = item && item.datum && panelOf(place).points[item.datum.id]?.runs;
       if (place.dataset.chart !== 'curves' && runs) choose(runs, !runs.some(run => chosen.has(run)));
@@ -124,10 +138,11 @@
     timer = setTimeout(() => places.forEach(drawLater), 150);
   });
 
-  // At first: the best, the middle and the worst point, and what is under way.
-  const first = data.panels.flatMap(panel => {
+  // At first: the best, the middle and the worst point of a task, or if none has finished, some of its runs.
+  choose(data.panels.flatMap(panel => {
     const ranked = [...panel.points].sort((a, b) => b.value - a.value);
-    return [0, Math.floor(ranked.length / 2), ranked.length - 1].flatMap(i => ranked[i] ? ranked[i].runs.slice(0, 1) : []);
-  });
-  choose(first.filter(run => data.runs[run].name !== undefined), true);
+    const runs = ranked.length ? ranked.map(point => point.runs[0]) :
+      [...data.runs.keys()].filter(run => data.runs[run].task === panel.task);
+    return [0, Math.floor(runs.length / 2), runs.length - 1].flatMap(i => runs[i] ?? []);
+  }), true);
 })();

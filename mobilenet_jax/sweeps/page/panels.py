@@ -66,7 +66,7 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   values = {name: of_points for name, of_points in values.items() if len({shown(name, value) for value in of_points}) > 1}
   varied = [name for name in differences.varied if name in values and name not in points.SEEDS]
   columns = {name: charts.Column(f'f{i}', title(name), [shown(name, value) for value in order(values[name])],
-                                  all(map(is_number, values[name])))
+                                  all(map(is_number, values[name])), name == SWEEP)
              for i, name in enumerate(values) if name in varied or name == SWEEP}
   fits = [points.fit(sweep, [point for point in found if point.sweep == sweep], measure)
           for sweep in dict.fromkeys(point.sweep for point in found)]
@@ -81,7 +81,7 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
                 for name in colours or [None]],
       'curves': charts.curves(measure.title),
       'points': [_drawn(i, point, measure, columns) for i, point in enumerate(found)],
-      'ends': [end for fit in fits for end in _ends(fit, found)]}
+      'ends': [end for fit in fits for end in _ends(fit, found, columns.get(SWEEP))]}
   parallel = len(varied) > 2 and len(found) > 1
   if parallel:
     data |= _parallel(found, measure, {name: values[name] for name in varied})
@@ -124,12 +124,12 @@ def millions(value: float) -> str:
   return f'{value / 1e6:.2f} M' if value >= 1e6 else f'{value / 1e6:.3g} M'
 
 
-def _ends(fit, found) -> list[dict]:
+def _ends(fit, found, column) -> list[dict]:
   """Returns the ends of the line of a fit."""
   if fit.problem:
     return []
   costs = [point.mult_adds for point in found if point.sweep == fit.sweep]
-  return [{'fit': fit.sweep, 'mult_adds': round_to(cost / 1e6),
+  return [{'fit': fit.sweep, **({column.field: fit.sweep} if column else {}), 'mult_adds': round_to(cost / 1e6),
            'value': round_to(fit.intercept + fit.slope * math.log10(cost), 6)} for cost in (min(costs), max(costs))]
 
 
