@@ -125,8 +125,10 @@ def _differences(runs, sweeps, differences) -> list[tuple[str, list[str]]]:
 
 
 def _environment():
-  return jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                            lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+  environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                                   lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+  environment.filters['breakable'] = lambda name: Markup.escape(name).replace('_', Markup('_<wbr>'))  # on a phone
+  return environment
 
 
 def _asset(name) -> str:

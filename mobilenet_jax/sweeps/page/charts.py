@@ -50,7 +50,7 @@ def costs(measure: str, columns: list[Column], colour: Column | None, shape: Col
     lines: whether there are fits, in `ends`.
   """
   # A finger scrolls the page.
-  brush = alt.selection_interval(name='brush', zoom=False, on=(
+  brush = alt.selection_interval(name='brush', zoom=False, mark=alt.BrushConfig(fill='var(--ink)', fillOpacity=0.1), on=(
       '[pointerdown[event.pointerType !== "touch"], window:pointerup] > window:pointermove!'))
   tooltip = [alt.Tooltip(f'{field}:N', title=title) for field, title in (
       ('name', 'title'), *((column.field, column.title) for column in columns), ('mult_adds_text', 'Mult-Adds'),
