@@ -16,10 +16,6 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 
 
-# Ways to share a pass over the data, the one that shares most first: the fields in which the models of a group agree.
-GROUPS = {'all': (), 'resolution': ('data.image_size',), 'alpha': ('model.width_multiplier',), 'alone': None}
-
-
 def get_config(arg=None):
   arg = config_lib.parse_arg(arg, data='fabrics', res=0, recipe='')
   size = f'res={arg.res}' if arg.res else ''

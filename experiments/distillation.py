@@ -104,7 +104,7 @@ def train_students(config: ml_collections.ConfigDict, sizes: list[int], widths: 
   """Trains a student of each size and width, all on one pass over the data, and returns their rows."""
   students = [{'model.width_multiplier': width, 'data.image_size': config_lib.square(size),
                'data.stream_size': config_lib.square(max(sizes))} for size in sizes for width in widths]
-  return sweep(config, students, folder, groupings={'all': ()})
+  return sweep(config, students, folder, grouping='all')
 
 
 def write_table(path: Path, rows: list[dict], columns: dict[str, tuple[str, str]]) -> None:

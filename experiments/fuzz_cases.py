@@ -76,9 +76,11 @@ SWEEPS = (
     'config', '[config]', 'iter([{}])', '[{"model.width_multiplier": 0.03}] * 2000',
     '[{"model.width_multiplier": float("nan")}]', '[{"data.image_size": 32}]',
     '[{"data.image_size": (32, 32)}, {"data.image_size": (0, 0)}]', '[{"data": {"name": "x"}}]', '[{"train_for": 3}]')
-GROUPS = (
-    'None', '3', '{}', '[]', '{"all": 3}', '{"all": ("nothing",)}', '{"all": None}', '{3: ()}', '{"all": "data"}',
-    '{"auto": ()}', '"all"')
+VARIED = (
+    'seed=0,1', 'seed=1,1', 'seed=', 'seed', '=', ',', 'seed=,', 'seed=a', 'optim.learning_rate=1e-3,3e-3', 'optim=1',
+    'optim.learning_rate=nan,1', 'data.image_size=(32,32),(40,40)', 'data.image_size=32,40', 'model.name=mobilenet,nn2',
+    'model.name=none', 'train_for=1 step,2 steps', 'data.name="a,b"', 'data.recorded=é,/,..', 'model.width_multiplier=0.03,0.06',
+    'batch_size=4,8', 'data.flip=True,False', 'data.flip=maybe', 'seed=' + ','.join(map(str, range(300))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _fields(rng, folder):
 def _recipe(rng, folder):
   """Writes a recipe that fails, or whose functions return something else."""
   path = folder / 'recipe.py'
-  place = rng.choice(('source', 'module', 'get_config', 'sweep', 'config', 'runs', 'runs', 'groups'))
+  place = rng.choice(('source', 'module', 'get_config', 'sweep', 'config', 'runs', 'runs', 'varied'))
   if place == 'source':
     path.write_bytes(rng.choice(SOURCES))
   else:
@@ -210,10 +212,12 @@ def _recipe(rng, folder):
         'sweep': lambda: files.RECIPE.replace('  return [', f'  {action}\n  return ['),
         'config': lambda: files.RECIPE.replace('return config', f'return {rng.choice(CONFIGS)}'),
         'runs': lambda: f'{files.RECIPE}\ndef sweep(config):\n  return {rng.choice(SWEEPS)}\n',
-        'groups': lambda: f'{files.RECIPE}\nGROUPS = {rng.choice(GROUPS)}\n',
+        'varied': lambda: files.RECIPE,
     }[place]())
-  if place in ('sweep', 'runs', 'groups'):
-    return ['sweep', '--config=recipe.py', '--workdir=new', '--launcher=here']
+  if place in ('sweep', 'runs', 'varied'):
+    varied = [f'--sweep={rng.choice(VARIED)}' for _ in range(rng.choice((1, 2)) if place == 'varied' else 0)]
+    seeds = [f'--seeds={rng.choice((0, 1, 2, -1, "x"))}'] if place == 'varied' and rng.random() < 0.3 else []
+    return ['sweep', '--config=recipe.py', '--workdir=new', '--launcher=here', *varied, *seeds]
   return list(rng.choice((TRAIN, ['complexity', '--config=recipe.py'])))
 
 

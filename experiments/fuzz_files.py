@@ -42,8 +42,6 @@ def get_config(arg=None):
 def sweep(config):
   return [{{'model.width_multiplier': {WIDTH}}}, {{'model.width_multiplier': {2 * WIDTH}}}]
 
-
-GROUPS = {{'all': (), 'alone': None}}
 '''
 # Two folds of two pairs of each kind, in the form of LFW. Eve and Fay are trained on.
 PAIRS = '2\t2\n' + ''.join(f'{a}\t1\t2\n{b}\t1\t2\n{a}\t1\t{b}\t1\n{a}\t2\t{b}\t2\n'

@@ -165,6 +165,8 @@ def test_every_field_refuses_nonsense_and_says_what_it_expects(case):
   field = FIELDS[case]
   assert field.comment and '\n' not in field.comment
   for value in NONSENSE[type(field.default)]:
+    if value == -1 == field.default:  # which stands for another field's value
+      continue
     refused(network or 'mobilenet', name, value)
   if type(field.default) is str and name not in PATHS_AND_NAMES:
     for value in ('', '-1 steps', 'nan epochs', '9 weeks') if field.default.endswith(('steps', 'epochs', 'epoch')) else (' ',):

@@ -1,6 +1,8 @@
 """The documentation: its links lead somewhere, its commands exist, and the examples of a model and a task work as printed."""
 
+import csv
 import importlib
+import itertools
 import re
 import types
 
@@ -100,3 +102,27 @@ def test_a_folder_with_numbers_trains_the_example_of_a_task(tiny_model, monkeypa
                  f'--workdir={tmp_path / "run"}', *(f'--config.{name}={value}' for name, value in options.items()))
   assert done.returncode == 0, done.stderr
   assert 'images are held out, by a hash of the names of the images' in done.stdout and 'absolute error' in done.stdout
+
+
+def test_the_example_of_a_sweep(tiny_model, tmp_path):
+  """The recipe as printed, on other data, and with a single seed."""
+  page = ROOT / 'docs' / 'sweeps.md'
+  code, = (code for code in blocks(page, 'python') if code.startswith('# configs/rates.py\n'))
+  assert len(code.splitlines()) <= 11
+  (tmp_path / 'rates.py').write_text(code)
+  for i in range(8):
+    for split in ('train', 'test'):
+      path = tmp_path / 'set' / split / 'ab'[i % 2] / f'{i}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.new('RGB', (40, 40), (20 * i,) * 3).save(path)
+  small = {'batch_size': 4, 'eval_batch_size': 4, 'train_for': '2 steps', 'data.image_size': (32, 32)}
+  done = command('sweep', f'--config={tmp_path}/rates.py:data=folder:{tmp_path}/set,res=32', f'--workdir={tmp_path}/runs',
+                 '--launcher=here', *(f'--config.{name}={value}' for name, value in small.items()))
+  assert done.returncode == 0, done.stderr
+  assert '4 to do on' in done.stdout and 'in 1 group of up to 4 that share each batch; 1 at once' in done.stdout
+  with (tmp_path / 'runs' / 'results.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  varied = {(row['width_multiplier'], row['optim.learning_rate']) for row in rows}
+  assert varied == set(itertools.product(('0.5', '0.25'), ('0.001', '0.003')))
+  assert {f'mobilenet_{width}_32_lr{rate}' for width, rate in varied} == {row['name'] for row in rows}
+  assert len({row['loss'] for row in rows}) == 4  # none is a copy of another

@@ -5,7 +5,7 @@ import contextlib
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +23,11 @@ _LEFT = 40  # columns of a field and its value in the help; longer ones have a l
 
 
 class Recipe(NamedTuple):
-  """A recipe, and the config that it returns for this command line."""
+  """A recipe, the config that it returns for this command line, and the fields that the command line sets in it."""
   path: Path
   namespace: dict
   config: ml_collections.ConfigDict
+  given: tuple[str, ...]
 
 
 def parser(doc: str, command: str) -> command_line.Parser:
@@ -143,18 +144,23 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
                     'mobilenet_jax.config.base()')
   config = config_lib.validated(config)
   network = models.fields(fields.get('model.name', config.model.name))
-  return Recipe(path, namespace, config_lib.overridden(config, fields, network))
+  return Recipe(path, namespace, config_lib.overridden(config, fields, network), tuple(fields))
+
+
+def has_sweep(recipe: Recipe) -> bool:
+  return callable(recipe.namespace.get('sweep'))
 
 
 def changes(recipe: Recipe) -> list[dict]:
   """Returns what each run of a recipe's sweep changes in its config.
 
   Raises:
-    UserError: if the recipe has no sweep, or its function fails or returns something else.
+    UserError: if its function fails or returns something else, or the recipe has GROUPS, which earlier versions read.
   """
   path = recipe.path
-  if not callable(recipe.namespace.get('sweep')):
-    raise UserError(f'{path} has no sweep(config); mobilenet_jax train trains a single run')
+  if 'GROUPS' in recipe.namespace:
+    raise UserError(f'--config: {path} has GROUPS, which are not read any more: runs with the same batches share them; '
+                    'remove it, and use --group, such as --group=data.image_size, for other groups')
   with _errors_of(path):
     found = recipe.namespace['sweep'](recipe.config)
   if (not isinstance(found, list | tuple) or not found or not all(isinstance(change, dict) for change in found)
@@ -162,21 +168,6 @@ def changes(recipe: Recipe) -> list[dict]:
     raise UserError(f'--config: sweep(config) of {path} returned {" ".join(repr(found).split())[:60]}; expected a list with a '
                     "dict for each run, such as [{'model.width_multiplier': 0.5}]")
   return list(found)
-
-
-def groupings(recipe: Recipe) -> dict[str, Sequence[str] | None]:
-  """Returns the ways in which runs of a recipe's sweep may share a pass over the data; {} if it names none.
-
-  Raises:
-    UserError: if its GROUPS is something else.
-  """
-  found = recipe.namespace.get('GROUPS', {})
-  are_names = lambda fields: isinstance(fields, list | tuple) and all(isinstance(field, str) for field in fields)
-  if not isinstance(found, dict) or not all(
-      isinstance(name, str) and (fields is None or are_names(fields)) for name, fields in found.items()):
-    raise UserError(f'--config: GROUPS of {recipe.path} is {" ".join(repr(found).split())[:60]}; expected the fields in which '
-                    "the runs of a group agree, by name, such as {'resolution': ('data.image_size',), 'alone': None}")
-  return found
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """Trains the models of a sweep. Also shows its state and its logs, and cancels it.
 
     mobilenet_jax sweep --config=configs/grid.py:data=fabrics --workdir=runs/fabrics
+    mobilenet_jax sweep --config=configs/fabrics.py --workdir=runs/rates --seeds=3 --sweep optim.learning_rate=3e-4,1e-3
     mobilenet_jax sweep --config=... --workdir=/shared/sweep --launcher=slurm --slurm=partition=gpu,gpus_per_node=1
     mobilenet_jax sweep status --workdir=runs/fabrics              # a table; --watch repeats it
     mobilenet_jax sweep logs --workdir=runs/fabrics [--run=NAME]   # the log of a run, or of all that failed or stopped
     mobilenet_jax sweep cancel --workdir=runs/fabrics              # ends all jobs, each with a checkpoint
 
-The recipe's function sweep(config) lists the runs. Runs that have finished are skipped, and runs that were interrupted
-continue. A run that fails is reported at the end and does not stop the others.
+The runs are all combinations of what the recipe's function sweep(config) lists and of what --sweep and --seeds vary. Runs
+that have finished are skipped, and runs that were interrupted continue; more may be added in the same folder. A run that
+fails is reported at the end and does not stop the others.
 """
 
 import argparse
@@ -17,11 +19,12 @@ import time
 from pathlib import Path
 
 from mobilenet_jax.commands import recipe as recipe_lib
+from mobilenet_jax.commands import variations
 from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.runtime.pace import duration
 from mobilenet_jax.sweeps import results, status
-from mobilenet_jax.sweeps.sweep import ALONE, LAUNCHERS, sweep
+from mobilenet_jax.sweeps.sweep import AUTO, LAUNCHERS, sweep
 
 COMMANDS = {
     'status': 'Shows a table of the runs of a sweep: their states, their jobs and how far they are.',
@@ -38,8 +41,12 @@ def main(argv: list[str]) -> None:
     raise UserError(f'sweep {argv[0]}: expected {", ".join(COMMANDS)}, or the arguments of a sweep; --help lists them')
   parser = recipe_lib.parser(__doc__, 'sweep')
   parser.add_argument('--workdir', help='folder of the sweep; a sweep that is started again in its folder continues')
-  parser.add_argument('--group', default='auto', help="how runs share a pass over the data: a name in the recipe's GROUPS; "
-                      'auto: the first that fits into memory and leaves no CPU core or GPU idle; under Slurm, each run alone')
+  parser.add_argument('--sweep', action='append', default=[], metavar='FIELD=VALUE,...', help='values of a field of the '
+                      'config, a run for each; may be repeated, for all combinations, also with those of the recipe')
+  parser.add_argument('--seeds', type=_at_least_0, default=0, help="a run for each of so many seeds, from the config's on")
+  parser.add_argument('--group', default=AUTO, help='how runs whose batches are the same share a pass over the data; auto: in '
+                      'as few groups as fit into memory and keep all CPU cores or GPUs busy, under Slurm each run alone; all: '
+                      'in one; alone; or fields in which the runs of a group agree, such as data.image_size')
   parser.add_argument('--jobs', type=_at_least_0, default=0, help='groups at a time; 0, the default: one per CPU core, or one '
                       'per GPU; under Slurm, all')
   parser.add_argument('--launcher', choices=('here', *sorted(LAUNCHERS)), default='local', help='local: jobs on this '
@@ -53,14 +60,15 @@ def main(argv: list[str]) -> None:
   args, recipe = recipe_lib.parse(parser, argv)
   if not args.workdir:
     raise UserError('--workdir is missing; give a folder for the sweep, such as --workdir=runs/fabrics')
-  changes = recipe_lib.changes(recipe)
+  changes, remarks = variations.changes(recipe, args.sweep, args.seeds)
   for option, launcher in (('slurm', 'slurm'), ('coordinator', 'here')):
     if getattr(args, option) and args.launcher != launcher:
       raise UserError(f'--{option} with --launcher={args.launcher}: expected --launcher={launcher} with it')
+  for remark in remarks:
+    print(remark, flush=True)
   started = time.monotonic()
   run = functools.partial(
-      sweep, recipe.config, changes, args.workdir, args.jobs,
-      recipe_lib.groupings(recipe) or ALONE, args.group, args.launcher, args.slurm, args.retries)
+      sweep, recipe.config, changes, args.workdir, args.jobs, args.group, args.launcher, args.slurm, args.retries)
   if args.launcher == 'here':
     devices.join_hosts(args.coordinator, args.hosts, args.host)
     with devices.ending_with_the_others():

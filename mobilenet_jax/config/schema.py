@@ -17,7 +17,8 @@ _SIZE = f'(height, width), each from {MIN_SIZE} to {MAX_SIZE}, such as (64, 64)'
 
 SCHEMA = {
     'task': Field('classification', 'what is learned: classification, attributes or embedding'),
-    'seed': Field(0, 'of the weights, the order of the examples and their crops', number(at_least=0, below=2**31 - 1)),
+    'seed': Field(0, 'of everything: the weights, dropout, the order of the examples and their crops',
+                  number(at_least=0, below=2**31 - 1)),
     'model': {  # and the fields of the network
         'name': Field('mobilenet', 'the network, see models/; its own fields follow'),
         'num_classes': Field(0, '0: as many as the dataset has', number(at_least=0, at_most=10**7)),
@@ -25,6 +26,7 @@ SCHEMA = {
     'data': {
         'name': Field('fabrics', 'fabrics or faces (embedded), any TFDS name, folder:/path, npz:/path or hf:/path', TEXT),
         'data_dir': Field('', "the folder of TFDS data; '' for TFDS's own default"),
+        'seed': Field(-1, 'of the order of the examples and their crops alone; -1: as seed', number(at_least=-1, below=2**31 - 1)),
         'train_split': Field('train', 'the examples to train on', TEXT),
         'eval_split': Field('test', 'the examples to evaluate on', TEXT),
         'image_size': Field((224, 224), "height, width of the network's input", whole_numbers(MIN_SIZE, MAX_SIZE, 2, _SIZE)),

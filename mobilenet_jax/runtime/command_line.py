@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
     if without := [argument for argument in given if argument.startswith('--') and argument.endswith('=--')]:
       raise UserError(f'{without[0]}: expected a value other than --')  # which argparse turns into no value at all
     options = [argument.partition('=')[0] for argument in given]
-    if twice := [option for option in options if options.count(option) > 1 and option in self._option_string_actions]:
+    once = {option for option, action in self._option_string_actions.items() if action.default != []}  # others are collected
+    if twice := [option for option in options if options.count(option) > 1 and option in once]:
       raise UserError(f'{twice[0]} is given twice; expected one value')
     return super().parse_known_args(given, namespace)
 

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,14 @@ import ml_collections
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks, training
 from mobilenet_jax.data import steps_per_epoch
-from mobilenet_jax.errors import UserError
+from mobilenet_jax.errors import UserError, counted, few
 from mobilenet_jax.runtime import devices, environment, signals
 from mobilenet_jax.sweeps.job import GPUS
 
-Groupings = dict[str, Sequence[str] | None]  # by name: the fields in which the runs of a group agree; None: each run alone
 Share = tuple[tuple[int, ...], str | None]  # the cores and the GPUs of a job, as job.train_runs takes them
-ALONE = {'alone': None}
+AUTO, ALL, ALONE = 'auto', 'all', 'alone'
 MEMORY_SHARE = 0.8  # of the available memory, which the estimate for the groups may not exceed
+UNEVEN = 1.25  # how much longer than with perfectly even jobs a sweep may take before a group is split
 
 
 class Machine(NamedTuple):
@@ -86,7 +86,7 @@ def _inputs(configs, waiting):
   shared, found = {}, {}
   for name in sorted(configs, key=lambda name: name not in waiting):  # an error of a waiting run is one of the sweep
     config = _without_classes(configs[name])
-    fields = {**config.to_dict(), 'data': {**config.data, 'image_size': 0, 'stream_size': 0}}
+    fields = {**config.to_dict(), 'data': {**config.data, 'image_size': 0, 'stream_size': 0, 'seed': 0}}
     key = json.dumps({field: fields[field] for field in ('task', 'data', 'distill', 'embedding')}, sort_keys=True,
                      allow_nan=False)
     if key not in shared:
@@ -129,16 +129,43 @@ def elsewhere(function: Callable, *args):
 
 
 def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: int, machine: Machine, needs: Needs,
-           groupings: Groupings, grouping: str) -> list[list[str]]:
+           grouping: str) -> list[list[str]]:
   """Returns the groups of runs, the cheapest first.
 
-  'auto' takes the first grouping that fits into memory and leaves none of the `jobs` idle, or else the last grouping.
+  'auto' puts all runs that can share their batches into one group, and splits the costliest group in two as long as the
+  groups do not fit into memory or keep the `jobs` busy unevenly.
   """
-  for candidate in groupings if grouping == 'auto' else (grouping,):
-    groups = group(runs, names, groupings[candidate])
-    if len(groups) >= jobs and estimate(groups, jobs, machine, needs) <= MEMORY_SHARE * machine.memory:
+  groups = group(runs, names, grouping)
+  costs = {name: cost(runs[name]) for name in names}
+  while grouping == AUTO:
+    fits = estimate(groups, jobs, machine, needs) <= MEMORY_SHARE * machine.memory
+    even = _longest(groups, jobs, costs) <= UNEVEN * sum(costs.values()) / jobs
+    largest = max(groups, key=len if not fits else lambda members: sum(map(costs.get, members)))
+    if fits and even or len(largest) == 1:
       break
-  return groups
+    groups.remove(largest)
+    groups += _dealt(largest, 2, costs)
+  return _cheapest_first(groups, costs)
+
+
+def _longest(groups, jobs, costs) -> float:
+  """Returns the cost of the job that gets most if each group, the costliest first, goes to the job that has least."""
+  loads = [0.0] * jobs
+  for members in reversed(_cheapest_first(groups, costs)):
+    loads[loads.index(min(loads))] += sum(map(costs.get, members))
+  return max(loads)
+
+
+def _dealt(names, count, costs) -> list[list[str]]:
+  """Deals names into lists of about the same cost. In each they are in the order in which they were."""
+  parts = [[] for _ in range(count)]
+  for name in sorted(names, key=costs.get, reverse=True):
+    min(parts, key=lambda members: sum(map(costs.get, members))).append(name)
+  return [[name for name in names if name in members] for members in parts]
+
+
+def _cheapest_first(groups, costs):
+  return sorted(groups, key=lambda members: sum(map(costs.get, members)))
 
 
 def estimate(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs) -> int:
@@ -147,22 +174,54 @@ def estimate(groups: list[list[str]], jobs: int, machine: Machine, needs: Needs)
   return sum(by_size[:1 if machine.gpus else jobs])
 
 
-def check(runs: dict[str, ml_collections.ConfigDict], groupings: Groupings) -> None:
+def check(runs: dict[str, ml_collections.ConfigDict], grouping: str) -> None:
   """Raises UserError if a grouping names a field that no run has."""
   known = {field for config in runs.values() for field in config_lib.flat(config)}
-  for field in (field for fields in groupings.values() for field in fields or ()):
+  for field in _fields(grouping):
     if field not in known:
-      raise UserError(f'GROUPS: {config_lib.unknown_field(field, known)}')
+      choices = f'{AUTO}, {ALL}, {ALONE}, or fields in which the runs of a group agree, such as data.image_size'
+      raise UserError(f'--group={grouping}: {config_lib.unknown_field(field, known) if "." in field else f"expected {choices}"}')
 
 
-def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], fields: Sequence[str] | None) -> list[list[str]]:
-  """Returns groups of names of runs that agree in `fields` and can share a stream of batches; the cheapest group first."""
+def _fields(grouping) -> list[str]:
+  return [] if grouping in (AUTO, ALL, ALONE) else grouping.split(',')
+
+
+def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], grouping: str) -> list[list[str]]:
+  """Returns groups of names of runs that can share their batches; the cheapest group first.
+
+  Args:
+    runs: the configs by name.
+    names: the names of the runs to group.
+    grouping: 'alone' for each run alone, or fields, separated by commas, in which the runs of a group agree.
+  """
   groups = {}
   for name in names:
     values = config_lib.flat(runs[name])
-    common = name if fields is None else [str(values.get(field)) for field in fields]  # a network may lack a field
+    common = name if grouping == ALONE else [str(values.get(field)) for field in _fields(grouping)]  # a network may lack one
     groups.setdefault(f'{common} {training.stream(runs[name])}', []).append(name)
-  return sorted(groups.values(), key=lambda members: sum(cost(runs[name]) for name in members))
+  return _cheapest_first(list(groups.values()), {name: cost(runs[name]) for name in names})
+
+
+def described(runs: dict[str, ml_collections.ConfigDict], groups: list[list[str]], grouping: str) -> str:
+  """Returns which runs share a pass over the data, and what keeps others from it, in words."""
+  if len(groups) == sum(map(len, groups)) == 1:
+    return ''
+  names = [name for members in groups for name in members]
+  text = f', in {counted(len(groups), "group")} of up to {max(map(len, groups))} that share each batch'
+  if len(groups) == len(names):
+    text = f', each alone'
+  if len(groups) == 1:
+    return text
+  batches = [config_lib.flat(ml_collections.ConfigDict(json.loads(training.stream(runs[name])))) for name in names]
+  reasons = []
+  if differing := [field for field in batches[0] if len({str(batch.get(field)) for batch in batches}) > 1]:
+    advice = {'data.seed': 'with data.seed=0 seeds of the weights share them',
+              'data.image_size': 'with data.stream_size as large as the largest, sizes share them'}
+    reasons.append(f'the batches differ in {few(differing)}' + ''.join(f'; {advice[f]}' for f in differing if f in advice))
+  if len(groups) > len(group(runs, names, ALL)):
+    reasons.append('to fit into memory and keep all jobs busy' if grouping == AUTO else f'--group={grouping}')
+  return f'{text} ({", ".join(reasons)})'
 
 
 def cost(config: ml_collections.ConfigDict) -> float:

@@ -5,11 +5,14 @@ import io
 import json
 from pathlib import Path
 
+from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError, describe
 from mobilenet_jax.storage.files import lock, write_whole
 from mobilenet_jax.storage.run_files import CONFIG_FILE, MODEL_COLUMNS, RESULT_FILE, RUN_COLUMNS, read_row
+from mobilenet_jax.sweeps import naming
 
 SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'
+IN_ROW = (*naming.IN_MODEL_NAME, 'data.name', 'seed')  # fields that are columns of every row, by other names
 
 
 def runs_so_far(workdir: Path) -> list[str]:
@@ -50,6 +53,24 @@ def read_sweep(workdir: Path) -> list[str]:
   return names
 
 
+def rows(workdir: Path, names: list[str]) -> list[dict]:
+  """Returns the rows of those of the given runs that have finished, with a column for each field that the folder's runs vary.
+
+  Its name is that of the field, such as optim.learning_rate. A row lacks it if the run has no such field. The fields that
+  are columns of every row anyway have no second one.
+  """
+  configs = {name: config_lib.flat(config) for name, config in naming.existing(workdir, runs_so_far(workdir)).items()}
+  fields = [field for field in naming.varied(configs.values()) if field not in IN_ROW]
+  found = []
+  for name in names:
+    if row := read_row(workdir / name):
+      config = configs.get(name, {})
+      values = {field: naming.text(config[field]) if isinstance(config[field], tuple) else config[field]
+                for field in fields if field in config}
+      found.append({'name': name, **values, **{column: value for column, value in row.items() if column != 'name'}})
+  return found
+
+
 def collect(workdir: Path) -> str:
   """Writes the rows of a sweep's finished runs into its CSV file. Several processes may do so at the same time.
 
@@ -60,8 +81,7 @@ def collect(workdir: Path) -> str:
   """
   try:
     with lock(workdir, 'results.lock', seconds=60):  # the last process to hold it reads the rows of all runs
-      rows = [row for name in read_sweep(workdir) if (row := read_row(workdir / name))]
-      write_csv(workdir / CSV_FILE, rows)
+      write_csv(workdir / CSV_FILE, rows(workdir, read_sweep(workdir)))
   except (UserError, OSError, ValueError) as error:
     return (f'{workdir / CSV_FILE} is not up to date: {describe(error)}. Each row is in {RESULT_FILE} in the folder of '
             'its run; mobilenet_jax sweep status collects them again')

@@ -1,9 +1,8 @@
 """A sweep: one config, what each run changes in it, and one row per finished run.
 
-A recipe's function sweep(config) lists the changes. Its GROUPS name the ways in which runs may share a pass over the data.
-Each value lists the fields in which the runs of a group agree, or is None for each run alone. A group is a job. Runs that
-have finished are skipped, runs that are running are waited for, and runs that were interrupted continue. A run that fails is
-reported at the end and does not stop the others.
+The changes come from a recipe's function sweep(config) and the command line. Runs whose batches are the same share a pass
+over the data, in groups; a group is a job. Runs that have finished are skipped, runs that are running are waited for, and
+runs that were interrupted continue. A run that fails is reported at the end and does not stop the others.
 """
 
 import contextlib
@@ -20,19 +19,19 @@ from mobilenet_jax.storage import run_files
 from mobilenet_jax.storage.files import lock, lock_owner
 from mobilenet_jax.storage.run_files import read_row
 from mobilenet_jax.sweeps import grouping as grouping_lib
-from mobilenet_jax.sweeps import job, launch, results, status, watch
-from mobilenet_jax.sweeps.grouping import ALONE, Groupings
+from mobilenet_jax.sweeps import job, launch, naming, results, status, watch
+from mobilenet_jax.sweeps.grouping import ALONE, AUTO
 from mobilenet_jax.sweeps.launch import LAUNCHERS
 from mobilenet_jax.training import checked, described, difference
 
-__all__ = ['ALONE', 'LAUNCHERS', 'sweep']
+__all__ = ['AUTO', 'LAUNCHERS', 'sweep']
 
 JOBS_FOLDER = 'jobs'
 
 
 def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str | Path, jobs: int = 0,
-          groupings: Groupings = ALONE, grouping: str = 'auto', launcher: str = 'local',
-          slurm: dict[str, str] | None = None, retries: int = 3) -> list[dict]:
+          grouping: str = AUTO, launcher: str = 'local', slurm: dict[str, str] | None = None,
+          retries: int = 3) -> list[dict]:
   """Trains a run for each change of `config` in a folder of its own below `workdir`, and writes workdir/results.csv.
 
   Args:
@@ -40,10 +39,9 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     changes: for each run, the values that it changes, by dotted name.
     workdir: the sweep's folder.
     jobs: the number of groups at once. 0 means one per CPU core or one per GPU, and under Slurm all.
-    groupings: ways of grouping the runs, the one that shares most first: by name, the fields in which the runs of a
-      group agree, or None for each run alone.
-    grouping: the name of a grouping, or 'auto' for the first that fits into memory and leaves no job idle. Under Slurm,
-      where the memory is not known, 'auto' trains each run alone.
+    grouping: 'auto' for as few groups as fit into memory and keep all jobs busy, 'all' for one group of all runs whose
+      batches are the same, 'alone' for each run alone, or fields, separated by commas, in which the runs of a group agree.
+      Under Slurm, where the memory is not known, 'auto' trains each run alone.
     launcher: 'local' or 'slurm' for jobs on this machine or under Slurm, or 'here' for this process, which may be one of
       several hosts.
     slurm: options of sbatch, or of submitit's SlurmExecutor.
@@ -57,24 +55,17 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     UserError: on bad input, before anything is started; or if runs failed, once all others have finished.
     Interrupted: on Ctrl-C or SIGTERM. Local jobs have ended, each with a checkpoint; Slurm jobs go on.
   """
-  if grouping not in ('auto', *groupings):
-    raise UserError(f'--group={grouping}: expected {", ".join(["auto", *groupings])}')
   workdir = Path(workdir)
-  given = {}
-  for change in changes:
-    member = config_lib.changed(config, change)
-    name = config_lib.model_name(checked(member))
-    if name in given:
-      raise UserError(f'two runs of the sweep are {name}; expected runs that differ in model, width or size; for other '
-                      'differences, start one sweep each, with its own --workdir')
-    given[name] = member
+  members = [(change, checked(config_lib.changed(config, change))) for change in changes]
+  names = naming.names(members, naming.existing(workdir, results.runs_so_far(workdir)))
+  given = {name: config_lib.changed(config, change) for name, change in zip(names, changes)}
+  grouping_lib.check(given, grouping)
   runs = _completed(given, workdir, launcher)
-  grouping_lib.check(runs, groupings)
   if launcher == 'here':
-    failed = _train_here(runs, workdir, groupings, grouping)
+    failed = _train_here(runs, workdir, grouping)
   else:
-    failed = _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm or {}, retries)
-  rows = [row for name in runs if (row := read_row(workdir / name))]
+    failed = _train_in_jobs(runs, workdir, jobs, grouping, launcher, slurm or {}, retries)
+  rows = results.rows(workdir, list(runs))
   if failed:
     raise UserError(f'{len(failed)} of {len(runs)} runs failed (the others are in {workdir / results.CSV_FILE}): '
                     + '; '.join(f'{name} ({reason})' for name, reason in failed.items())
@@ -101,8 +92,16 @@ def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[lau
   alone.enter_context(lock(workdir))
   running = _running(workdir, runs)
   busy = {name for names in running.values() for name in names}
-  found = {name: run_files.examine(workdir / name, config, models.defaults(config.model.name),
-                                   name in busy or bool(lock_owner(workdir / name))) for name, config in runs.items()}
+  found, refused = {}, {}
+  for name, config in runs.items():
+    try:
+      found[name] = run_files.examine(workdir / name, config, models.defaults(config.model.name),
+                                      name in busy or bool(lock_owner(workdir / name)))
+    except UserError as error:
+      refused[name] = str(error)
+  if refused:
+    (_, text), *others = refused.items()
+    raise UserError(text + (f'. Also refused: {", ".join(name for name, _ in others)}' if others else ''))
   others = results.add_runs(workdir, list(runs))
   kept = f'{workdir} also has {counted(len(others), "run")} of other sweeps, which stay in {results.CSV_FILE}' if others else ''
   for text in filter(None, (kept, results.collect(workdir))):
@@ -137,7 +136,7 @@ def _claim(runs, workdir, waiting) -> None:
       print(f'{name}: {change}', flush=True)
 
 
-def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
+def _train_here(runs, workdir, grouping) -> dict[str, str]:
   """Trains group after group in this process, which may be one of several hosts. Returns why runs failed, by name."""
   failed = {}
   with contextlib.ExitStack() as alone:
@@ -149,8 +148,9 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
     say(_reading(runs, waiting))
     machine, needs = devices.on_first_host(lambda: _prepared(grouping_lib.prepare, runs, workdir, waiting))
     devices.on_first_host(lambda: _claim(runs, workdir, waiting))
-    groups = grouping_lib.choose(runs, list(waiting), 1, machine, needs, groupings, grouping)
-    say(_intention(runs, waiting, workdir, groups, 1, f'on {devices.device_name()}', _estimate(groups, 1, machine, needs)))
+    groups = grouping_lib.choose(runs, list(waiting), 1, machine, needs, grouping)
+    say(_intention(runs, waiting, workdir, groups, grouping, 1, f'on {devices.device_name()}',
+                   _estimate(groups, 1, machine, needs)))
     for names in reversed(groups):
       outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
       for name, outcome in zip(names, outcomes):
@@ -160,7 +160,7 @@ def _train_here(runs, workdir, groupings, grouping) -> dict[str, str]:
   return failed
 
 
-def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, retries) -> dict[str, str]:
+def _train_in_jobs(runs, workdir, jobs, grouping, launcher, slurm, retries) -> dict[str, str]:
   """Launches jobs that train the unfinished runs, and waits for them. Returns why runs failed, by name."""
   with contextlib.ExitStack() as alone:
     waiting, running = _examine(runs, workdir, alone)
@@ -175,18 +175,19 @@ def _train_in_jobs(runs, workdir, jobs, groupings, grouping, launcher, slurm, re
     machine, needs = _prepared(prepare, runs, workdir, waiting)
     _claim(runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
-      groups = grouping_lib.group(runs, list(waiting), None if grouping == 'auto' else groupings[grouping])
+      grouping = ALONE if grouping == AUTO else grouping
+      groups = grouping_lib.group(runs, list(waiting), grouping)
       at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
       shares = [((), None)] * at_once
     else:
       most = grouping_lib.jobs_at_once(machine, jobs)
       new = min(max(most - len(running), 1), len(waiting))
-      groups = grouping_lib.choose(runs, list(waiting), new, machine, needs, groupings, grouping)
+      groups = grouping_lib.choose(runs, list(waiting), new, machine, needs, grouping)
       new = min(new, len(groups)) if jobs else grouping_lib.that_fit(groups, min(new, len(groups)), machine, needs)
       at_once = min(new + len(running), most)
       where, estimate = f'on {machine.backend}', _estimate(groups, new, machine, needs)
       shares = [grouping_lib.share(machine, i, at_once) for i in range(at_once)]
-    print(_intention(runs, waiting, workdir, groups, min(at_once, len(groups)), where, estimate), flush=True)
+    print(_intention(runs, waiting, workdir, groups, grouping, min(at_once, len(groups)), where, estimate), flush=True)
     return watch.Jobs(runs, workdir, launcher, submit, retries).run(groups, shares, running, alone.close)
 
 
@@ -212,12 +213,12 @@ def _reading(runs, waiting) -> str:
   return f'reading {few(list(names))} for {counted(len(waiting), "run")}'
 
 
-def _intention(runs, waiting, workdir, groups, at_once, where, estimate='') -> str:
+def _intention(runs, waiting, workdir, groups, grouping, at_once, where, estimate='') -> str:
   finished = sum(bool(read_row(workdir / name)) for name in runs)
   running = len(runs) - finished - len(waiting)
-  in_groups = f', in {counted(len(groups), "group")} of up to {max(map(len, groups), default=0)}'
+  in_groups = grouping_lib.described(runs, groups, grouping) + f'; {at_once} at once{estimate}' if groups else ''
   return (f'{counted(len(runs), "run")} in {workdir}: {finished} finished, ' + (f'{running} running, ' if running else '') +
-          f'{len(waiting)} to do {where}' + (f'{in_groups}, {at_once} at once{estimate}' if groups else ''))
+          f'{len(waiting)} to do {where}{in_groups}')
 
 
 def _estimate(groups, jobs, machine, needs) -> str:

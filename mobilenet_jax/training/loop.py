@@ -254,7 +254,7 @@ class _Group:
 
   def _batches(self, step: int) -> Iterator[Batch]:
     config = self._config
-    return train_batches(self._train_source, config.data, config.batch_size, config.seed, step, self._on_bad_image,
+    return train_batches(self._train_source, config.data, config.batch_size, _data_seed(config), step, self._on_bad_image,
                          self._on_stall, self._stop, self._transform)
 
   def _on_stall(self, seconds: float) -> None:
@@ -283,8 +283,12 @@ def _or_stop(run: Run, action: Callable[[], None]) -> None:
 
 def stream(config: ml_collections.ConfigDict) -> str:
   """Returns everything that the batches of a run depend on, as JSON."""
-  data = {**config.data, 'image_size': stream_size(config.data)}
+  data = {**config.data, 'image_size': stream_size(config.data), 'seed': _data_seed(config)}
   del data['stream_size']
-  sizes = {name: config[name] for name in ('seed', 'batch_size', 'eval_batch_size')}
-  outputs = {'teacher': config.distill.model, 'task': config.task, 'embedding.size': config.embedding.size}
+  sizes = {name: config[name] for name in ('batch_size', 'eval_batch_size')}
+  outputs = {'teacher': config.distill.model, 'task': config.task, 'embedding': {'size': config.embedding.size}}
   return json.dumps({'data': data, **sizes, **outputs}, indent=2, sort_keys=True, allow_nan=False)
+
+
+def _data_seed(config):
+  return config.seed if config.data.seed < 0 else config.data.seed

@@ -83,7 +83,6 @@ def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
   recipe.write_text(
       'from configs import small_images\n'
       'get_config = small_images.get_config\n'
-      "GROUPS = {'all': (), 'alone': None}\n"
       "def sweep(config):\n"
       "  return [{'model.width_multiplier': 0.25}, {'model.width_multiplier': 0.5, 'model.num_classes': 2}]\n")
   arguments = ['sweep', f'--config={recipe}:data=npz:{npz},res=32', f'--workdir={tmp_path / "runs"}',
@@ -133,7 +132,8 @@ def test_impossible_models_are_one_line(args, message, tmp_path):
 
 
 @pytest.mark.parametrize('args, message', (
-    (['--group=pairs'], '--group=pairs: expected auto, all, resolution, alpha, alone'),
+    (['--group=pairs'], '--group=pairs: expected auto, all, alone, or fields in which the runs of a group agree'),
+    (['--group=data.imagesize'], "--group=data.imagesize: data.imagesize: data has no field 'imagesize'; did you mean"),
     (['--slurm=partition=gpu'], '--slurm with --launcher=local: expected --launcher=slurm with it')))
 def test_flags_of_a_sweep_that_do_not_fit_are_one_line(args, message, tmp_path):
   assert_one_line(command('sweep', '--config=configs/grid.py', f'--workdir={tmp_path}', *args), message)

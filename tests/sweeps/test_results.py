@@ -87,7 +87,7 @@ def test_a_second_sweep_keeps_the_rows_of_the_first(tmp_path, config, capsys):
     lambda workdir: (workdir / results.CSV_FILE).mkdir(),  # as a file that cannot be written
     lambda workdir: (workdir / 'results.lock').mkdir(),
     lambda workdir: (workdir / results.SWEEP_FILE).write_text('{'),
-    lambda workdir: (workdir / NAMES[0] / run_files.RESULT_FILE).write_text(json.dumps({**ROWS[0], 'name': '\udc80'}))))
+    lambda workdir: (workdir / NAMES[0] / run_files.RESULT_FILE).write_text(json.dumps({**ROWS[0], 'commit': '\udc80'}))))
 def test_rows_that_cannot_be_collected_end_nothing(spoil, tmp_path, config, capsys):
   workdir = tmp_path / 'runs'
   finished(workdir, config, range(3))
@@ -113,9 +113,8 @@ def test_a_misspelt_field_of_a_sweep_is_refused_before_anything_is_written(tmp_p
                                         f'def sweep(config):\n  return [{{}}, {change}]\n')
     done = command('sweep', f'--config={tmp_path}/recipe.py', f'--workdir={workdir}')
     assert_one_line(done, 'expected a list with' if 1 in change else next(iter(change)))
-  # Also of a grouping that is not tried, as another one comes first.
-  with pytest.raises(UserError, match="GROUPS: data.imagesize: data has no field 'imagesize'"):
-    sweep(tiny_config(), [{}], workdir, groupings={'all': (), 'mine': ('data.imagesize',)})
+  with pytest.raises(UserError, match="--group=data.imagesize: data.imagesize: data has no field 'imagesize'"):
+    sweep(tiny_config(), [{}], workdir, grouping='data.imagesize')
   assert not workdir.exists()
 
 

@@ -236,17 +236,12 @@ def test_folders_that_are_none_of_a_sweep_or_damaged(tmp_path):
   assert job.attempts(tmp_path)['starts'] == 0
 
 
-def test_runs_that_only_differ_in_what_has_no_name_are_refused(tmp_path):
-  with pytest.raises(UserError, match='two runs of the sweep are mobilenet_0.25_32; expected runs that differ'):
-    sweep(tiny_config(), [{'seed': 0}, {'seed': 1}], tmp_path)
-
-
 def test_groups_agree_in_fields_that_there_are():
   runs = {str(width): tiny_config(**{'model.width_multiplier': width}) for width in (0.25, 0.5)}
-  assert len(grouping.group(runs, list(runs), ('model.width_multiplier',))) == 2
-  assert len(grouping.group(runs, list(runs), ())) == 1
-  with pytest.raises(UserError, match="GROUPS: data.imagesize: data has no field 'imagesize'; did you mean data.image_size?"):
-    grouping.check(runs, {'size': ('data.imagesize',)})
+  assert len(grouping.group(runs, list(runs), 'model.width_multiplier')) == 2
+  assert len(grouping.group(runs, list(runs), 'all')) == 1
+  with pytest.raises(UserError, match="data.imagesize: data has no field 'imagesize'; did you mean data.image_size?"):
+    grouping.check(runs, 'data.imagesize')
 
 
 def test_options_of_sbatch():

@@ -47,8 +47,7 @@ def main(args):
   with devices.ending_with_the_others():
     if npz:
       config.data.name = f'npz:{npz}'
-      sweep(config, [{'model.width_multiplier': width} for width in (0.25, 0.5)], folder, groupings={'all': ()},
-                  launcher='here')
+      sweep(config, [{'model.width_multiplier': width} for width in (0.25, 0.5)], folder, grouping='all', launcher='here')
     elif images:
       sys.addaudithook(on_open)
       config.data.name = f'folder:{images}'

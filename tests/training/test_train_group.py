@@ -134,25 +134,57 @@ def grid(memory_bytes, jobs, name='auto', gpus=()):
     runs[f'{member.model.width_multiplier} {member.data.image_size}'] = member
   needs = grouping.Needs(dict.fromkeys(runs, 10), 100)
   machine = grouping.Machine('gpu' if gpus else 'cpu', memory_bytes, [0], gpus)
-  groups = grouping.choose(runs, list(runs), jobs, machine, needs, grid.GROUPS, name)
-  for names in groups:
-    assert len({runs[name].data.image_size for name in names}) == 1 or len(groups) in (1, 4)
+  groups = grouping.choose(runs, list(runs), jobs, machine, needs, name)
+  assert sorted(name for names in groups for name in names) == sorted(runs)
   memory_of = groups, jobs, machine, needs
   return len(groups), len(groups[0]), grouping.estimate(*memory_of), grouping.that_fit(*memory_of)
 
 
 @pytest.mark.parametrize('given, expected', (
     ((1000, 1), (1, 16, 260, 1)),  # all in one group: 16 models and one step
-    ((300, 1), (4, 4, 140, 1)),  # 260 is more than the share of 300 that may be used
-    ((1000, 2), (4, 4, 280, 2)),  # one group would leave a job idle
-    ((150, 1), (16, 1, 110, 1)),
+    ((300, 1), (2, 8, 180, 1)),  # 260 is more than the share of 300 that may be used
+    ((1000, 2), (2, 8, 360, 2)),  # one group would leave a job idle
+    ((150, 1), (10, 2, 120, 1)),
     ((300, 4), (16, 1, 440, 2)),  # of four jobs, two fit
     ((1, 1), (16, 1, 110, 1)),  # nothing fits: the smallest groups
-    ((1000, 1, 'alpha'), (4, 4, 140, 1)),
-    ((200, 2, 'auto', ['0', '1']), (4, 4, 140, 2)),  # each GPU has its own memory
+    ((1000, 1, 'model.width_multiplier'), (4, 4, 140, 1)),
+    ((1000, 1, 'model.width_multiplier,data.image_size'), (16, 1, 110, 1)),
+    ((240, 2, 'auto', ['0', '1']), (2, 8, 180, 2)),  # each GPU has its own memory
     ((1, 1, 'all'), (1, 16, 260, 1))))  # as requested
 def test_grouping_fits_the_memory_and_the_jobs(given, expected):
   assert grid(*given) == expected
+
+
+@pytest.mark.parametrize('jobs', (1, 2, 3, 4, 8))
+@pytest.mark.parametrize('seed', range(4))
+def test_jobs_are_busy_evenly_unless_one_run_takes_longer(jobs, seed):
+  """Runs of random widths and of two streams. No job gets more than a quarter over its share, or it has a single run."""
+  rng = np.random.default_rng(seed)
+  runs = {str(i): tiny_config(**{'model.width_multiplier': float(width), 'seed': i % 2})
+          for i, width in enumerate(rng.uniform(0.25, 2, 12))}
+  groups = grouping.choose(runs, list(runs), jobs, grouping.Machine('cpu', 10**9, [0], []), grouping.Needs(
+      dict.fromkeys(runs, 10), 100), 'auto')
+  costs = {name: grouping.cost(config) for name, config in runs.items()}
+  loads = np.zeros(jobs)
+  for members in reversed(groups):  # as they are launched
+    loads[loads.argmin()] += sum(costs[name] for name in members)
+    assert len({runs[name].seed for name in members}) == 1
+  assert loads.max() <= 1.25 * sum(costs.values()) / jobs or len(groups[-1]) == 1
+  assert len(groups) == 2 or jobs > 1
+
+
+def test_what_keeps_runs_from_sharing_is_said():
+  runs = lambda **fields: {str(value): tiny_config(**{field: value, **also}) for field, values, also in fields.values()
+                           for value in values}
+  said = lambda runs, name: grouping.described(runs, grouping.group(runs, list(runs), name), name)
+  rates = runs(rates=('optim.learning_rate', (0.1, 0.2), {}))
+  assert said(rates, 'all') == ', in 1 group of up to 2 that share each batch'
+  assert said(rates, 'alone') == ', each alone (--group=alone)'
+  assert 'the batches differ in data.seed; with data.seed=0 seeds' in said(runs(seeds=('seed', (0, 1), {})), 'all')
+  assert 'in 1 group of up to 2' in said(runs(seeds=('seed', (0, 1), {'data.seed': 7})), 'all')
+  sizes = runs(sizes=('data.image_size', ((32, 32), (40, 40)), {}))
+  assert 'the batches differ in data.image_size; with data.stream_size' in said(sizes, 'all')
+  assert 'the batches differ in batch_size)' in said(runs(batches=('batch_size', (8, 16), {})), 'all')
 
 
 def test_estimated_memory_is_that_of_the_compiled_step():

@@ -9,10 +9,9 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks
 from mobilenet_jax.errors import UserError, counted, few
 from mobilenet_jax.storage.run_files import CONFIG_FILE, read_config, read_metrics, read_row
-from mobilenet_jax.sweeps import results, status
+from mobilenet_jax.sweeps import naming, results, status
 
 SINGLE = 'single runs'
-SEEDS = ('seed', 'data.seed')
 TITLES = {'model.name': 'model', 'model.width_multiplier': 'α', 'data.image_size': 'input'}
 CURVE_POINTS = 200  # of a curve, at most
 MISSING = '–'
@@ -88,7 +87,7 @@ def _labels(folders) -> dict[Path, str]:
 def _read_run(label, folder, line) -> tuple[Run, list[str]]:
   remarks = []
   try:
-    config = config_lib.flat(read_config(folder))
+    config = {name: _plain(value) for name, value in config_lib.flat(read_config(folder)).items()}
   except UserError as error:
     config = {}
     if folder.exists():  # it does not before its sweep has begun with it
@@ -104,6 +103,12 @@ def _read_run(label, folder, line) -> tuple[Run, list[str]]:
   if row and not run.evaluations:
     remarks.append(f'{run.name}: no evaluation in its metrics.jsonl, so it has no learning curve.')
   return run, remarks
+
+
+def _plain(value):
+  """Returns the value of a field, which may be anything in a damaged file, as one that can be compared and shown."""
+  whole = isinstance(value, tuple) and all(isinstance(part, str | int | float) for part in value)
+  return value if whole or isinstance(value, str | int | float) else str(value)
 
 
 def _curve(metrics, split, name) -> list[tuple[float, float]]:
@@ -127,14 +132,10 @@ def round_to(value: float, digits: int = 5) -> float:
 
 
 def shown(field: str, value) -> str:
-  """Returns the value of a field of a config, as a person reads it."""
-  if isinstance(value, tuple | list):
-    if field == 'data.image_size' and len(set(value)) == 1:
-      return str(value[0])
-    return '×'.join(map(str, value)) if field.endswith('_size') else f'({", ".join(map(str, value))})'
-  if isinstance(value, float):
-    return f'{value:.10g}'
-  return MISSING if value is None else repr(value) if value == '' else str(value)
+  """Returns the value of a field of a config, as a person reads it; that of a field that a config lacks is None."""
+  if field == 'data.image_size' and isinstance(value, tuple) and len(set(value)) == 1:
+    return str(value[0])
+  return MISSING if value is None else repr(value) if value == '' else naming.text(value)
 
 
 class Differences(NamedTuple):
@@ -152,21 +153,13 @@ class Differences(NamedTuple):
 
 def differences(runs: list[Run]) -> Differences:
   """Returns what differs between the configs of runs. Those without a config are left out."""
-  sweeps, fields = {}, {}
-  for run in runs:
-    sweeps.setdefault(run.sweep, [])
-    if run.config:
-      sweeps[run.sweep].append(run.config)
-      fields |= dict.fromkeys(run.config)
-  fields = [*(name for name in TITLES if name in fields), *(name for name in fields if name not in TITLES)]
-  values = {sweep: {name: dict.fromkeys(shown(name, config.get(name)) for config in configs) for name in fields}
-            for sweep, configs in sweeps.items()}
-  varied = [name for name in fields if any(len(found[name]) > 1 for found in values.values())]
-  between = [name for name in fields if name not in varied and len(
-      {tuple(found[name]) for sweep, found in values.items() if sweeps[sweep]}) > 1]
-  shared = {sweep: {name: next(iter(found[name])) for name in fields if len(found[name]) == 1 and next(iter(found[name])) != MISSING}
-            for sweep, found in values.items()}
-  return Differences(varied, between, shared)
+  sweeps = {run.sweep: [other.config for other in runs if other.sweep == run.sweep and other.config] for run in runs}
+  differing = naming.varied(run.config for run in runs if run.config)
+  within = {name for configs in sweeps.values() for name in naming.varied(configs)}
+  shared = {sweep: {name: shown(name, value) for name, value in configs[0].items()
+                    if len({shown(name, config.get(name)) for config in configs}) == 1}
+            for sweep, configs in sweeps.items() if configs}
+  return Differences([name for name in differing if name in within], [name for name in differing if name not in within], shared)
 
 
 def order(values) -> list:

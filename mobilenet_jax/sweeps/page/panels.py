@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from mobilenet_jax.errors import counted
+from mobilenet_jax.sweeps.naming import SEEDS
 from mobilenet_jax.sweeps.page import charts, points
 from mobilenet_jax.sweeps.page.contents import MISSING, TITLES, Differences, Run, is_number, order, round_to, shown
 
@@ -64,7 +65,7 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   values = {name: [point.config.get(name) for point in found] for name in (*differences.varied, *differences.between)}
   values[SWEEP] = [point.sweep for point in found]
   values = {name: of_points for name, of_points in values.items() if len({shown(name, value) for value in of_points}) > 1}
-  varied = [name for name in differences.varied if name in values and name not in points.SEEDS]
+  varied = [name for name in differences.varied if name in values and name not in SEEDS]
   columns = {name: charts.Column(f'f{i}', title(name), [shown(name, value) for value in order(values[name])],
                                   all(map(is_number, values[name])), name == SWEEP)
              for i, name in enumerate(values) if name in varied or name == SWEEP}

@@ -1,6 +1,5 @@
 """The points of the charts: the runs of one task, with those that differ only in their seed taken together."""
 
-import os
 import re
 import statistics
 from typing import NamedTuple
@@ -10,7 +9,8 @@ import numpy as np
 from mobilenet_jax import tasks
 from mobilenet_jax.errors import counted, few
 from mobilenet_jax.storage.run_files import WITHOUT_TRACE
-from mobilenet_jax.sweeps.page.contents import SEEDS, Run, is_number, shown
+from mobilenet_jax.sweeps.naming import SEEDS
+from mobilenet_jax.sweeps.page.contents import Run, is_number
 
 
 class Measure(NamedTuple):
@@ -78,7 +78,7 @@ def points_of(runs: list[Run], task: str) -> tuple[list[Point], list[str]]:
         values = ', '.join(f'{name} is {run.row[name]}' if name in run.row else f'{name} is missing' for name in wrong)
         remarks.append(f'{run.name} is in no chart: {values}.')
         continue
-      fields = {name: value for name, value in run.config.items() if name not in (*SEEDS, *WITHOUT_TRACE)}
+      fields = [(name, value) for name, value in run.config.items() if name not in (*SEEDS, *WITHOUT_TRACE)]
       key = run.sweep, repr(fields) if fields else run.name
       groups.setdefault(key, []).append(i)
   return [_point([runs[i] for i in group], group, measure) for group in groups.values()], remarks
@@ -93,8 +93,9 @@ def _point(runs, numbers, measure) -> Point:
 
 
 def _common_name(names) -> str:
-  without = {re.sub(r'_s\d+$', '', name) for name in names} if len(names) > 1 else {*names}
-  return without.pop() if len(without) == 1 else f'{os.path.commonprefix(names)}…' if os.path.commonprefix(names) else few(names)
+  """Returns the name of runs without their seeds, see naming.py."""
+  without = {re.sub(r'(_data-seed\d+)?(_s\d+)?$', '', name) if len(names) > 1 else name for name in names}
+  return without.pop() if len(without) == 1 else few(names)
 
 
 def fit(sweep: str, points: list[Point], measure: Measure) -> Fit:
@@ -108,8 +109,3 @@ def fit(sweep: str, points: list[Point], measure: Measure) -> Fit:
   slope, intercept = np.polyfit(x, y, 1)
   r_squared = 1 - ((y - intercept - slope * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
   return Fit(sweep, float(intercept), float(slope), float(r_squared))
-
-
-def varied_by(points: list[Point], fields: list[str]) -> list[str]:
-  """Returns those of the fields that have more than one value among the points."""
-  return [name for name in fields if len({shown(name, point.config.get(name)) for point in points}) > 1]

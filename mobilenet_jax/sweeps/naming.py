@@ -1,0 +1,117 @@
+"""Names the runs of a sweep after what differs between them, and finds what varies among the runs of a folder."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import ml_collections
+
+from mobilenet_jax import config as config_lib
+from mobilenet_jax import models
+from mobilenet_jax.errors import UserError
+from mobilenet_jax.storage.run_files import WITHOUT_TRACE, read_config
+
+IN_MODEL_NAME = ('model.name', 'model.width_multiplier', 'data.image_size')  # see config.model_name
+SEEDS = ('data.seed', 'seed')
+SHORT = {'optim.learning_rate': 'lr', 'seed': 's'}
+MAX_VALUE, MAX_NAME = 40, 200  # characters of a value in a name, and of a name
+# Fields that training.completed may fill in from an origin or a teacher.
+_FILLED_IN = {'init.model': models.fields_of_weights, 'distill.model': lambda model: ['data.stream_size']}
+
+
+def names(runs: Sequence[tuple[dict, ml_collections.ConfigDict]], existing: dict[str, ml_collections.ConfigDict]) -> list[str]:
+  """Returns the name of each run of a sweep, such as mobilenet_0.5_160_lr0.002_s1.
+
+  It is the model's name, and the value of each further field that the sweep changes and that differs among its runs and
+  those of the folder. A run that the folder has keeps its name, whatever else the sweep varies by now.
+
+  Args:
+    runs: what each run changes, and its config, see training.checked.
+    existing: the configs of the runs that the folder has, by name.
+
+  Raises:
+    UserError: if two runs are the same.
+  """
+  flat = [config_lib.flat(config) for _, config in runs]
+  others = {name: config_lib.flat(config) for name, config in existing.items()}
+  changed = dict.fromkeys(field for change, _ in runs for field in change)
+  differing = varied([*flat, *others.values()])
+  fields = [field for field in differing if field in changed]
+  found = []
+  for values, (_, config) in zip(flat, runs):
+    known = _key(values, fields)
+    own = [name for name, other in others.items() if _key({**other, **_left_open(values, fields, other)}, fields) == known]
+    parts = [_part(field, values[field]) for field in fields if field in values and field not in IN_MODEL_NAME]
+    name = '_'.join([config_lib.model_name(config), *parts])
+    found.append(own[0] if own else name if len(name) <= MAX_NAME else _shortened(name, name, MAX_NAME))
+  for i, name in enumerate(found):
+    if name in found[:i]:
+      raise UserError(f'two runs of the sweep are the same: {name}; expected each combination of values once')
+  return found
+
+
+def existing(workdir: Path, known: Iterable[str]) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the configs of those runs of a sweep's folder that have one, by name, with every field of their networks."""
+  found = {}
+  for name in known:
+    try:
+      config = read_config(workdir / name)
+      config.model = models.complete(config.model)
+    except UserError:  # none yet, damaged, or of a network that there is no more
+      continue
+    found[name] = config
+  return found
+
+
+def varied(runs: Iterable[dict]) -> list[str]:
+  """Returns the fields in which configs differ among those that have them, in the order of a config, seeds last.
+
+  Args:
+    runs: flat configs, see config.flat. Fields that leave no trace in the results are not compared.
+  """
+  values = {}
+  for run in runs:
+    for field, value in run.items():
+      values.setdefault(field, set()).add(tuple(value) if isinstance(value, list) else value)
+  order = list(config_lib.all_fields({}))
+  place = lambda field: (field in SEEDS, order.index(field if field in order else 'model.num_classes'), field)
+  return sorted((field for field, found in values.items() if len(found) > 1 and field not in WITHOUT_TRACE), key=place)
+
+
+def text(value) -> str:
+  """Returns a value as text, such as 0.002, 64x48 or cifar10; numbers read back as what they were."""
+  if isinstance(value, tuple | list):
+    return 'x'.join(map(text, value))
+  short = f'{value:g}' if isinstance(value, float) else str(value)
+  return repr(value) if isinstance(value, float) and float(short) != value else short
+
+
+def _part(field, value) -> str:
+  """Returns the part of a name that stands for a field."""
+  section, _, last = field.rpartition('.')
+  alike = [other for other in config_lib.all_fields({}) if other.rpartition('.')[2] == last]
+  word = SHORT.get(field) or (section if last == 'name' else field.replace('.', '-') if len(alike) > 1 else last)
+  written = text(value)
+  plain = written.replace(' ', '') if isinstance(value, str) and config_lib.parse_duration(value) else written
+  if not re.fullmatch(rf'[\w.+-]{{1,{MAX_VALUE}}}', plain, re.ASCII):  # two texts may look the same without what is unsafe
+    plain = _shortened(re.sub(r'[^\w.+-]+', '-', written, flags=re.ASCII).strip('-'), written, MAX_VALUE)
+  return f'{word}{"-" if isinstance(value, str) else ""}{plain}'
+
+
+def _shortened(safe, whole, length) -> str:
+  return f'{safe[-length:]}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}'
+
+
+def _key(values, fields) -> str:
+  """Returns what makes a run the same run: its values but for those that may change when it is started again."""
+  free = {*WITHOUT_TRACE, 'train_for'} - set(fields)
+  return json.dumps({field: value for field, value in values.items() if field not in free}, sort_keys=True, allow_nan=False)
+
+
+def _left_open(values, fields, other) -> dict:
+  """Returns the values of fields that may have been filled in from another model when the `other` run was begun."""
+  found = [f'model.{field}' if '.' not in field else field
+           for section, fill in _FILLED_IN.items() if values.get(section) for field in fill(values['model.name'])]
+  return {field: values[field] for field in found if field not in fields and field in values and field in other}
