@@ -44,17 +44,23 @@ def write(folders: list[Path], path: Path) -> tuple[str, list[str]]:
   Raises:
     UserError: if a folder is neither that of a sweep nor that of a run.
   """
-  runs, remarks = contents.read(folders)
-  text, remarks = build(runs, remarks, len(runs) <= MOST_RUNS)
-  if len(runs) <= MOST_RUNS and len(text.encode()) > MOST_BYTES:
-    text, remarks = build(*contents.read(folders), with_curves=False)
+  runs, missing = contents.read(folders)
+  text, remarks = build(runs, missing)
   path.parent.mkdir(parents=True, exist_ok=True)
   write_whole(path, text)
   return _counts(runs), remarks
 
 
-def build(runs: list[contents.Run], remarks: list[str], with_curves: bool) -> tuple[str, list[str]]:
+def build(runs: list[contents.Run], remarks: list[str]) -> tuple[str, list[str]]:
   """Returns the text of the page of some runs, and all remarks on what is missing: those given, and further ones."""
+  if len(runs) <= MOST_RUNS:
+    text, found = _build(runs, remarks, True)
+    if len(text.encode()) <= MOST_BYTES:
+      return text, found
+  return _build(runs, remarks, False)
+
+
+def _build(runs, remarks, with_curves) -> tuple[str, list[str]]:
   differences = contents.differences(runs)
   found = [panels.panel(task, runs, differences) for task in tasks.TASKS if any(run.task == task for run in runs)]
   remarks = [*remarks, *(remark for panel in found for remark in panel.remarks)]
@@ -68,6 +74,7 @@ def build(runs: list[contents.Run], remarks: list[str], with_curves: bool) -> tu
   text = _environment().get_template('page.html').render(
       sweeps=sweeps, written=time.strftime('%Y-%m-%d %H:%M'), counts=_counts(runs), remarks=remarks, panels=found,
       runs=_table(runs, differences.varied, found, len(sweeps) > 1), with_curves=with_curves,
+      curve_points=contents.CURVE_POINTS,
       unfinished=[run for run in runs if run.state != status.FINISHED], differences=_differences(runs, sweeps, differences),
       shared=differences.shared, title=title, style=Markup(style), script=Markup(script), library=Markup(library),
       data=Markup(json.dumps(data, separators=(',', ':'), allow_nan=False).replace('<', '\\u003c')),

@@ -4,6 +4,7 @@ A chart has no data of its own. It names the data that page.js gives it: `points
 the parallel coordinates, `evaluations` and `losses`. Fields are named f0, f1, ..., as a name with a dot would be a path.
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,6 +34,7 @@ class Column(NamedTuple):
   of_fits: bool
 
 
+@functools.cache
 def bundle() -> str:
   """Returns the JavaScript of Vega, Vega-Lite and Vega-Embed, which includes the interpreter that needs no eval."""
   version = '.'.join(alt.SCHEMA_VERSION.removeprefix('v').split('.')[:2])

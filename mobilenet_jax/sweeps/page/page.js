@@ -82,7 +82,7 @@
   // Chosen runs.
 
   function choose(runs, on) {
-    for (const run of runs) on ? chosen.add(run) : chosen.delete(run);
+    for (const run of runs.filter(run => data.runs[run].name)) on ? chosen.add(run) : chosen.delete(run);
     all('[data-run]').forEach(box => { box.checked = chosen.has(Number(box.dataset.run)); });
     places.forEach(place => place.dataset.chart === 'curves' || !place.result ? drawLater(place) : mark(place));
   }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mobilenet_jax.errors import counted
 from mobilenet_jax.sweeps.naming import SEEDS
 from mobilenet_jax.sweeps.page import charts, points
-from mobilenet_jax.sweeps.page.contents import MISSING, TITLES, Differences, Run, is_number, order, round_to, shown
+from mobilenet_jax.sweeps.page.contents import MISSING, TITLES, Differences, Run, is_number, order, round_to, shown, unclear
 
 FEW = 12  # values of a field for which each has its own place on an axis of the parallel coordinates
 INPUT, WIDTH, SWEEP = 'data.image_size', 'model.width_multiplier', 'sweep'
@@ -86,8 +86,9 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   parallel = len(varied) > 2 and len(found) > 1
   if parallel:
     data |= _parallel(found, measure, {name: values[name] for name in varied})
+  members = [run for run in runs if run.task == task]
   return Panel(task, measure, data, [title(name) for name in colours], [_words(fit, found) for fit in fits],
-               _table(found, measure, varied, SWEEP in columns), seeds, parallel, remarks)
+               _table(found, measure, varied, SWEEP in columns), seeds, parallel, [*remarks, *unclear(members)])
 
 
 def title(name: str) -> str:
