@@ -1,4 +1,4 @@
-# make figures [DATA=fabrics] [RES=224] [ARGS=...]   train the 16 models, write their table and page, draw Figures 4 and 5
+# make figures [DATA=fabrics] [RES=224] [ARGS=...]   train the 16 models; table, Figures 4 and 5, page
 # make test                                          run the test suite
 # make test-slow                                     run the tests that take too long for it: experiments end to end, more cases
 # make test-slurm                                    install and start a Slurm of one node, and run a sweep on it; Debian, as root
@@ -39,7 +39,8 @@ test-slurm: .venv/ready
 	@$(VENV) -m pytest -q -m slurm tests/sweeps/test_slurm.py
 
 test-browser: .venv/ready .venv/ready-browser
-	@command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install --no-install-recommends chromium fonts-dejavu-core; }
+	@command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install --no-install-recommends \
+	    chromium fonts-dejavu-core; }
 	@$(VENV) -m pytest -q -m browser tests/sweeps/test_browser.py
 
 faults: .venv/ready

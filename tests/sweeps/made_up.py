@@ -38,8 +38,8 @@ def add(workdir, name, config, finished=True, points=20):
              {'step': step, 'split': 'eval', 'loss': 1.0, main: value(i / points)}]
   run_files.write_metrics(folder, rows)
   row = {'name': name, 'model': config.model.name, 'width_multiplier': alpha, 'height': size, 'width': size,
-         'mult_adds': mult_adds, 'params': round(2.2e6 * alpha**2 + 1e6 * alpha), main: value(1), other: value(1) ** 0.3, 'loss': 0.5,
-         'eval_examples': 2000, 'examples_seen': 16000, 'seconds': 40 + mult_adds / 2e5, 'dataset': config.data.name,
+         'mult_adds': mult_adds, 'params': round(2.2e6 * alpha**2 + 1e6 * alpha), main: value(1), other: value(1) ** 0.3,
+         'loss': 0.5, 'eval_examples': 2000, 'examples_seen': 16000, 'seconds': 40 + mult_adds / 2e5, 'dataset': config.data.name,
          'seed': config.seed, 'commit': 'abc1234', 'device': 'cpu, 1 core'}
   if finished:
     run_files.write_row(folder, row)

@@ -115,8 +115,8 @@ def test_a_point_is_a_mean_over_seeds_and_says_so_when_hovered_over(look, folder
     tooltip.wait_for()
     text = ' '.join(tooltip.inner_text().split())
     assert text.startswith('mobilenet_0.5_48 ')
-    for expected in ('α 0.5', 'input 48', f'Mult-Adds {rows[0]["mult_adds"] / 1e6:.2f} M', f'parameters {rows[0]["params"] / 1e6:.2f} M',
-                     f'top-1 (%) {statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f} % (3 seeds)',
+    for expected in ('α 0.5', 'input 48', f'Mult-Adds {rows[0]["mult_adds"] / 1e6:.2f} M',
+                     f'parameters {rows[0]["params"] / 1e6:.2f} M', f'top-1 (%) {statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f} % (3 seeds)',
                      f'seconds {rows[0]["seconds"]:.1f}'):
       assert expected in text, text
     page.mouse.move(0, 0)
@@ -215,7 +215,8 @@ def test_parallel_coordinates_and_a_measure_for_each_task(look):
   assert parallel.locator('g.mark-line.role-mark path').count() == 18
   labels = parallel.locator('.role-axis-label text').all_text_contents()
   assert labels == ['α', 'batch_size', 'data.data_dir', 'optim.learning_rate', 'top-1 (%)']
-  assert page.locator('section h2').all_inner_texts()[:2] == ['Classification: top-1 against cost', 'Attributes: mean AP against cost']
+  assert page.locator('section h2').all_inner_texts()[:2] == [
+      'Classification: top-1 against cost', 'Attributes: mean AP against cost']
   select = page.get_by_label('Colour').first
   assert select.locator('option').all_inner_texts() == ['α', 'batch_size', 'data.data_dir', 'optim.learning_rate']
   select.select_option(label='optim.learning_rate')
@@ -304,8 +305,9 @@ def test_without_scripts_the_tables_are_there(look):
 def test_every_control_and_chart_has_a_name(look):
   page = look('grid.html')
   controls = page.locator('button, input, select, a, [tabindex="0"], [role=group]').all()
-  unnamed = [control.evaluate('element => element.outerHTML.slice(0, 100)') for control in controls if not control.evaluate(
-      '''element => element.getAttribute('aria-label') || element.innerText || (element.labels && element.labels[0].innerText)''')]
+  unnamed = [control.evaluate('element => element.outerHTML.slice(0, 100)') for control in controls if not control.evaluate('''
+      element => element.getAttribute('aria-label') || element.innerText || (element.labels && element.labels[0].innerText)
+      ''')]
   assert len(controls) > 60 and not unnamed
   for link in page.locator('a[href^="#"]').all():
     assert page.locator(link.get_attribute('href')).count() == 1

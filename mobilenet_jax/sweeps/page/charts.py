@@ -155,6 +155,7 @@ def curves(measure: str) -> dict:
 def _finished(chart) -> dict:
   """Returns a chart as Vega-Lite, in the colours of page.css, so that a style sheet alone changes them."""
   text = dict(labelColor='var(--ink)', titleColor='var(--ink)', labelFontSize=11, titleFontSize=12, titleFontWeight='normal')
-  chart = chart.configure(background='transparent', font='inherit', autosize=alt.AutoSizeParams(type='pad')).configure_view(
-      stroke=None).configure_title(color='var(--ink)', fontSize=12, fontWeight='bold', offset=4).configure_axis(gridColor='var(--grid)', domainColor='var(--quiet)', tickColor='var(--quiet)', **text)
-  return chart.configure_legend(**text).to_dict(validate=True)
+  chart = chart.configure(background='transparent', font='inherit').configure_view(stroke=None)
+  chart = chart.configure_title(color='var(--ink)', fontSize=12, fontWeight='bold', offset=4)
+  chart = chart.configure_axis(gridColor='var(--grid)', domainColor='var(--quiet)', tickColor='var(--quiet)', **text)
+  return chart.configure_legend(**text).to_dict()

@@ -166,7 +166,8 @@ def _table(found, measure, varied, several) -> Table:
   titles = ['name', *(['sweep'] if several else []), *map(title, varied), 'Mult-Adds', 'parameters', measure.title, 'seeds',
             'seconds']
   return Table(titles, [[
-      Cell(point.name), *([Cell(point.sweep)] if several else []), *(field_cell(name, point.config.get(name)) for name in varied),
+      Cell(point.name), *([Cell(point.sweep)] if several else []),
+      *(field_cell(name, point.config.get(name)) for name in varied),
       Cell(millions(point.mult_adds), point.mult_adds), Cell(millions(point.params), point.params),
       Cell(value_text(point, measure), point.value), Cell(str(len(point.runs)), len(point.runs)),
       Cell(MISSING) if point.seconds is None else Cell(f'{point.seconds:.1f}', point.seconds)] for point in found])

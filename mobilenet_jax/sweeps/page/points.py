@@ -101,9 +101,9 @@ def _common_name(names) -> str:
 def fit(sweep: str, points: list[Point], measure: Measure) -> Fit:
   """Fits value = a + b log10(mult_adds) to the points of a sweep, in the units of the chart."""
   costs, values = [point.mult_adds for point in points], [point.value for point in points]
-  if len(set(costs)) < 3:
-    return Fit(sweep, 0, 0, 0, f'no fit, as there {"is" if len(set(costs)) == 1 else "are"} {counted(len(set(costs)), "cost")} only')
-  if len(set(values)) == 1:
+  if (different := len(set(costs))) < 3:
+    return Fit(sweep, 0, 0, 0, f'no fit, as there {"is" if different == 1 else "are"} {counted(different, "cost")} only')
+  if np.allclose(values, values[0], rtol=1e-9, atol=0):
     return Fit(sweep, 0, 0, 0, 'no fit, as all values are equal')
   x, y = np.log10(np.asarray(costs, float)), measure.factor * np.asarray(values)
   slope, intercept = np.polyfit(x, y, 1)
