@@ -1,16 +1,13 @@
 """Chooses the most accurate model within a budget, and finds the Pareto front that it belongs to."""
 
-import csv
-from pathlib import Path
-
 import ml_collections
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.files import expanded
+from mobilenet_jax.sweeps import tables
 
-REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'
 SOURCES = ('published', 'paper')  # the sources of its rows
 COSTS = {'mult_adds': 'Mult-Adds', 'params': 'parameters', 'latency_ms': 'latency'}
 COLUMNS = ('name', 'model', 'width_multiplier', 'height', 'width', 'mult_adds', 'params', 'top1', 'latency_ms',
@@ -85,14 +82,10 @@ def read(table: str) -> list[dict]:
   Raises:
     UserError: if there is no such table, if it is not a table of results, or if it contains no model.
   """
-  path = REFERENCE if table in SOURCES else expanded(table)
+  path = tables.REFERENCE if table in SOURCES else expanded(table)
   if not path.is_file():
     raise UserError(f'--table={table}: expected {", ".join(SOURCES)}, or the path of a results.csv')
-  try:
-    with path.open(newline='') as file:
-      lines = list(csv.DictReader(file))
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise UserError(f'--table={table}: not a table of results ({error})') from error
+  lines = tables.lines(path)
   rows = [_row(line, f'--table={table}, row {i}') for i, line in enumerate(lines, start=1)
           if table not in SOURCES or line['source'] == table]
   if not rows:

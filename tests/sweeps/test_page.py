@@ -1,9 +1,11 @@
 """The page of sweeps, as far as no browser is needed: what is in it, what it says is missing, what it refuses."""
 
 import base64
+import csv
 import hashlib
 import html.parser
 import json
+import shutil
 
 import made_up
 import numpy as np
@@ -189,8 +191,8 @@ def change_all(**values):
     (change_row(mult_adds=0), f'{FIRST} is in no chart: mult_adds is 0.', 3),
     (change_row(extra=3.5, another=1), '', 4),
     (change_row(dataset='cifar10'), 'These runs were evaluated on different data: cifar10, fabrics.', 4),
-    (change_all(top1=0.5), 'no fit, as all values are equal', 4),
-    (change_all(mult_adds=10), 'no fit, as there is 1 cost only', 4),
+    (change_all(top1=0.5), 'undefined', 4),
+    (change_all(mult_adds=10), 'runs: no fit: ', 4),
     (lambda folder: (folder / FIRST / run_files.METRICS_FILE).unlink(), f'{FIRST}: no evaluation in its metrics.jsonl', 4),
     (write(f'{FIRST}/metrics.jsonl', b'{"step": 1, "split": "eval", "top1": 1e999}\n\xff\n[]\n{"step":'),
      f'{FIRST}: 2 lines of its metrics.jsonl cannot be read.', 4),
@@ -215,7 +217,7 @@ def test_few_rows_have_a_page(count, tmp_path):
     made_up.add(tmp_path, f'mobilenet_{alpha}_56', made_up.config(alpha))
   page, _ = parsed(tmp_path)
   assert len(page.data['panels'][0]['points']) == count
-  assert ('R² ' in page.words) == (count == 3) and (count == 3 or 'no fit, as there ' in page.words)
+  assert ('R² ' in page.words) == (count == 3) and ('no fit: ' in page.words) == (count < 3)
 
 
 def test_two_tasks_each_have_their_measure_and_a_run_may_be_alone(tmp_path):
@@ -269,6 +271,29 @@ def test_long_curves_are_thinned_and_keep_their_end(tmp_path):
   curve = page.data['runs'][0]['evaluations']
   assert 100 <= len(curve) <= contents.CURVE_POINTS and curve[-1][0] == 1000
   assert 'at most 200 points of each' in page.words
+
+
+def test_a_table_alone_has_a_page(grid, tmp_path):
+  """A results.csv without the folders of its runs, or of some of them; with other columns than today's."""
+  with (grid / 'results.csv').open() as file:
+    lines = [{'extra': 'text', **line} for line in csv.DictReader(file)]
+  lines[0]['top1'], lines[1]['top1'] = '', 'nan'
+  results.write_csv(tmp_path / 'results.csv', lines)
+  page, said = parsed(tmp_path)
+  assert '2 rows of 48 left out' in said and 'of 46 runs there is only the row in this table' in said
+  assert len(page.data['panels'][0]['points']) == 16 and len(page.table('runs')) == 46
+  assert {(line['α'], line['input']) for line in page.table('runs')} == {
+      (f'{alpha:g}', str(size)) for alpha in made_up.ALPHAS for size in made_up.SIZES}
+  for column in ('mult_adds', 'top1'):
+    results.write_csv(tmp_path / 'results.csv', [{name: value for name, value in line.items() if name != column}
+                                                 for line in lines])
+    assert_one_line(command('report', tmp_path), 'results.csv: has no ')
+  made_up.add(tmp_path / 'half', FIRST, made_up.config())
+  made_up.add(tmp_path / 'half', 'other', made_up.config(0.5))
+  results.collect(tmp_path / 'half')
+  shutil.rmtree(tmp_path / 'half' / 'other')
+  page, said = parsed(tmp_path / 'half')
+  assert [line['state'] for line in page.table('runs')] == ['finished'] * 2 and 'of 1 run there is only the row' in said
 
 
 @pytest.mark.parametrize('args, message', (

@@ -9,7 +9,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks
 from mobilenet_jax.errors import UserError, counted, few
 from mobilenet_jax.storage.run_files import CONFIG_FILE, read_config, read_metrics, read_row
-from mobilenet_jax.sweeps import naming, results, status
+from mobilenet_jax.sweeps import naming, results, status, tables
 
 SINGLE = 'single runs'
 TITLES = {'model.name': 'model', 'model.width_multiplier': 'α', 'data.image_size': 'input'}
@@ -69,14 +69,46 @@ def read(folders: list[Path]) -> tuple[list[Run], list[str]]:
         label, workdir, names = SINGLE, folder.resolve().parent, [folder.resolve().name]
       elif names := results.runs_so_far(folder):
         remarks.append(f'{error}. Shown are the runs whose folders are there.')
-      else:
+      elif not (folder / results.CSV_FILE).exists():
         raise UserError(f'{folder}: neither a sweep nor a run is in this folder; expected the --workdir of mobilenet_jax '
                         'sweep or of mobilenet_jax train') from error
-    for line in status.table(workdir, names):
+    gone, more = [], []
+    if not names or not all((workdir / name).exists() for name in names):
+      gone, more = _read_table(label, folder, names)
+    left = [name for name in names if name not in {run.name for run in gone}]
+    for line in status.table(workdir, left) if left else []:
       run, problems = _read_run(label, workdir / line['run'], line)
       runs.append(run)
       remarks += problems
+    runs += gone
+    remarks += more
   return runs, remarks
+
+
+def _read_table(label, folder, names) -> tuple[list[Run], list[str]]:
+  """Returns the runs of a sweep whose folders are gone, but whose rows are in its results.csv, and remarks on them."""
+  path = folder / results.CSV_FILE
+  if not path.exists():
+    return [], []
+  try:
+    if names and not tables.lines(path):  # none has finished
+      return [], []
+    table = tables.read(path)
+  except UserError as error:
+    if not names:
+      raise
+    return [], [f'{error}.']
+  rows = [row for row in table.rows if not (folder / row['name']).exists()]
+  runs = [Run(label, row['name'], status.FINISHED, '', _config_of(row), row, [], []) for row in rows]
+  remarks = [f'{path}: of {counted(len(runs), "run")} there is only the row in this table: no curves, and not the whole config.']
+  return runs, [*(f'{remark}.' for remark in table.remarks), *(remarks if runs else [])]
+
+
+def _config_of(row) -> dict:
+  """Returns the fields of a run's config that its row has."""
+  named = {'model.name': row['model'], 'model.width_multiplier': row['width_multiplier'],
+           'data.image_size': (row['height'], row['width']), 'data.name': row.get('dataset')}
+  return {name: value for name, value in {**named, **row}.items() if value is not None and tables.is_field(name)}
 
 
 def _labels(folders) -> dict[Path, str]:

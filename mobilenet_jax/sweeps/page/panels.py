@@ -69,26 +69,27 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   columns = {name: charts.Column(f'f{i}', title(name), [shown(name, value) for value in order(values[name])],
                                   all(map(is_number, values[name])), name == SWEEP)
              for i, name in enumerate(values) if name in varied or name == SWEEP}
-  fits = [points.fit(sweep, [point for point in found if point.sweep == sweep], measure)
-          for sweep in dict.fromkeys(point.sweep for point in found)]
+  of_sweeps = {point.sweep: [other for other in found if other.sweep == point.sweep] for point in found}
+  fits = {sweep: points.fit(members, measure) for sweep, members in of_sweeps.items()}
+  words = [_words(sweep, fit, len(of_sweeps[sweep])) for sweep, fit in fits.items()]
   colours = sorted(columns, key=lambda name: ((SWEEP, INPUT, WIDTH).index(name) if name in (SWEEP, INPUT, WIDTH) else 9))
   shape = lambda colour: next((columns[name] for name in (INPUT, WIDTH, *columns) if name in columns and name != colour),
                               columns.get(colour))
   tooltip = [columns[name] for name in columns if name in varied] + [columns[name] for name in columns if name not in varied]
   seeds = max((len(point.runs) for point in found), default=0)
-  lines = any(not fit.problem for fit in fits)
+  lines = any(not fit.problem for fit in fits.values())
   data = {
       'costs': [charts.costs(measure.title, tooltip, columns.get(name), shape(name), seeds > 1, lines)
                 for name in colours or [None]],
       'curves': charts.curves(measure.title),
       'points': [_drawn(i, point, measure, columns) for i, point in enumerate(found)],
-      'ends': [end for fit in fits for end in _ends(fit, found, columns.get(SWEEP))]}
+      'ends': [end for sweep, fit in fits.items() for end in _ends(sweep, fit, of_sweeps[sweep], columns.get(SWEEP))]}
   parallel = len(varied) > 2 and len(found) > 1
   if parallel:
     data |= _parallel(found, measure, {name: values[name] for name in varied})
-  members = [run for run in runs if run.task == task]
-  return Panel(task, measure, data, [title(name) for name in colours], [_words(fit, found) for fit in fits],
-               _table(found, measure, varied, SWEEP in columns), seeds, parallel, [*remarks, *unclear(members)])
+  remarks += unclear([run for run in runs if run.task == task])
+  return Panel(task, measure, data, [title(name) for name in colours], words, _table(found, measure, varied, SWEEP in columns),
+               seeds, parallel, remarks)
 
 
 def title(name: str) -> str:
@@ -126,19 +127,18 @@ def millions(value: float) -> str:
   return f'{value / 1e6:.2f} M' if value >= 1e6 else f'{value / 1e6:.3g} M'
 
 
-def _ends(fit, found, column) -> list[dict]:
-  """Returns the ends of the line of a fit."""
+def _ends(sweep, fit, found, column) -> list[dict]:
+  """Returns the ends of the line of a fit to the points of a sweep."""
   if fit.problem:
     return []
-  costs = [point.mult_adds for point in found if point.sweep == fit.sweep]
-  return [{'fit': fit.sweep, **({column.field: fit.sweep} if column else {}), 'mult_adds': round_to(cost / 1e6),
+  costs = [point.mult_adds for point in found]
+  return [{'fit': sweep, **({column.field: sweep} if column else {}), 'mult_adds': round_to(cost / 1e6),
            'value': round_to(fit.intercept + fit.slope * math.log10(cost), 6)} for cost in (min(costs), max(costs))]
 
 
-def _words(fit, found) -> str:
-  count = sum(point.sweep == fit.sweep for point in found)
-  return f'{fit.sweep}: {fit.problem}' if fit.problem else (
-      f'{fit.sweep}: R² {fit.r_squared:.3f} over {counted(count, "point")}; ten times the Mult-Adds give {fit.slope:.3g} more')
+def _words(sweep, fit, count) -> str:
+  return f'{sweep}: {fit.problem}' if fit.problem else (
+      f'{sweep}: R² {fit.r_squared:.3f} over {counted(count, "point")}; ten times the Mult-Adds give {fit.slope:.3g} more')
 
 
 def _parallel(found, measure, values) -> dict:

@@ -1,15 +1,12 @@
 """The points of the charts: the runs of one task, with those that differ only in their seed taken together."""
 
 import re
-import statistics
 from typing import NamedTuple
 
-import numpy as np
-
 from mobilenet_jax import tasks
-from mobilenet_jax.errors import counted, few
+from mobilenet_jax.errors import few
 from mobilenet_jax.storage.run_files import WITHOUT_TRACE
-from mobilenet_jax.sweeps.naming import SEEDS
+from mobilenet_jax.sweeps import tables
 from mobilenet_jax.sweeps.page.contents import Run, is_number
 
 
@@ -19,9 +16,6 @@ class Measure(NamedTuple):
   title: str
   form: str
   factor: int
-
-  def text(self, value: float) -> str:
-    return format(value, self.form)
 
 
 class Point(NamedTuple):
@@ -47,15 +41,6 @@ class Point(NamedTuple):
   seconds: float | None
 
 
-class Fit(NamedTuple):
-  """The least-squares fit value = intercept + slope log10(mult_adds) of a sweep's points, or why there is none."""
-  sweep: str
-  intercept: float
-  slope: float
-  r_squared: float
-  problem: str = ''
-
-
 def measure_of(task: str) -> Measure:
   """Returns the main metric of a task."""
   name = tasks.TASKS[task].main_metric
@@ -70,42 +55,45 @@ def points_of(runs: list[Run], task: str) -> tuple[list[Point], list[str]]:
     runs: all runs of the page, those of other tasks included.
     task: the name of the task.
   """
-  measure, groups, remarks = measure_of(task), {}, []
+  measure, sweeps, remarks = measure_of(task), {}, []
   for i, run in enumerate(runs):
     if run.row and run.task == task:
-      if wrong := [name for name in (measure.name, 'mult_adds', 'params') if not is_number(run.row.get(name))
-                   or name != measure.name and run.row[name] <= 0]:
-        values = ', '.join(f'{name} is {run.row[name]}' if name in run.row else f'{name} is missing' for name in wrong)
-        remarks.append(f'{run.name} is in no chart: {values}.')
-        continue
-      fields = [(name, value) for name, value in run.config.items() if name not in (*SEEDS, *WITHOUT_TRACE)]
-      key = run.sweep, repr(fields) if fields else run.name
-      groups.setdefault(key, []).append(i)
-  return [_point([runs[i] for i in group], group, measure) for group in groups.values()], remarks
+      if problem := _problem(run.row, measure):
+        remarks.append(f'{run.name} is in no chart: {problem}.')
+      else:
+        sweeps.setdefault(run.sweep, {})[run.name] = i
+  points = []
+  for numbers in sweeps.values():
+    found, more = tables.over_seeds([_with_config(runs[i]) for i in numbers.values()])
+    points += [_point(point, [numbers[name] for name in point.names], runs, measure) for point in found]
+    remarks += [f'{remark}.' for remark in more]
+  return points, remarks
 
 
-def _point(runs, numbers, measure) -> Point:
-  values = [run.row[measure.name] for run in runs]
-  seconds = [run.row['seconds'] for run in runs if is_number(run.row.get('seconds'))]
-  return Point(_common_name([run.name for run in runs]), runs[0].sweep, numbers, runs[0].config, runs[0].row['mult_adds'],
-               runs[0].row['params'], statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None,
-               statistics.fmean(seconds) if seconds else None)
+def _problem(row, measure) -> str:
+  """Returns why a row has no point, or ''."""
+  for name in (measure.name, 'mult_adds', 'params'):
+    if name not in row:
+      return f'{name} is missing'
+    if not is_number(row[name]) or name != measure.name and row[name] <= 0:
+      return f'{name} is {row[name]}'
+  return f'{measure.name} is {row[measure.name]}, which is no fraction' if (
+      measure.factor > 1 and not 0 <= row[measure.name] <= 1) else ''
 
 
-def _common_name(names) -> str:
-  """Returns the name of runs without their seeds, see naming.py."""
-  without = {re.sub(r'(_data-seed\d+)?(_s\d+)?$', '', name) if len(names) > 1 else name for name in names}
-  return without.pop() if len(without) == 1 else few(names)
+def _with_config(run) -> dict:
+  """Returns the row of a run with every field of its config, as far as the results depend on it."""
+  row = {name: value for name, value in run.row.items() if isinstance(value, str) or is_number(value)}
+  return {**row, **{name: value for name, value in run.config.items() if name not in WITHOUT_TRACE}, 'name': run.name}
 
 
-def fit(sweep: str, points: list[Point], measure: Measure) -> Fit:
-  """Fits value = a + b log10(mult_adds) to the points of a sweep, in the units of the chart."""
-  costs, values = [point.mult_adds for point in points], [point.value for point in points]
-  if (different := len(set(costs))) < 3:
-    return Fit(sweep, 0, 0, 0, f'no fit, as there {"is" if different == 1 else "are"} {counted(different, "cost")} only')
-  if np.allclose(values, values[0], rtol=1e-9, atol=0):
-    return Fit(sweep, 0, 0, 0, 'no fit, as all values are equal')
-  x, y = np.log10(np.asarray(costs, float)), measure.factor * np.asarray(values)
-  slope, intercept = np.polyfit(x, y, 1)
-  r_squared = 1 - ((y - intercept - slope * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
-  return Fit(sweep, float(intercept), float(slope), float(r_squared))
+def _point(point, numbers, runs, measure) -> Point:
+  names = {re.sub(r'(_data-seed\d+)?(_s\d+)?$', '', name) if len(numbers) > 1 else name for name in point.names}  # see naming.py
+  first = runs[numbers[0]]
+  return Point(names.pop() if len(names) == 1 else few(point.names), first.sweep, numbers, first.config, first.row['mult_adds'],
+               first.row['params'], point.means[measure.name], point.deviations.get(measure.name), point.means.get('seconds'))
+
+
+def fit(points: list[Point], measure: Measure) -> tables.Fit:
+  """Fits value = a + b log10(mult_adds) to some points, in the units of the chart."""
+  return tables.log_linear_fit([point.mult_adds for point in points], [measure.factor * point.value for point in points])
