@@ -89,8 +89,13 @@ def grid(tmp_path_factory):
   return folder
 
 
-def test_a_page_has_every_run_the_means_over_seeds_and_the_fit(grid):
-  page, said = parsed(grid)
+@pytest.fixture(scope='module')
+def page_of_grid(grid):
+  return parsed(grid)
+
+
+def test_a_page_has_every_run_the_means_over_seeds_and_the_fit(grid, page_of_grid):
+  page, said = page_of_grid
   assert said.splitlines()[-1].startswith(f'page     {grid}/report.html: 48 finished of 48 runs, ') and 'missing' not in said
   rows = [run_files.read_row(grid / name) for name in results.read_sweep(grid)]
   assert [line['name'] for line in page.table('runs')] == [row['name'] for row in rows]
@@ -118,8 +123,8 @@ def test_a_page_has_every_run_the_means_over_seeds_and_the_fit(grid):
   assert len(curve) == 20 and curve[-1] == [1000, pytest.approx(top1[0, 0], rel=1e-4)]
 
 
-def test_a_page_needs_nothing_else_and_runs_only_its_own_scripts(grid):
-  page, _ = parsed(grid)
+def test_a_page_needs_nothing_else_and_runs_only_its_own_scripts(page_of_grid):
+  page, _ = page_of_grid
   policy = next(attrs['content'] for tag, attrs in page.tags if attrs.get('http-equiv') == 'Content-Security-Policy')
   allowed = dict(part.strip().split(' ', 1) for part in policy.split(';'))
   assert allowed['default-src'] == "'none'" and 'unsafe' not in policy
@@ -185,39 +190,53 @@ def change_all(**values):
   return change
 
 
-@pytest.mark.parametrize('spoil, remark, drawn', (
-    (change_row(top1=None), f'{FIRST} is in no chart: top1 is missing.', 3),
-    (change_row(top1=float('nan')), f'{FIRST} is in no chart: top1 is nan.', 3),
-    (change_row(mult_adds=0), f'{FIRST} is in no chart: mult_adds is 0.', 3),
-    (change_row(extra=3.5, another=1), '', 4),
-    (change_row(dataset='cifar10'), 'These runs were evaluated on different data: cifar10, fabrics.', 4),
-    (change_all(top1=0.5), 'undefined', 4),
-    (change_all(mult_adds=10), 'runs: no fit: ', 4),
-    (lambda folder: (folder / FIRST / run_files.METRICS_FILE).unlink(), f'{FIRST}: no evaluation in its metrics.jsonl', 4),
-    (write(f'{FIRST}/metrics.jsonl', b'{"step": 1, "split": "eval", "top1": 1e999}\n\xff\n[]\n{"step":'),
-     f'{FIRST}: 2 lines of its metrics.jsonl cannot be read.', 4),
-    (lambda folder: (folder / FIRST / run_files.CONFIG_FILE).unlink(), f'config.json: there is no such file', 4),
-    (write(f'{FIRST}/config.json', b'{"seed": {"a": []}}'), 'config.json: damaged', 4),
-    (write(f'{FIRST}/config.json', b'{"data": {"image_size": [[56], [56]]}, "task": 3}'), '', 4),
-    (write('sweep.json', b'{"runs'), 'sweep.json: damaged', 4)))
-def test_what_cannot_be_used_is_said(spoil, remark, drawn, tmp_path):
-  folder = tmp_path / 'runs'
-  for alpha in made_up.ALPHAS:
-    made_up.add(folder, f'mobilenet_{alpha}_56', made_up.config(alpha))
-  spoil(folder)
-  page, _ = parsed(folder)
-  assert remark in page.words and len(page.table('runs')) == 4
-  assert sum(len(panel['points']) for panel in page.data['panels']) == drawn
-  assert len(page.data['panels'][0]['points']) == len(page.table('points-classification'))
+# What is done to a sweep of four runs, what the page says of it, and how many points are left.
+SPOILT = {
+    'no_metric': (change_row(top1=None), f'{FIRST} is in no chart: top1 is missing.', 3),
+    'nan': (change_row(top1=float('nan')), f'{FIRST} is in no chart: top1 is nan.', 3),
+    'percent': (change_row(top1=56), f'{FIRST} is in no chart: top1 is 56, which is no fraction.', 3),
+    'no_cost': (change_row(mult_adds=0), f'{FIRST} is in no chart: mult_adds is 0.', 3),
+    'more_columns': (change_row(extra=3.5, another=1), '', 4),
+    'other_data': (change_row(dataset='cifar10'), 'These runs were evaluated on different data: ', 4),
+    'equal': (change_all(top1=0.5), 'undefined', 4),
+    'one_cost': (change_all(mult_adds=10), 'one_cost: no fit: ', 4),
+    'three_rows': (lambda folder: shutil.rmtree(folder / FIRST), 'three_rows: R² ', 3),
+    'without_metrics': (lambda folder: (folder / FIRST / run_files.METRICS_FILE).unlink(),
+                        f'{FIRST}: no evaluation in its metrics.jsonl', 4),
+    'damaged_metrics': (write(f'{FIRST}/metrics.jsonl', b'{"step": 1, "split": "eval", "top1": 1e999}\n\xff\n[]\n{"step":'),
+                        f'{FIRST}: 2 lines of its metrics.jsonl cannot be read.', 4),
+    'without_config': (lambda folder: (folder / FIRST / run_files.CONFIG_FILE).unlink(),
+                       f'without_config/{FIRST}/config.json: there is no such file', 4),
+    'damaged_config': (write(f'{FIRST}/config.json', b'{"seed": {"a": []}}'), f'damaged_config/{FIRST}/config.json: damaged', 4),
+    'odd_config': (write(f'{FIRST}/config.json', b'{"data": {"image_size": [[56], [56]]}, "task": 3}'), '', 4),
+    'damaged_names': (write('sweep.json', b'{"runs'), 'damaged_names/sweep.json: damaged', 4)}
 
 
-@pytest.mark.parametrize('count', (1, 2, 3))
-def test_few_rows_have_a_page(count, tmp_path):
+def test_what_cannot_be_used_is_said(tmp_path):
+  for name, (spoil, _, _) in SPOILT.items():
+    for alpha in made_up.ALPHAS:
+      made_up.add(tmp_path / name, f'mobilenet_{alpha}_56', made_up.config(alpha))
+    spoil(tmp_path / name)
+  done = command('report', *(tmp_path / name for name in SPOILT), '--out', tmp_path / 'page.html')
+  assert done.returncode == 0, done.stderr
+  page = Parsed((tmp_path / 'page.html').read_text())
+  for remark in done.stdout.splitlines()[:-1]:
+    assert remark.removeprefix('missing: ') in page.words
+  lines = page.table('points-classification')
+  for name, (_, remark, drawn) in SPOILT.items():
+    assert remark in page.words
+    for rows in (page.data['panels'][0]['points'], lines):
+      assert sum(row['sweep'] == name for row in rows) == drawn, name
+    assert [line['sweep'] for line in page.table('runs')].count(name) == 4
+
+
+@pytest.mark.parametrize('count', (1, 2))
+def test_one_and_two_rows_have_a_page(count, tmp_path):
   for alpha in made_up.ALPHAS[:count]:
     made_up.add(tmp_path, f'mobilenet_{alpha}_56', made_up.config(alpha))
   page, _ = parsed(tmp_path)
   assert len(page.data['panels'][0]['points']) == count
-  assert ('R² ' in page.words) == (count == 3) and ('no fit: ' in page.words) == (count < 3)
+  assert 'R² ' not in page.words and 'no fit: ' in page.words
 
 
 def test_two_tasks_each_have_their_measure_and_a_run_may_be_alone(tmp_path):
@@ -250,7 +269,7 @@ def test_parallel_coordinates_where_more_than_two_fields_vary(tmp_path):
   assert rates == {'0.001': 0, '0.01': 0.5, '0.1': 1}
 
 
-def test_up_to_200_runs_have_curves_in_three_megabytes(grid):
+def test_up_to_200_runs_have_curves_in_three_megabytes(grid, monkeypatch):
   runs, _ = contents.read([grid])
   curve = [(10 * i, 0.1234567 + i / 7000) for i in range(contents.CURVE_POINTS)]
   many = [runs[i % 48]._replace(name=f'mobilenet_0.5_160_lr0.002_{i}', evaluations=curve, losses=curve,
@@ -258,11 +277,12 @@ def test_up_to_200_runs_have_curves_in_three_megabytes(grid):
   text, remarks = page_lib.build(many[:200], [])
   assert len(text.encode()) <= 3_000_000 and not remarks
   assert all(len(run['losses']) == contents.CURVE_POINTS for run in Parsed(text).data['runs'])
-  long = [run._replace(so_far='x' * 20_000, state='failed') for run in many[:200]]
-  for given in (many, long):  # too many, and too large
+  monkeypatch.setattr(page_lib, 'MOST_BYTES', 960_000)
+  for given in (many, runs):  # too many, and too large
     text, remarks = page_lib.build(given, [])
-    assert 'The learning curves are left out' in remarks[-1] and remarks[-1] in Parsed(text).words
-    assert 'type="checkbox"' not in text and not any(Parsed(text).data['runs'])
+    page = Parsed(text)
+    assert 'The learning curves are left out' in remarks[-1] and remarks[-1] in page.words
+    assert 'type="checkbox"' not in text and not any(page.data['runs'])
 
 
 def test_long_curves_are_thinned_and_keep_their_end(tmp_path):
@@ -270,7 +290,7 @@ def test_long_curves_are_thinned_and_keep_their_end(tmp_path):
   page, _ = parsed(tmp_path / 'x')
   curve = page.data['runs'][0]['evaluations']
   assert 100 <= len(curve) <= contents.CURVE_POINTS and curve[-1][0] == 1000
-  assert 'at most 200 points of each' in page.words
+  assert 'at most 150 points of each' in page.words
 
 
 def test_a_table_alone_has_a_page(grid, tmp_path):

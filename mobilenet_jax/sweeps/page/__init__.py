@@ -92,7 +92,7 @@ def _drawn(run, several) -> dict:
   """Returns the learning curves of a run as page.js takes them."""
   factor = points.measure_of(run.task).factor if run.task else 1
   return {'name': f'{run.name} ({run.sweep})' if several else run.name, 'task': run.task, 'losses': run.losses,
-          'evaluations': [(step, contents.round_to(factor * value)) for step, value in run.evaluations]}
+          'evaluations': [(step, contents.round_to(factor * value, contents.CURVE_DIGITS)) for step, value in run.evaluations]}
 
 
 def _table(runs, varied, found, several) -> Table:

@@ -13,7 +13,7 @@ from mobilenet_jax.sweeps import naming, results, status, tables
 
 SINGLE = 'single runs'
 TITLES = {'model.name': 'model', 'model.width_multiplier': 'α', 'data.image_size': 'input'}
-CURVE_POINTS = 200  # of a curve, at most
+CURVE_POINTS, CURVE_DIGITS = 150, 4  # of a curve: its points, at most, and the significant digits of a value
 MISSING = '–'
 
 
@@ -144,7 +144,7 @@ def _plain(value):
 
 
 def _curve(metrics, split, name) -> list[tuple[float, float]]:
-  found = [(row['step'], round_to(value)) for row in metrics
+  found = [(row['step'], round_to(value, CURVE_DIGITS)) for row in metrics
            if row['split'] == split and is_number(value := row.get(name)) and is_number(row['step'])]
   every = -(-len(found) // CURVE_POINTS) or 1
   return found[::-1][::every][::-1]  # with the last one
