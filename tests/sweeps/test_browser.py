@@ -214,11 +214,11 @@ def test_parallel_coordinates_and_a_measure_for_each_task(look):
   assert parallel.count() == 1
   assert parallel.locator('g.mark-line.role-mark path').count() == 18
   labels = parallel.locator('.role-axis-label text').all_text_contents()
-  assert labels == ['α', 'batch_size', 'data.data_dir', 'optim.learning_rate', 'top-1 (%)']
+  assert labels == ['α', 'data.data_dir', 'batch_size', 'optim.learning_rate', 'top-1 (%)']
   assert page.locator('section h2').all_inner_texts()[:2] == [
       'Classification: top-1 against cost', 'Attributes: mean AP against cost']
   select = page.get_by_label('Colour').first
-  assert select.locator('option').all_inner_texts() == ['α', 'batch_size', 'data.data_dir', 'optim.learning_rate']
+  assert select.locator('option').all_inner_texts() == ['α', 'data.data_dir', 'batch_size', 'optim.learning_rate']
   select.select_option(label='optim.learning_rate')
   legend = page.locator('[data-chart=costs] >> nth=0 >> .role-legend-title text').first
   sync_api.expect(legend).to_have_text('optim.learning_rate')
