@@ -32,5 +32,5 @@ def main(argv: list[str]) -> None:
   from mobilenet_jax.sweeps import page  # here, so that the help needs no JAX
   counts, remarks = page.write(args.folders, out)
   for remark in remarks:
-    print(f'missing: {remark}')
+    print(f'remark   {remark}')
   print(f'page     {out}: {counts}, {out.stat().st_size / 1e6:.1f} MB')

@@ -78,7 +78,7 @@ def parsed(folder):
   *remarks, last = done.stdout.splitlines()
   assert last.startswith(f'page     {folder / "report.html"}: ')
   page = Parsed((folder / 'report.html').read_text())
-  assert all(remark.removeprefix('missing: ') in page.words for remark in remarks)
+  assert all(remark.removeprefix('remark   ') in page.words for remark in remarks)
   return page, done.stdout
 
 
@@ -96,7 +96,7 @@ def page_of_grid(grid):
 
 def test_a_page_has_every_run_the_means_over_seeds_and_the_fit(grid, page_of_grid):
   page, said = page_of_grid
-  assert said.splitlines()[-1].startswith(f'page     {grid}/report.html: 48 finished of 48 runs, ') and 'missing' not in said
+  assert said.splitlines()[-1].startswith(f'page     {grid}/report.html: 48 finished of 48 runs, ') and 'remark' not in said
   rows = [run_files.read_row(grid / name) for name in results.read_sweep(grid)]
   assert [line['name'] for line in page.table('runs')] == [row['name'] for row in rows]
   assert [line['top-1'] for line in page.table('runs')] == [f'{row["top1"]:.2%}' for row in rows]
@@ -221,7 +221,7 @@ def test_what_cannot_be_used_is_said(tmp_path):
   assert done.returncode == 0, done.stderr
   page = Parsed((tmp_path / 'page.html').read_text())
   for remark in done.stdout.splitlines()[:-1]:
-    assert remark.removeprefix('missing: ') in page.words
+    assert remark.removeprefix('remark   ') in page.words
   lines = page.table('points-classification')
   for name, (_, remark, drawn) in SPOILT.items():
     assert remark in page.words

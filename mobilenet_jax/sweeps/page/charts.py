@@ -62,7 +62,7 @@ def costs(measure: str, columns: list[Column], colour: Column | None, shape: Col
   for number, x, title in ((4, 'mult_adds', 'Mult-Adds (millions)'), (5, 'params', 'parameters (millions)')):
     across = alt.X(f'{x}:Q', title=title, scale=alt.Scale(type='log', nice=False, padding=18),
                    axis=alt.Axis(format='~g', tickCount=6, labelOverlap='greedy'))
-    up = {'title': measure, 'scale': alt.Scale(zero=False, padding=14)}
+    up = {'title': measure, 'scale': alt.Scale(zero=False, nice=False, padding=14)}
     base = alt.Chart(alt.NamedData('points')).encode(
         x=across, y=alt.Y('value:Q', **up), opacity=alt.condition(brush, alt.value(1), alt.value(0.18)))
     layers = [base.mark_point(filled=True, size=90).encode(

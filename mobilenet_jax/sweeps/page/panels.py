@@ -88,8 +88,8 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   if parallel:
     data |= _parallel(found, measure, {name: values[name] for name in varied})
   remarks += unclear([run for run in runs if run.task == task])
-  return Panel(task, measure, data, [title(name) for name in colours], words, _table(found, measure, varied, SWEEP in columns),
-               seeds, parallel, remarks)
+  return Panel(task, measure, data, [title(name) for name in colours], words,
+               _table(found, measure, varied, SWEEP in columns, seeds > 1), seeds, parallel, remarks)
 
 
 def title(name: str) -> str:
@@ -162,14 +162,15 @@ def _parallel(found, measure, values) -> dict:
   return {'parallel': charts.parallel(measure.title, axes), 'lines': lines, 'ticks': ticks}
 
 
-def _table(found, measure, varied, several) -> Table:
-  titles = ['name', *(['sweep'] if several else []), *map(title, varied), 'Mult-Adds', 'parameters', measure.title, 'seeds',
-            'seconds']
+def _table(found, measure, varied, several, seeds) -> Table:
+  titles = ['name', *(['sweep'] if several else []), *map(title, varied), 'Mult-Adds', 'parameters', measure.title,
+            *(['seeds'] if seeds else []), 'seconds']
   return Table(titles, [[
       Cell(point.name), *([Cell(point.sweep)] if several else []),
       *(field_cell(name, point.config.get(name)) for name in varied),
       Cell(millions(point.mult_adds), point.mult_adds), Cell(millions(point.params), point.params),
-      Cell(value_text(point, measure), point.value), Cell(str(len(point.runs)), len(point.runs)),
+      Cell(value_text(point, measure), point.value),
+      *([Cell(str(len(point.runs)), len(point.runs))] if seeds else []),
       Cell(MISSING) if point.seconds is None else Cell(f'{point.seconds:.1f}', point.seconds)] for point in found])
 
 
