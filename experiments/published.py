@@ -21,7 +21,7 @@ from mobilenet_jax.models import measure
 from mobilenet_jax.runtime import command_line, devices
 from mobilenet_jax.runtime.environment import commit
 from mobilenet_jax.runtime.pace import progress
-from mobilenet_jax.sweeps import results
+from mobilenet_jax.sweeps import results, tables
 from mobilenet_jax.trained.published import release
 from mobilenet_jax.training import evaluate_trained
 
@@ -62,12 +62,14 @@ def main(args: argparse.Namespace) -> None:
                                     'data.eval_split': args.split})
   args.out.mkdir(parents=True, exist_ok=True)
   results.write_csv(args.out / 'results.csv', rows)
-  references = [row for row in figures.read(figures.REFERENCE) if row['source'] == 'published']
+  references = [row for row in tables.read(tables.REFERENCE).rows if row['source'] == 'published']
   known = {(row['width_multiplier'], row['height']): row['top1'] for row in references}
   print(f'top-1 on {args.data}, {rows[0]["eval_examples"]:,} images, and published top-1 on ImageNet')
   for row in rows:
     print(f'{row["name"]:20} {row["top1"]:7.2%} {known[row["width_multiplier"], row["height"]]:7.1%}')
-  figures.write(figures.read(args.out / 'results.csv'), references, args.out)
+  series, remarks = figures.series_of([tables.read(args.out / 'results.csv')], [''])
+  print(*remarks, sep='\n', end='\n' if remarks else '')
+  figures.write(series, args.out, references=references)
 
 
 if __name__ == '__main__':

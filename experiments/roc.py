@@ -23,7 +23,7 @@ from mobilenet_jax.errors import UserError
 from mobilenet_jax.sweeps import looks
 
 FAR_READ = (1e-3, 1e-2, 1e-1)  # the legend reads VAL at the first of these that all curves resolve
-COLORS = (*(color for color, _ in looks.LOOKS), '0.4', '#6a51a3')
+COLORS = (*(color for color, _ in looks.LOOKS[:4]), '0.4', '#6a51a3')
 STYLES = ('-', '--', '-.', (0, (1, 0.8)))
 
 

@@ -24,9 +24,9 @@ def draw(rows: list[dict], limits: dict[str, float], picked: dict):
     plot = lambda members, *style, **options: axes.plot(
         [row[cost] / unit for row in members], [100 * row['top1'] for row in members], *style, **options)
     shown = [row for row in rows if cost in row]
-    for height, look in looks.marks(row['height'] for row in rows).items():
-      members = [row for row in shown if row['height'] == height]
-      plot([row for row in members if within(row, limits)], **look, zorder=3, label=f'{height} × {height}')
+    for size, look in looks.marks((row['height'], row['width']) for row in rows).items():
+      members = [row for row in shown if (row['height'], row['width']) == size]
+      plot([row for row in members if within(row, limits)], **look, zorder=3, label='{} × {}'.format(*size))
       colors = {'markerfacecolor': pale(look['color']), 'markeredgecolor': '0.55'}
       plot([row for row in members if not within(row, limits)], **look | colors, zorder=3)
     plot(pareto_front(shown, cost), color='0.45', linewidth=0.8, zorder=1, label='Pareto front')

@@ -10,8 +10,8 @@ from mobilenet_jax.errors import UserError, describe
 from mobilenet_jax.storage.files import lock, write_whole
 from mobilenet_jax.storage.run_files import CONFIG_FILE, MODEL_COLUMNS, RESULT_FILE, RUN_COLUMNS, read_row
 from mobilenet_jax.sweeps import naming
+from mobilenet_jax.sweeps.tables import CSV_FILE, SWEEP_FILE
 
-SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'
 IN_ROW = (*naming.IN_MODEL_NAME, 'data.name', 'seed')  # fields that are columns of every row, by other names
 
 

@@ -16,6 +16,7 @@ from mobilenet_jax.errors import UserError, counted, few
 from mobilenet_jax.storage.files import read_regular
 from mobilenet_jax.storage.run_files import MODEL_COLUMNS, RUN_COLUMNS, TEXT_COLUMNS
 
+SWEEP_FILE, CSV_FILE = 'sweep.json', 'results.csv'  # in the folder of a sweep: the names of its runs, and their rows
 REFERENCE = Path(__file__).parent / 'imagenet_reference.csv'  # the paper's results and the published models'
 HEADLINES = {'classification': 'top1', 'attributes': 'mean_ap', 'embedding': 'accuracy'}  # the main metric of each task
 # The headlines of the tasks as titles of an axis. A table has percentages as fractions.
@@ -186,6 +187,36 @@ def is_field(column: str) -> bool:
   return column in _FIELDS or bool(dot) and section in _SECTIONS
 
 
+def where(table: Table, conditions: Sequence[str]) -> Table:
+  """Returns a table with the rows that meet conditions, such as 'model=mobilenet'; of several on one column, any will do.
+
+  Raises:
+    UserError: if a condition names no column, or no row is left.
+  """
+  wanted, rows = {}, table.rows
+  for condition in conditions:
+    column, _, text = condition.partition('=')
+    if not any(column in row for row in table.rows):
+      columns = dict.fromkeys(column for row in table.rows for column in row)
+      raise UserError(f'--where {condition}: {table.path} has no such column; expected COLUMN=VALUE, with a column of '
+                      + ', '.join(columns))
+    wanted.setdefault(column, []).append(text)
+  for column, texts in wanted.items():
+    values = list(dict.fromkeys(str(row[column]) for row in rows if column in row))
+    rows = [row for row in rows if column in row and any(_equals(row[column], text) for text in texts)]
+    if not rows:
+      raise UserError(f'--where {" ".join(conditions)}: no row of {table.path} is left; expected {column} to be one of '
+                      + _some(values))
+  return table._replace(rows=rows)
+
+
+def _equals(found, text) -> bool:
+  try:
+    return found == (text if isinstance(found, str) else float(text))
+  except ValueError:
+    return False
+
+
 def settings(row: dict) -> dict:
   """Returns what was set for a run rather than measured. All texts are; a number in a column of another name was measured."""
   return {column: value for column, value in row.items()
@@ -231,13 +262,14 @@ def _point(rows) -> Point:
 
 
 def log_linear_fit(x: Sequence[float], y: Sequence[float]) -> Fit:
-  """Fits y = a + b log10(x) by least squares to at least three different x, all above 0."""
-  costs = len(set(x))
-  if costs < 3:
-    return Fit(math.nan, math.nan, math.nan, f'no fit: {counted(costs, "value")} of three')
+  """Fits y = a + b log10(x) by least squares, if there are at least three different x, all above 0."""
+  if len(set(x)) < 3:
+    return Fit(math.nan, math.nan, math.nan, 'no fit: fewer than three costs')
+  if min(x) <= 0:
+    return Fit(math.nan, math.nan, math.nan, 'no fit: a cost is not above 0')
   x, y = np.log10(np.asarray(x, float)), np.asarray(y, float)
   if np.ptp(y) <= 1e-9 * abs(y).max():
-    return Fit(float(y.mean()), 0.0, math.nan, 'all are equal, so R² is undefined')
+    return Fit(float(y.mean()), 0.0, math.nan, 'R² is undefined, as all are equal')
   slope, intercept = np.polyfit(x, y, 1)
   r_squared = 1 - ((y - intercept - slope * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
   return Fit(float(intercept), float(slope), float(r_squared))

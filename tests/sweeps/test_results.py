@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from conftest import assert_one_line, command, images_of, random_images, tiny_config
 
-from experiments import figures
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage import run_files
-from mobilenet_jax.sweeps import choice, launch, results, status, watch
+from mobilenet_jax.sweeps import choice, launch, results, status, tables, watch
 from mobilenet_jax.sweeps.sweep import sweep
 from mobilenet_jax.training import checked
 
@@ -64,7 +63,7 @@ def test_rows_of_different_columns_are_one_table(tmp_path, config, capsys):
   status.show_table(tmp_path)
   said = capsys.readouterr().out
   assert 'top-1 60.00%, emulation 0.1000 in 0:01' in said and 'distance 0.3000' in said and '3 finished of 3 runs' in said
-  assert [found['top1'] for found in figures.read(tmp_path / results.CSV_FILE)] == [0.5, 0.6, 0.7]
+  assert [found['top1'] for found in tables.read(tmp_path / results.CSV_FILE).rows] == [0.5, 0.6, 0.7]
   assert choice.choose(choice.read(str(tmp_path / results.CSV_FILE)), {})['name'] == NAMES[2]
 
 

@@ -40,7 +40,8 @@ def test_headlines_are_those_of_the_tasks():
 
 def test_values_have_their_types(tmp_path):
   columns = ('optim.learning_rate', 'data.stream_size', 'optim.warmup', 'model.new', 'val_at_0.1')
-  rows = [row(**dict(zip(columns, (1e-3, '64x48', '5', '', '')))), row(0.5, **dict(zip(columns, (1, '64', '5 epochs', 2, 0.3))))]
+  rows = [row(**dict(zip(columns, (1e-3, '64x48', '5', '', '')))),
+          row(0.5, **dict(zip(columns, (1, '64', '5 epochs', 2, 0.3))))]
   table = read(tmp_path, rows)
   assert table.rows == [{column: value for column, value in line.items() if value != ''} for line in rows]
   assert (table.task, table.metric, table.remarks) == ('classification', 'top1', [])
@@ -161,8 +162,8 @@ def test_fit_equals_scipys():
 
 
 @pytest.mark.parametrize('x, y, problem', (
-    ([1, 10, 100], [0.1 + 0.2, 0.3, 0.3], 'all are equal, so R² is undefined'),
-    ([1, 10, 10], [1, 2, 3], 'no fit: 2 values of three'),
-    ([5], [1], 'no fit: 1 value of three'), ([1, 10, 100], [0, 0, 0], 'all are equal, so R² is undefined')))
+    ([1, 10, 100], [0.1 + 0.2, 0.3, 0.3], 'R² is undefined, as all are equal'),
+    ([1, 10, 100], [0, 0, 0], 'R² is undefined, as all are equal'), ([1, 10, 10], [1, 2, 3], 'no fit: fewer than three costs'),
+    ([5], [1], 'no fit: fewer than three costs'), ([0, 1, 2], [1, 2, 3], 'no fit: a cost is not above 0')))
 def test_a_fit_without_meaning_is_said(x, y, problem):
   assert tables.log_linear_fit(x, y).problem == problem
