@@ -15,7 +15,7 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.__main__ import COMMANDS, main
 
-# Command lines that do something in the folder that fuzz_files.make describes. They write to `new` or `new.npz`.
+# Command lines that do something in the folder that fuzz_files.make describes. They write to `new`, `new.npz` or `new.html`.
 VALID = (
     ['train', '--config=recipe.py', '--workdir=new'],
     ['train', '--config=recipe.py:data=npz:set.npz', '--workdir=new'],
@@ -37,6 +37,7 @@ VALID = (
     ['choose', '--max-mult-adds=100M', '--min-accuracy=50%'],
     ['choose', '--table=paper', '--max-params=3M'],
     ['choose', '--table=sweep/results.csv', '--out=new'],
+    ['report', 'sweep', 'run', '--out=new.html'],
     ['record', 'run', '--data=folder:photos', '--out=new.npz'],
     ['complexity', '--config=recipe.py'],
     ['complexity', 'run'],
@@ -224,7 +225,8 @@ def _recipe(rng, folder):
 def _images(rng, folder):
   """Puts odd or damaged images among the others, in one of the places from which images are read."""
   argv = list(rng.choice((TRAIN, ['evaluate', 'run'], ['evaluate', 'run', '--data=folder:photos'], [*PREDICT, 'photos/test'],
-                          ['record', 'run', '--data=folder:photos', '--out=new.npz'], [*PREDICT, 'photos', '--annotate=new'],
+                          ['report', 'sweep', 'run', '--out=new.html'],
+    ['record', 'run', '--data=folder:photos', '--out=new.npz'], [*PREDICT, 'photos', '--annotate=new'],
                           [*PREDICT, 'photos', '--annotate=photos/test/a'],
                           ['export', 'run', 'stablehlo', '--out=new', '--images=photos'])))
   for i in range(rng.choice((1, 1, 3))):
@@ -284,7 +286,8 @@ def _run_folder(rng, folder):
   argv = list(rng.choice((
       ['train', '--config=recipe.py', '--workdir=run'], ['evaluate', 'run'], [*PREDICT, 'photos/test'],
       ['train', '--config=recipe.py', '--workdir=run', "--config.train_for=2 steps"], [*TRAIN, '--config.init.model=run'],
-      ['record', 'run', '--data=folder:photos', '--out=new.npz'], ['export', 'run', 'stablehlo', '--out=new'],
+      ['report', 'sweep', 'run', '--out=new.html'],
+    ['record', 'run', '--data=folder:photos', '--out=new.npz'], ['export', 'run', 'stablehlo', '--out=new'],
       ['sweep', '--config=recipe.py', '--workdir=sweep', '--launcher=here'], ['sweep', 'status', '--workdir=sweep'],
       ['sweep', 'logs', '--workdir=sweep'], ['sweep', 'cancel', '--workdir=sweep'],
       [*TRAIN, '--config.distill.model=run', '--config.distill.softmax_weight=1'])))

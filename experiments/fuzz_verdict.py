@@ -141,7 +141,7 @@ def _not_done(argv, out, folder):
   if command == ('sweep',):
     path = folder / _given(argv, '--workdir') / results.CSV_FILE
     return '' if path.is_file() and list(csv.DictReader(path.read_text().splitlines())) else 'there is no row'
-  if command[0] in ('export', 'import', 'record', 'choose') and (given := _given(argv, '--out')):
+  if command[0] in ('export', 'import', 'record', 'choose', 'report') and (given := _given(argv, '--out')):
     path = folder / given
     if not (any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size):
       return 'there is nothing in --out'

@@ -11,6 +11,7 @@ from mobilenet_jax.runtime import command_line
 COMMANDS = {
     'train': ('train', 'train one model'),
     'sweep': ('sweep', 'train the models of a sweep; see also sweep status, sweep logs and sweep cancel'),
+    'report': ('report', 'write a page of one or several sweeps, to look at in a browser'),
     'evaluate': ('evaluate', 'evaluate a trained model on a data set'),
     'predict': ('predict', 'label images'),
     'export': ('export', 'convert a trained model to TFLite, ONNX, StableHLO, SavedModel or Keras'),

@@ -47,9 +47,9 @@ def running_jobs(workdir: Path, names: Iterable[str]) -> dict[launch.Job, list[s
   return {one: jobs[one] for one in alive(workdir, jobs)}
 
 
-def table(workdir: Path) -> list[dict]:
-  """Returns one row per run: its name, its state, its job and how far it is."""
-  names = results.read_sweep(workdir)
+def table(workdir: Path, names: Sequence[str] = ()) -> list[dict]:
+  """Returns one row per run: its name, its state, its job and how far it is; by default of all runs of a sweep."""
+  names = names or results.read_sweep(workdir)
   jobs, rows = unfinished_jobs(workdir, names), []
   try:
     states = alive(workdir, jobs)

@@ -178,7 +178,7 @@ def test_a_command_starts_itself_again_with_huge_pages():
 
 
 def test_a_command_that_does_not_exist_and_none():
-  assert_one_line(command('trian'), "'trian' is not a command; expected one of train, sweep, evaluate")
+  assert_one_line(command('trian'), "'trian' is not a command; expected one of train, sweep, report, evaluate")
   for args in ((), ('--help',)):
     done = command(*args)
     assert done.returncode == 0 and 'complexity' in done.stdout and 'usage: mobilenet_jax COMMAND' in done.stdout
