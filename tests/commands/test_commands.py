@@ -89,11 +89,11 @@ def test_a_sweep_survives_a_failing_run_and_continues(group, npz, tmp_path):
              f'--group={group}', *SMALL]
   done = start(*arguments)
   assert_one_line(done, '1 of 2 runs failed')
-  assert_one_line(done, 'mobilenet_0.5_32 (model.num_classes=2: npz:')
+  assert_one_line(done, 'mobilenet_0.5_32_num_classes2 (model.num_classes=2: npz:')
   assert '2 runs in' in done.stdout and '0 finished, 2 to do' in done.stdout
   assert done.stdout.count('model.batch_norm_decay=0.99: after 4 steps, 96% of the running statistics are') == 1
   with (tmp_path / 'runs' / 'results.csv').open() as file:
-    assert [row['name'] for row in csv.DictReader(file)] == ['mobilenet_0.25_32']
+    assert [row['name'] for row in csv.DictReader(file)] == ['mobilenet_0.25_32_num_classes0']
 
   recipe.write_text(recipe.read_text().replace(", {'model.width_multiplier': 0.5, 'model.num_classes': 2}", ''))
   done = start(*arguments)
