@@ -11,7 +11,6 @@ from conftest import ROOT
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
-from mobilenet_jax.config import optimizers, schema
 from mobilenet_jax.data import from_images, blank_batch
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import devices
@@ -118,11 +117,9 @@ def test_difference_names_what_changed():
   assert text == '- "learning_rate": 0.045, + "learning_rate": 0.1'
 
 
-OPTIMS = [{'name': name, 'schedule': schedule} for name, schedule in (('sgd', 'cosine'), ('adamw', 'linear'))]
 FIELDS = {'task': config_lib.all_fields({})['task'],
           **{f'{network}:{name}': field for network in models.MODELS
-             for name, field in config_lib.all_fields(models.fields(network)).items()},
-          **{f'{optim["name"]}:optim.{name}': field for optim in OPTIMS for name, field in optimizers.fields(**optim).items()}}
+             for name, field in config_lib.all_fields(models.fields(network)).items()}}
 PATHS_AND_NAMES = {'task', 'model.name', 'data.data_dir', 'data.pairs', 'data.recorded', 'init.model', 'distill.model',
                    'distill.features'}  # each is checked where it is used
 NONSENSE = {
@@ -136,9 +133,7 @@ NONSENSE = {
 
 def refused(network, name, value):
   """Checks that `value` is refused in one line that names the field, by whichever way it comes."""
-  optim = next((one for one in OPTIMS if one['name'] == network), {})
-  plain = config_lib.changed(config_lib.base(), {f'optim.{name}': value for name, value in optim.items()} if optim else {
-      'model.name': network})
+  plain = config_lib.changed(config_lib.base(), {'model.name': network})
   as_python = lambda: config_lib.changed(plain, {name: value})
 
   def by_assignment():
@@ -148,7 +143,7 @@ def refused(network, name, value):
 
   def as_text():
     if isinstance(value, str | float | int) and not isinstance(value, bool) and '\0' not in str(value):
-      return config_lib.overridden(plain, {name: str(value)}, models.fields(plain.model.name))
+      return config_lib.overridden(plain, {name: str(value)}, models.fields(network))
     return as_python()
 
   for way in (as_python, by_assignment, as_text):
@@ -176,8 +171,7 @@ def test_every_field_refuses_nonsense_and_says_what_it_expects(case):
   if type(field.default) is str and name not in PATHS_AND_NAMES:
     for value in ('', '-1 steps', 'nan epochs', '9 weeks') if field.default.endswith(('steps', 'epochs', 'epoch')) else (' ',):
       refused(network or 'mobilenet', name, value)
-  optim = {f'optim.{choice}': value for one in OPTIMS if one['name'] == network for choice, value in one.items()}
-  assert config_lib.changed(config_lib.base(), {**optim, name: field.default}) is not None
+  assert config_lib.changed(config_lib.base(), {name: field.default}) is not None
 
 
 @pytest.mark.parametrize('name, value', (
@@ -203,7 +197,7 @@ def test_values_that_contradict_each_other_are_refused(changes, message):
 
 
 def test_a_field_that_no_config_has_is_named_however_it_is_set():
-  for name, message in (('optim.title', "optim has no field 'title'; it has name, schedule, learning_rate, warmup"),
+  for name, message in (('optim.name', "optim has no field 'name'; it has learning_rate, warmup"),
                         ('optim.lerning_rate', 'did you mean optim.learning_rate'),
                         ('optimizer.momentum', 'a config has no part optimizer; it has task, seed, model'),
                         ('batchsize', 'did you mean batch_size'), ('warmup', 'did you mean optim.warmup'), ('optim', 'a part of a config, not a field')):
@@ -259,64 +253,3 @@ def test_no_misspelt_field_is_accepted():
   config.extra = {}
   with pytest.raises(UserError, match="extra: a config has no field 'extra'|a config has no part extra"):
     checked(config)
-
-
-OTHERS = [(choice, name, other, field) for choice, kinds in (('name', optimizers.OPTIMIZERS), ('schedule', optimizers.SCHEDULES))
-          for name, own in kinds.items() for other, fields in kinds.items() for field in fields if field not in own]
-
-
-@pytest.mark.parametrize('choice, name, other, field', OTHERS)
-def test_a_field_that_an_optimiser_or_schedule_lacks_is_refused_with_those_it_has(choice, name, other, field):
-  """By a recipe, in Python, on the command line and by a sweep."""
-  kinds = optimizers.OPTIMIZERS if choice == 'name' else optimizers.SCHEDULES
-  value = {str: '3 epochs', bool: True}.get(type(kinds[other][field].default), 0.5)
-  recipe = config_lib.base()
-  recipe.optim[choice], recipe.optim[field] = name, value
-  plain = config_lib.changed(config_lib.base(), {f'optim.{choice}': name})
-  for way in (lambda: checked(recipe), lambda: config_lib.changed(plain, {f'optim.{field}': value}),
-              lambda: config_lib.overridden(config_lib.base(), {f'optim.{choice}': name, f'optim.{field}': str(value)}, {}),
-              lambda: config_lib.changed(config_lib.base(), {f'optim.{choice}': name, f'optim.{field}': value})):
-    with pytest.raises(UserError) as error:
-      way()
-    said = str(error.value)
-    assert said.startswith(f'optim.{field}: ') and f'{name} has no such field; it has ' in said
-    assert all(own in said for own in kinds[name])
-
-
-def test_a_config_has_the_fields_of_its_optimiser_and_schedule_alone():
-  recipe = config_lib.base()
-  recipe.optim.name, recipe.optim.schedule, recipe.optim.nesterov = 'sgd', 'cosine', True
-  expected = {*schema.SCHEMA['optim'], 'momentum', 'nesterov', 'final_fraction'}
-  assert set(checked(recipe).optim) == expected
-  assert config_lib.from_dict(checked(recipe).to_dict()).to_dict() == checked(recipe).to_dict()
-  changed = config_lib.changed(config_lib.base(), {'optim.schedule': 'cosine', 'optim.name': 'sgd', 'optim.nesterov': True})
-  assert set(changed.optim) == expected and checked(changed).optim.nesterov
-
-
-def test_what_another_optimiser_leaves_out_is_said():
-  from configs import fabrics
-  config = checked(fabrics.get_config('alpha=0.25'))
-  change = {'optim.name': 'adamw', 'optim.learning_rate': 1e-3}
-  assert config_lib.left_out(config, change) == f'optim.name=adamw: optim.epsilon={config.optim.epsilon} of the recipe belong ' \
-      'to another and are left out'
-  found = checked(config_lib.changed(config, change)).optim
-  assert found.epsilon == 1e-8 and 'rms_decay' not in found and found.decay_rate == config.optim.decay_rate
-  assert config_lib.left_out(config, {'optim.name': 'rmsprop'}) == '' == config_lib.left_out(config, {'seed': 3})
-  assert config_lib.left_out(config, {**change, 'optim.epsilon': 0.1}) == ''  # it is given anew
-
-
-@pytest.mark.parametrize('name', ('adam', 'SGD', ''))
-def test_an_optimiser_that_there_is_none_of_is_refused(name):
-  recipe = config_lib.base()
-  recipe.optim.name, recipe.optim.epsilon = name, 0.1
-  for way in (lambda: checked(recipe), lambda: config_lib.changed(config_lib.base(), {'optim.name': name}),
-              lambda: config_lib.overridden(config_lib.base(), {'optim.name': name, 'optim.epsilon': '1'}, {})):
-    with pytest.raises(UserError, match=f'optim.name={name!r}: expected one of rmsprop, sgd, adamw'):
-      way()
-
-
-def test_configs_of_earlier_versions_are_of_rmsprop_with_a_staircase():
-  values = config_lib.base().to_dict()
-  for name in ('name', 'schedule', 'clip_norm'):
-    del values['optim'][name]
-  assert config_lib.from_dict(values).to_dict() == config_lib.base().to_dict()

@@ -23,12 +23,11 @@ _LEFT = 40  # columns of a field and its value in the help; longer ones have a l
 
 
 class Recipe(NamedTuple):
-  """A recipe, the config that it returns for this command line, the fields that the command line sets, and a remark on them."""
+  """A recipe, the config that it returns for this command line, and the fields that the command line sets in it."""
   path: Path
   namespace: dict
   config: ml_collections.ConfigDict
   given: tuple[str, ...]
-  remark: str
 
 
 def parser(doc: str, command: str) -> command_line.Parser:
@@ -112,7 +111,7 @@ def described(given: str | None, fields: dict[str, str]) -> str:
   config.model = models.complete(config.model)
   value_of = config_lib.flat(config)
   rows = [(f'{name}={value_of[name]!r}', field.comment)
-          for name, field in config_lib.all_fields(models.fields(config.model.name), config.optim).items()]
+          for name, field in config_lib.all_fields(models.fields(config.model.name)).items()]
   width = max(len(left) for left, _ in rows if len(left) <= _LEFT) + 2
   lines = [f'  {left:{width}}{comment}' if len(left) < width else f'  {left}\n  {"":{width}}{comment}'
            for left, comment in rows]
@@ -145,8 +144,7 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
                     'mobilenet_jax.config.base()')
   config = config_lib.validated(config)
   network = models.fields(fields.get('model.name', config.model.name))
-  return Recipe(path, namespace, config_lib.overridden(config, fields, network), tuple(fields),
-                config_lib.left_out(config, fields))
+  return Recipe(path, namespace, config_lib.overridden(config, fields, network), tuple(fields))
 
 
 def has_sweep(recipe: Recipe) -> bool:

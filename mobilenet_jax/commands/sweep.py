@@ -18,7 +18,6 @@ import functools
 import time
 from pathlib import Path
 
-from mobilenet_jax import config as config_lib
 from mobilenet_jax.commands import recipe as recipe_lib
 from mobilenet_jax.commands import variations
 from mobilenet_jax.errors import UserError, counted
@@ -65,8 +64,7 @@ def main(argv: list[str]) -> None:
   for option, launcher in (('slurm', 'slurm'), ('coordinator', 'here')):
     if getattr(args, option) and args.launcher != launcher:
       raise UserError(f'--{option} with --launcher={args.launcher}: expected --launcher={launcher} with it')
-  remarks += dict.fromkeys([recipe.remark, *(config_lib.left_out(recipe.config, change) for change in changes)])
-  for remark in filter(None, remarks):
+  for remark in remarks:
     print(remark, flush=True)
   started = time.monotonic()
   run = functools.partial(

@@ -22,8 +22,6 @@ def main(argv: list[str]) -> None:
     raise UserError('--workdir is missing; give a folder for this run, such as --workdir=runs/mine')
   devices.join_hosts(args.coordinator, args.hosts, args.host)
   with devices.ending_with_the_others():
-    if recipe.remark and devices.is_first_host():
-      print(recipe.remark, flush=True)
     row = train(recipe.config, args.workdir)
   if devices.is_first_host():
     print(f'{row["name"]}: {tasks.headline(row)}, {row["mult_adds"] / 1e6:.1f} M Mult-Adds, '

@@ -67,10 +67,8 @@ def _values(recipe, given) -> dict[str, list]:
     texts[field] = _items(text)
     if not all(texts[field]):
       raise UserError(f'--sweep {argument}: expected values between the commas, such as {EXAMPLE}')
-  named = lambda field: dict.fromkeys([config_lib.flat(recipe.config)[field], *texts.get(field, [])])
-  known = {name: field for network, optimizer, schedule in itertools.product(
-      *map(named, ('model.name', 'optim.name', 'optim.schedule'))) for name, field in config_lib.all_fields(
-          models.fields(network), {'name': optimizer, 'schedule': schedule}).items()}
+  networks = [recipe.config.model.name, *texts.get('model.name', [])]
+  known = config_lib.all_fields({name: field for network in networks for name, field in models.fields(network).items()})
   if unknown := [field for field in texts if field not in known]:
     raise UserError(f'--sweep {config_lib.unknown_field(unknown[0], known)}')
   found = {field: [known[field].read(field, item) for item in items] for field, items in texts.items()}

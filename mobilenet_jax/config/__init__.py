@@ -14,14 +14,13 @@ from collections.abc import Iterable
 
 import ml_collections
 
-from mobilenet_jax.config import optimizers, schema
-from mobilenet_jax.config.optimizers import OF_THE_LENGTH as SCHEDULES_OF_THE_LENGTH
+from mobilenet_jax.config import schema
 from mobilenet_jax.config.fields import UNITS, Field, number, one_of, parse_duration
 from mobilenet_jax.config.schema import MIN_SIZE, base
 from mobilenet_jax.errors import UserError
 
-__all__ = ['Field', 'MIN_SIZE', 'RESOLUTION_MULTIPLIERS', 'SCHEDULES_OF_THE_LENGTH', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed', 'difference',
-           'field_of', 'flat', 'from_dict', 'left_out', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'parse_duration',
+__all__ = ['Field', 'MIN_SIZE', 'RESOLUTION_MULTIPLIERS', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed', 'difference',
+           'field_of', 'flat', 'from_dict', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'parse_duration',
            'setting', 'square', 'steps', 'to_json', 'unknown_field', 'validated']
 
 RESOLUTION_MULTIPLIERS = (1, 6 / 7, 5 / 7, 4 / 7)  # 224, 192, 160, 128 (section 3.4 of the paper)
@@ -45,8 +44,6 @@ def field_of(field: dataclasses.Field) -> Field:
 def from_dict(values: dict) -> ml_collections.ConfigDict:
   """Returns a complete config from a run's config.json. Missing fields, as in older runs, get their defaults."""
   config = base()
-  given = values.get('optim', {})
-  config.optim, _ = optimizers.replaced(config.optim.to_dict(), given if isinstance(given, dict) else {})
   config.update(values)
   return config
 
@@ -54,22 +51,19 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
 def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.ConfigDict:
   """Returns a copy of `config` with other values, given by dotted name.
 
-  With another optimiser or schedule, the fields of the former go, see `left_out`, and the others get their defaults.
-
   Raises:
     UserError: if there is no such field, or a value has the wrong type or range. models.complete checks those of the model.
   """
-  copy = config.to_dict()
-  copy['optim'], _ = optimizers.replaced(copy['optim'], _part(change, 'optim'))
-  fields = {**schema.flat_schema(), **_optim_fields({**copy['optim'], **_part(change, 'optim')})}
-  known = {**fields, **flat(ml_collections.ConfigDict(copy))}
+  fields = schema.flat_schema()
+  known = {**fields, **flat(config)}
   values = {}
   for name, value in change.items():
     if name in fields:
       value = fields[name].checked(name, value)
     elif name not in known and not re.fullmatch(r'model\.\w+', str(name)):  # models.complete knows those of the network
-      raise UserError(_unknown(str(name), known, {**copy['optim'], **_part(change, 'optim')}))
+      raise UserError(unknown_field(str(name), known))
     values[name] = value
+  copy = config.to_dict()
   for name, value in values.items():
     part, _, field = name.rpartition('.')
     (copy[part] if part else copy)[field] = value
@@ -88,53 +82,20 @@ def overridden(config: ml_collections.ConfigDict, given: dict[str, str], model_f
   Raises:
     UserError: if there is no such field, or if a text is not a value of the field's type or range.
   """
-  optim = {**config.optim, **_part(given, 'optim')}
-  known = all_fields(model_fields, optim)
+  known = all_fields(model_fields)
   if unknown := [name for name in given if name not in known]:
-    raise UserError(_unknown(unknown[0], known, optim))
+    raise UserError(unknown_field(unknown[0], known))
   return changed(config, {name: known[name].read(name, text) for name, text in given.items()})
 
 
-def left_out(config: ml_collections.ConfigDict, change: dict) -> str:
-  """Returns which values of a config `changed` leaves out, as another optimiser or schedule has no such field; '' if none."""
-  _, gone = optimizers.replaced(config.optim.to_dict(), _part(change, 'optim'))
-  named = [f'optim.{choice}={change[f"optim.{choice}"]}' for choice in ('name', 'schedule') if f'optim.{choice}' in change]
-  return f'{" and ".join(named)}: {", ".join(gone)} of the recipe belong to another and are left out' if gone else ''
-
-
-def all_fields(model_fields: dict[str, Field], optim: dict | None = None) -> dict[str, Field]:
-  """Returns every field of a config by its dotted name.
-
-  Args:
-    model_fields: the fields of the network, see models.fields; they are among the model's.
-    optim: the section with the names of the optimiser and the schedule, whose fields are among the others; by default
-      those of base().
-  """
+def all_fields(model_fields: dict[str, Field]) -> dict[str, Field]:
+  """Returns every field of a config by its dotted name; those of the network, see models.fields, are among the model's."""
   found = {}
   for name, field in schema.flat_schema().items():
     found[name] = field
     if name == 'model.num_classes':
       found.update({f'model.{own}': content for own, content in model_fields.items()})
-  return {**found, **_optim_fields(optim or base().optim)}
-
-
-def _optim_fields(optim) -> dict[str, Field]:
-  """Returns the fields of an optimiser and a schedule by dotted name. Raises UserError if there is none of that name."""
-  for choice in ('name', 'schedule'):
-    schema.SCHEMA['optim'][choice].checked(f'optim.{choice}', optim.get(choice))
-  return {f'optim.{name}': field for name, field in optimizers.fields_of(optim).items()}
-
-
-def _part(values, section) -> dict:
-  """Returns those of values by dotted name that are in a section, by their own names."""
-  return {name.removeprefix(f'{section}.'): value for name, value in values.items()
-          if isinstance(name, str) and name.startswith(f'{section}.')}
-
-
-def _unknown(name, known, optim) -> str:
-  """Returns a message that a config has no field `name`."""
-  section, _, field = name.partition('.')
-  return section == 'optim' and optimizers.unknown(field, optim) or unknown_field(name, known)
+  return found
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
@@ -218,12 +179,9 @@ def validated(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     UserError: if there is an unknown field, one is missing, or one has a wrong value. It names the field, what was given and
       what is expected.
   """
-  config = config.copy_and_resolve_references()
-  if isinstance(config.get('optim'), ml_collections.ConfigDict):
-    config.optim = optimizers.complete(config.optim.to_dict(), schema.SCHEMA['optim'])
-  fields, given = all_fields({}, config.get('optim')), flat(config)
+  fields, given = schema.flat_schema(), flat(config)
   if unknown := [name for name in given if name not in fields and not name.startswith('model.')]:
-    raise UserError(_unknown(unknown[0], fields, config.optim))
+    raise UserError(unknown_field(unknown[0], fields))
   if missing := [name for name in fields if name not in given]:
     raise UserError(f'{missing[0]}: missing; expected a config from config.base(), which has every field')
   config = changed(config, {name: given[name] for name in fields})

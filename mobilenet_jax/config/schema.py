@@ -1,12 +1,10 @@
 """Every field of a config but those of a network, with its default, its comment and its range.
 
-If the TF-slim release has a value for a field, it is the default. The fields of a network are in its own file, see models/,
-those of an optimiser or a schedule in optimizers.py.
+If the TF-slim release has a value for a field, it is the default. The fields of a network are in its own file, see models/.
 """
 
 import ml_collections
 
-from mobilenet_jax.config import optimizers
 from mobilenet_jax.config.fields import TEXT, Field, duration, number, one_of, whole_numbers
 
 MIN_SIZE, MAX_SIZE = 32, 4096  # of images: five strides of two, and a limit beyond which no memory is large enough
@@ -90,22 +88,22 @@ SCHEMA = {
     'label_smoothing': Field(0.0, 'share of the target that all classes divide equally', _DECAY),
     'ema_decay': Field(0.0, 'of the averaged weights; 0 is off; 0.9999 in the release', _DECAY),
     'nonfinite_loss': Field('stop', 'or skip: go back to the last checkpoint and leave out that batch', one_of('stop', 'skip')),
-    'optim': {  # and the fields of the optimiser and the schedule
-        'name': Field('rmsprop', "the optimiser: rmsprop, TensorFlow's (section 3.2), sgd or adamw; its own fields follow",
-                      one_of(*optimizers.OPTIMIZERS)),
-        'schedule': Field('staircase', 'of the learning rate: staircase, cosine, linear or constant; its own fields follow',
-                          one_of(*optimizers.SCHEDULES)),
+    'optim': {
         'learning_rate': Field(0.045, 'after the warm-up', number(at_least=0)),
         'warmup': Field('0 steps', 'over which the learning rate rises from 0; 0 steps is off', duration()),
-        'clip_norm': Field(0.0, 'largest norm of the gradient of the loss, without weight decay; 0 is off', _WEIGHT),
-        'weight_decay': Field(4e-5, 'on convolution and classifier weights: L2, but decoupled for adamw', _WEIGHT),
+        'decay_rate': Field(0.94, 'factor on the learning rate at each decay', _FRACTION),
+        'decay_every': Field('2 epochs', 'between two decays, a staircase; 0 steps is off', duration()),
+        'rms_decay': Field(0.9, 'of the running mean of squared gradients', _DECAY),
+        'momentum': Field(0.9, '0 is off', _DECAY),
+        'epsilon': Field(1.0, 'added to that mean', number(above=0)),
+        'weight_decay': Field(4e-5, 'L2 on convolution and classifier weights', _WEIGHT),
         'depthwise_weight_decay': Field(0.0, '"very little or no weight decay" (section 3.2)', _WEIGHT),
     },
 }
 
 
 def flat_schema() -> dict[str, Field]:
-  """Returns every field that all configs have by its dotted name."""
+  """Returns every field by its dotted name."""
   found = {}
   for name, entry in SCHEMA.items():
     found.update({name: entry} if isinstance(entry, Field) else {f'{name}.{inner}': e for inner, e in entry.items()})
@@ -113,7 +111,7 @@ def flat_schema() -> dict[str, Field]:
 
 
 def base() -> ml_collections.ConfigDict:
-  """Returns a config with every field at its default, and the fields of the default optimiser and schedule."""
-  values = {name: entry.default if isinstance(entry, Field) else {inner: e.default for inner, e in entry.items()}
-            for name, entry in SCHEMA.items()}
-  return ml_collections.ConfigDict({**values, 'optim': optimizers.complete(values['optim'], SCHEMA['optim'])})
+  """Returns a config with every field at its default."""
+  return ml_collections.ConfigDict({
+      name: entry.default if isinstance(entry, Field) else {inner: e.default for inner, e in entry.items()}
+      for name, entry in SCHEMA.items()})

@@ -223,15 +223,13 @@ def examine(folder: Path, config: ml_collections.ConfigDict, model_fields: dict,
   if in_use:
     raise UserError(f'{folder}: a job trains it with another config (- of the job, + given: {difference}); end it first, as '
                     'with mobilenet_jax sweep cancel, or give another --workdir')
-  of_the_length = config.optim.schedule in config_lib.SCHEDULES_OF_THE_LENGTH
   other_length = config_lib.to_json(config_lib.changed(before, {'train_for': config.train_for})) == config_lib.to_json(config)
-  if other_length and not of_the_length and checkpoint_steps(folder) and _is_longer(before.train_for, config.train_for):
+  if other_length and checkpoint_steps(folder) and _is_longer(before.train_for, config.train_for):
     return Claim(True, f'train_for grows from {before.train_for!r} to {config.train_for!r}')
   gone = [name for name in config_lib.flat(claimed) if name not in given]
   earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
   version = ', which an earlier version of this code wrote' if earlier else ''
-  advice = (f'train_for may not change, as optim.schedule={config.optim.schedule} depends on it; ' if of_the_length else
-            'train_for may only grow, in the same unit; ') if other_length else ''
+  advice = 'train_for may only grow, in the same unit; ' if other_length else ''
   raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); {advice}'
                   'give another --workdir, or the config that is in the folder')
 

@@ -76,8 +76,7 @@ def varied(runs: Iterable[dict]) -> list[str]:
     for field, value in run.items():
       values.setdefault(field, set()).add(tuple(value) if isinstance(value, list) else value)
   order = list(config_lib.all_fields({}))
-  last = {'optim': 'optim.learning_rate', 'model': 'model.num_classes'}  # before fields that only some configs have
-  place = lambda field: (field in SEEDS, order.index(field if field in order else last[field.partition('.')[0]]), field)
+  place = lambda field: (field in SEEDS, order.index(field if field in order else 'model.num_classes'), field)
   return sorted((field for field, found in values.items() if len(found) > 1 and field not in WITHOUT_TRACE), key=place)
 
 

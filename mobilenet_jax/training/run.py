@@ -99,8 +99,7 @@ class Run:
     teacher = self._choose_outputs(teacher, num_outputs, eval_source)
     for remark in too_short_for(config, per_epoch):
       self.folder.say(remark)
-    decay_steps = steps('decay_every') if 'decay_every' in config.optim else 0
-    self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), decay_steps, self.durations.total)
+    self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), steps('decay_every'))
     tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
     check_freezes(config, state.batch_stats)
