@@ -43,7 +43,7 @@ def _ours(lowering):
     config.data.image_size = config_lib.square(size)
     task = tasks.create(config)
     model = models.create(config.model, CLASSES, devices.AXIS)
-    tx = optimizer.create(config.optim, optimizer.learning_rate(config.optim, 0, 1000))
+    tx = optimizer.create(config.optim, optimizer.learning_rate(config, steps_per_epoch=500))
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config), jax.random.key(0))
     if mode == 'inference':
       predict, weights = models.fold(model, state.variables())

@@ -36,7 +36,7 @@ def trace_one_step(config):
   config = checked(config)
   task, source = tasks.create(config), one_example(config)
   model = models.create(config.model, task.outputs(source)[0], devices.AXIS)
-  tx = optimizer.create(config.optim, optimizer.learning_rate(config.optim, 10, 100))
+  tx = optimizer.create(config.optim, optimizer.learning_rate(config, 100))
   size = config.batch_size
   batch = blank_batch(config.data, source, size)
   step = make_train_step(model, task, tx, config)
@@ -131,9 +131,15 @@ NONSENSE = {
 }
 
 
+def of_its_own(name):
+  """Returns the optimiser or the schedule, as a change, of a field that not all of them have; {} for any other field."""
+  alone = {'optim.nesterov': 'sgd', 'optim.b1': 'adamw', 'optim.b2': 'adamw', 'optim.final_fraction': 'linear'}
+  return {f'optim.{"schedule" if name == "optim.final_fraction" else "name"}': alone[name]} if name in alone else {}
+
+
 def refused(network, name, value):
   """Checks that `value` is refused in one line that names the field, by whichever way it comes."""
-  plain = config_lib.changed(config_lib.base(), {'model.name': network})
+  plain = config_lib.changed(config_lib.base(), {'model.name': network, **of_its_own(name)})
   as_python = lambda: config_lib.changed(plain, {name: value})
 
   def by_assignment():
@@ -171,7 +177,8 @@ def test_every_field_refuses_nonsense_and_says_what_it_expects(case):
   if type(field.default) is str and name not in PATHS_AND_NAMES:
     for value in ('', '-1 steps', 'nan epochs', '9 weeks') if field.default.endswith(('steps', 'epochs', 'epoch')) else (' ',):
       refused(network or 'mobilenet', name, value)
-  assert config_lib.changed(config_lib.base(), {name: field.default}) is not None
+  assert checked(config_lib.changed(config_lib.base(), {'model.name': network or 'mobilenet', **of_its_own(name),
+                                                        name: field.default})) is not None
 
 
 @pytest.mark.parametrize('name, value', (
@@ -197,7 +204,7 @@ def test_values_that_contradict_each_other_are_refused(changes, message):
 
 
 def test_a_field_that_no_config_has_is_named_however_it_is_set():
-  for name, message in (('optim.name', "optim has no field 'name'; it has learning_rate, warmup"),
+  for name, message in (('optim.nn', "optim has no field 'nn'; it has name, rms_decay, momentum, epsilon, learn"),
                         ('optim.lerning_rate', 'did you mean optim.learning_rate'),
                         ('optimizer.momentum', 'a config has no part optimizer; it has task, seed, model'),
                         ('batchsize', 'did you mean batch_size'), ('warmup', 'did you mean optim.warmup'), ('optim', 'a part of a config, not a field')):
@@ -216,9 +223,77 @@ def test_a_field_that_no_config_has_is_named_however_it_is_set():
         checked(recipe)
 
 
+OF_ANOTHER = (  # changes, the field that is wrong with them, and those that the optimiser or the schedule has
+    ({'optim.name': 'sgd'}, ('optim.epsilon', 0.1), 'momentum, nesterov'),
+    ({'optim.name': 'sgd'}, ('optim.b1', 0.9), 'momentum, nesterov'),
+    ({'optim.name': 'adamw'}, ('optim.momentum', 0.9), 'b1, b2, epsilon'),
+    ({}, ('optim.nesterov', True), 'rms_decay, momentum, epsilon'),
+    ({}, ('optim.final_fraction', 0.1), 'decay_rate, decay_every'),
+    ({'optim.schedule': 'cosine'}, ('optim.decay_every', '1 epoch'), 'final_fraction'),
+    ({'optim.schedule': 'linear'}, ('optim.decay_rate', 0.5), 'final_fraction'),
+    ({'optim.schedule': 'constant'}, ('optim.final_fraction', 0.5), 'none of its own'))
+
+
+@pytest.mark.parametrize('changes, wrong, own', OF_ANOTHER)
+def test_a_field_of_another_optimiser_or_schedule_is_refused_however_it_is_set(changes, wrong, own):
+  name, value = wrong
+  choice, = changes or {'optim.schedule' if 'fraction' in name else 'optim.name': ''}
+  message = f'{name}={value}: {choice}={{}} has no such field; it has {own}'.format(
+      changes.get(choice) or config_lib.base().optim[choice.removeprefix('optim.')])
+
+  def recipe():
+    config = config_lib.base()
+    for field, content in {**changes, name: value}.items():
+      config.optim[field.removeprefix('optim.')] = content
+    return config
+
+  texts = {field: str(content) for field, content in {**changes, name: value}.items()}
+  ways = (lambda: config_lib.validated(recipe()), lambda: checked(recipe()),
+          lambda: config_lib.changed(config_lib.base(), {**changes, name: value}),  # as in Python and in a sweep
+          lambda: config_lib.changed(config_lib.base(), {name: value, **changes}),
+          lambda: config_lib.changed(config_lib.changed(config_lib.base(), changes), {name: value}),
+          lambda: config_lib.overridden(config_lib.base(), texts, {}))
+  for way in ways:
+    with pytest.raises(UserError) as error:
+      way()
+    assert str(error.value) == message
+
+
+def test_a_config_has_the_fields_of_its_optimiser_and_its_schedule_alone():
+  """A recipe's values that another choice does not have, or has in another meaning, are left out, and that is said."""
+  recipe = importlib.import_module('configs.fabrics').get_config()
+  common = {'name', 'learning_rate', 'warmup', 'schedule', 'weight_decay', 'depthwise_weight_decay', 'clip_norm'}
+  default = {'rms_decay', 'momentum', 'epsilon', 'decay_rate', 'decay_every'}
+  for change, own, said in (
+      ({}, default, []),
+      ({'optim.name': 'rmsprop', 'optim.schedule': 'staircase'}, default, []),
+      ({'optim.name': 'sgd'}, {'momentum', 'nesterov', 'decay_rate', 'decay_every'},
+       ['optim.name=sgd in place of rmsprop, whose epsilon=1e-06 is left out']),
+      ({'optim.name': 'adamw', 'optim.schedule': 'cosine'}, {'b1', 'b2', 'epsilon', 'final_fraction'},
+       ['optim.name=adamw in place of rmsprop, whose epsilon=1e-06 is left out',
+        'optim.schedule=cosine in place of staircase, whose decay_rate=0.7, decay_every=1 epoch are left out']),
+      ({'optim.schedule': 'constant', 'optim.momentum': 0.5}, {'rms_decay', 'momentum', 'epsilon'},
+       ['optim.schedule=constant in place of staircase, whose decay_rate=0.7, decay_every=1 epoch are left out'])):
+    config = checked(config_lib.changed(recipe, change))
+    assert set(config.optim) == common | own and config_lib.left_out(recipe, change) == said
+    assert config.optim.learning_rate == recipe.optim.learning_rate and config.optim.weight_decay == 0.0
+    assert config_lib.to_json(config_lib.from_dict(config.to_dict())) == config_lib.to_json(config)
+    texts = {field: str(value) for field, value in change.items()}
+    assert config_lib.left_out(recipe, texts) == said
+    assert config_lib.to_json(checked(config_lib.overridden(recipe, texts, {}))) == config_lib.to_json(config)
+  assert checked(config_lib.changed(recipe, {'optim.name': 'adamw'})).optim.epsilon == 1e-8
+  momentum = config_lib.changed(recipe, {'optim.momentum': 0.5})  # is the same in both
+  assert config_lib.changed(momentum, {'optim.name': 'sgd'}).optim.momentum == 0.5
+
+
+def test_nesterov_without_momentum_is_refused():
+  with pytest.raises(UserError, match='optim.nesterov=True: expected False without optim.momentum'):
+    checked(config_lib.changed(config_lib.base(), {'optim.name': 'sgd', 'optim.nesterov': True, 'optim.momentum': 0.0}))
+
+
 def test_no_decay_means_no_decay():
-  config = config_lib.changed(config_lib.base(), {'optim.learning_rate': 0.5, 'optim.decay_every': '0 epochs'}).optim
-  schedule = optimizer.learning_rate(config, 0, config_lib.steps(config.decay_every, 'optim.decay_every', 10, 4))
+  config = config_lib.changed(config_lib.base(), {'optim.learning_rate': 0.5, 'optim.decay_every': '0 epochs'})
+  schedule = optimizer.learning_rate(config, 10)
   assert [float(schedule(step)) for step in (0, 1, 999)] == [0.5] * 3
 
 

@@ -23,11 +23,12 @@ _LEFT = 40  # columns of a field and its value in the help; longer ones have a l
 
 
 class Recipe(NamedTuple):
-  """A recipe, the config that it returns for this command line, and the fields that the command line sets in it."""
+  """A recipe, its config for this command line, the fields that the command line sets in it, and what that leaves out of it."""
   path: Path
   namespace: dict
   config: ml_collections.ConfigDict
   given: tuple[str, ...]
+  left_out: list[str]
 
 
 def parser(doc: str, command: str) -> command_line.Parser:
@@ -104,18 +105,18 @@ def described(given: str | None, fields: dict[str, str]) -> str:
   if given:
     recipe = read(given, fields)
     doc, config = f'{recipe.path}\n\n{(recipe.namespace.get("__doc__") or "").strip()}\n\n', recipe.config
-    values = f'their values in {given}'
+    values, remarks = f'their values in {given}', recipe.left_out
   else:
-    doc, values = '', 'their defaults; with --config=RECIPE --help, those of a recipe'
+    doc, values, remarks = '', 'their defaults; with --config=RECIPE --help, those of a recipe', []
     config = config_lib.overridden(config_lib.base(), fields, models.fields(fields.get('model.name', 'mobilenet')))
-  config.model = models.complete(config.model)
+  config.model, config.optim = models.complete(config.model), config_lib.complete_optim(config.optim)
   value_of = config_lib.flat(config)
   rows = [(f'{name}={value_of[name]!r}', field.comment)
-          for name, field in config_lib.all_fields(models.fields(config.model.name)).items()]
+          for name, field in config_lib.all_fields(models.fields(config.model.name), config.optim).items()]
   width = max(len(left) for left, _ in rows if len(left) <= _LEFT) + 2
   lines = [f'  {left:{width}}{comment}' if len(left) < width else f'  {left}\n  {"":{width}}{comment}'
            for left, comment in rows]
-  return f'\n{doc}fields, set with --config.FIELD=VALUE, and {values}:\n\n' + '\n'.join(lines)
+  return f'\n{doc}fields, set with --config.FIELD=VALUE, and {values}:\n\n' + '\n'.join([*lines, *remarks])
 
 
 def read(given: str, fields: dict[str, str]) -> Recipe:
@@ -144,7 +145,8 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
                     'mobilenet_jax.config.base()')
   config = config_lib.validated(config)
   network = models.fields(fields.get('model.name', config.model.name))
-  return Recipe(path, namespace, config_lib.overridden(config, fields, network), tuple(fields))
+  return Recipe(path, namespace, config_lib.overridden(config, fields, network), tuple(fields),
+                config_lib.left_out(config, fields))
 
 
 def has_sweep(recipe: Recipe) -> bool:

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
   for option, launcher in (('slurm', 'slurm'), ('coordinator', 'here')):
     if getattr(args, option) and args.launcher != launcher:
       raise UserError(f'--{option} with --launcher={args.launcher}: expected --launcher={launcher} with it')
-  for remark in remarks:
+  for remark in (*recipe.left_out, *remarks):
     print(remark, flush=True)
   started = time.monotonic()
   run = functools.partial(

@@ -21,6 +21,9 @@ def main(argv: list[str]) -> None:
   if not args.workdir:
     raise UserError('--workdir is missing; give a folder for this run, such as --workdir=runs/mine')
   devices.join_hosts(args.coordinator, args.hosts, args.host)
+  if devices.is_first_host():
+    for remark in recipe.left_out:
+      print(remark, flush=True)
   with devices.ending_with_the_others():
     row = train(recipe.config, args.workdir)
   if devices.is_first_host():

@@ -47,7 +47,10 @@ def changes(recipe: Recipe, given: list[str], seeds: int) -> tuple[list[dict], l
   kept = [change for i, change in enumerate(kept) if change not in kept[:i]]
   found = [{**change, **dict(zip(values, combination))}
            for change in kept for combination in itertools.product(*values.values())]
+  of_runs = [config_lib.flat(config_lib.changed(recipe.config, change)) for change in found]
   for field in recipe.given:
+    if not any(field in values for values in of_runs):
+      raise UserError(f'--config.{field} has no effect, as no run of the sweep has the field; remove it')
     if all(field in change and change[field] != config_lib.flat(recipe.config)[field] for change in found):
       raise UserError(f'--config.{field} has no effect, as the sweep of {recipe.path} sets it to '
                       f'{_words(list(dict.fromkeys(_frozen(change[field]) for change in found)))}; expected --sweep {field}=...')

@@ -1,6 +1,7 @@
 """Configs: the functions that build, read, change and check them.
 
     schema.py   every field, with its default, its comment and its range
+    optim.py    the fields that an optimiser or a schedule has and others lack
     fields.py   what a field is
 
 This module is the interface of the package: other packages import from here.
@@ -10,18 +11,21 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import ml_collections
 
+from mobilenet_jax.config import optim as optim_lib
 from mobilenet_jax.config import schema
 from mobilenet_jax.config.fields import UNITS, Field, number, one_of, parse_duration
+from mobilenet_jax.config.optim import OVER_THE_RUN
+from mobilenet_jax.config.optim import complete as complete_optim
 from mobilenet_jax.config.schema import MIN_SIZE, base
 from mobilenet_jax.errors import UserError
 
-__all__ = ['Field', 'MIN_SIZE', 'RESOLUTION_MULTIPLIERS', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed', 'difference',
-           'field_of', 'flat', 'from_dict', 'model_name', 'number', 'one_of', 'overridden', 'parse_arg', 'parse_duration',
-           'setting', 'square', 'steps', 'to_json', 'unknown_field', 'validated']
+__all__ = ['Field', 'MIN_SIZE', 'OVER_THE_RUN', 'RESOLUTION_MULTIPLIERS', 'WIDTH_MULTIPLIERS', 'all_fields', 'base', 'changed',
+           'complete_optim', 'difference', 'field_of', 'flat', 'from_dict', 'left_out', 'model_name', 'number', 'one_of',
+           'overridden', 'parse_arg', 'parse_duration', 'setting', 'square', 'steps', 'to_json', 'unknown_field', 'validated']
 
 RESOLUTION_MULTIPLIERS = (1, 6 / 7, 5 / 7, 4 / 7)  # 224, 192, 160, 128 (section 3.4 of the paper)
 WIDTH_MULTIPLIERS = (1.0, 0.75, 0.5, 0.25)
@@ -45,29 +49,48 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
   """Returns a complete config from a run's config.json. Missing fields, as in older runs, get their defaults."""
   config = base()
   config.update(values)
+  config.optim = complete_optim(config.optim)
   return config
 
 
 def changed(config: ml_collections.ConfigDict, change: dict) -> ml_collections.ConfigDict:
   """Returns a copy of `config` with other values, given by dotted name.
 
+  If optim.name or optim.schedule changes, what belongs only to the former one is left out; `left_out` says what that is.
+
   Raises:
     UserError: if there is no such field, or a value has the wrong type or range. models.complete checks those of the model.
   """
-  fields = schema.flat_schema()
-  known = {**fields, **flat(config)}
+  optim = _optim(config, change)
+  fields, given = schema.flat_schema(optim), flat(config)
   values = {}
   for name, value in change.items():
     if name in fields:
       value = fields[name].checked(name, value)
-    elif name not in known and not re.fullmatch(r'model\.\w+', str(name)):  # models.complete knows those of the network
-      raise UserError(unknown_field(str(name), known))
+    elif refusal := _refusal(name, value, optim):
+      raise UserError(refusal)
+    elif name not in given and not re.fullmatch(r'model\.\w+', str(name)):  # models.complete knows those of the network
+      raise UserError(unknown_field(str(name), {**fields, **given}))
     values[name] = value
   copy = config.to_dict()
+  for names in _only_of_former(config, change).values():
+    for name in names:
+      del copy['optim'][name]
   for name, value in values.items():
     part, _, field = name.rpartition('.')
     (copy[part] if part else copy)[field] = value
   return ml_collections.ConfigDict(copy)
+
+
+def left_out(config: ml_collections.ConfigDict, change: dict) -> list[str]:
+  """Returns what `changed` leaves out if `change` names another optimiser or schedule: a remark for each of the two."""
+  said = []
+  for choice, names in _only_of_former(config, change).items():
+    if names := [name for name in names if f'optim.{name}' not in change]:
+      values = ', '.join(f'{name}={config.optim[name]}' for name in names)
+      said.append(f'optim.{choice}={change[f"optim.{choice}"]} in place of {config.optim[choice]}, whose {values} '
+                  f'{"is" if len(names) == 1 else "are"} left out')
+  return said
 
 
 def overridden(config: ml_collections.ConfigDict, given: dict[str, str], model_fields: dict[str, Field]
@@ -82,20 +105,48 @@ def overridden(config: ml_collections.ConfigDict, given: dict[str, str], model_f
   Raises:
     UserError: if there is no such field, or if a text is not a value of the field's type or range.
   """
-  known = all_fields(model_fields)
-  if unknown := [name for name in given if name not in known]:
-    raise UserError(unknown_field(unknown[0], known))
+  optim = _optim(config, given)
+  known = all_fields(model_fields, optim)
+  for name, text in given.items():
+    if name not in known:
+      raise UserError(_refusal(name, text, optim) or unknown_field(name, known))
   return changed(config, {name: known[name].read(name, text) for name, text in given.items()})
 
 
-def all_fields(model_fields: dict[str, Field]) -> dict[str, Field]:
-  """Returns every field of a config by its dotted name; those of the network, see models.fields, are among the model's."""
+def all_fields(model_fields: dict[str, Field], optim: Mapping | None = None) -> dict[str, Field]:
+  """Returns every field of a config by its dotted name.
+
+  Args:
+    model_fields: the fields of the network, see models.fields; they are among the model's.
+    optim: the section `optim` of a config, to return only the fields of its optimiser and its schedule; None for those of all.
+  """
   found = {}
-  for name, field in schema.flat_schema().items():
+  for name, field in schema.flat_schema(optim).items():
     found[name] = field
     if name == 'model.num_classes':
       found.update({f'model.{own}': content for own, content in model_fields.items()})
   return found
+
+
+def _optim(config, change) -> dict[str, str]:
+  """Returns the names of the optimiser and the schedule that `config` has after a change, which may be text.
+
+  Raises:
+    UserError: if the change names another one than there are.
+  """
+  known, values = schema.flat_schema(), {**flat(config), **change}
+  return {choice: known[name].checked(name, values[name]) if (name := f'optim.{choice}') in change else values.get(name)
+          for choice in optim_lib.CHOICES}
+
+
+def _only_of_former(config, change) -> dict[str, list[str]]:
+  """Returns, for the optimiser and the schedule, those of its fields in `config` that a change of it leaves out."""
+  return optim_lib.only_of_former(config.get('optim', {}), _optim(config, change))
+
+
+def _refusal(name, value, optim) -> str:
+  section, _, field = str(name).rpartition('.')
+  return optim_lib.refusal(field, value, optim) if section == 'optim' else ''
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
@@ -175,21 +226,28 @@ def steps(duration: str, field: str, steps_per_epoch: int, batch_size: int) -> i
 def validated(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns a copy of a complete config, checked except for the fields of the network, which models.complete checks.
 
+  The fields of the optimiser and the schedule may be missing; complete_optim fills them in.
+
   Raises:
     UserError: if there is an unknown field, one is missing, or one has a wrong value. It names the field, what was given and
       what is expected.
   """
-  fields, given = schema.flat_schema(), flat(config)
+  given = flat(config)
+  optim = _optim(config, given)
+  fields = schema.flat_schema(optim)
   if unknown := [name for name in given if name not in fields and not name.startswith('model.')]:
-    raise UserError(unknown_field(unknown[0], fields))
-  if missing := [name for name in fields if name not in given]:
+    raise UserError(_refusal(unknown[0], given[unknown[0]], optim) or unknown_field(unknown[0], fields))
+  own = [f'optim.{name}' for name in optim_lib.own_fields(optim)]
+  if missing := [name for name in fields if name not in given and name not in own]:
     raise UserError(f'{missing[0]}: missing; expected a config from config.base(), which has every field')
-  config = changed(config, {name: given[name] for name in fields})
+  config = changed(config, {name: given[name] for name in fields if name in given})
 
   def expect(ok, field, given, expected):
     if not ok:
       raise UserError(f'{field}={given}: expected {expected}')
 
+  optim = complete_optim(config.optim)
+  expect(not optim.get('nesterov') or optim.momentum, 'optim.nesterov', True, 'False without optim.momentum')
   data, size = config.data, tuple(config.data.image_size)
   stream = tuple(data.stream_size)
   expect(stream == (0, 0) or all(a >= b for a, b in zip(stream, size)), 'data.stream_size', stream,

@@ -1,11 +1,15 @@
-"""Every field of a config but those of a network, with its default, its comment and its range.
+"""Every field of a config, with its default, its comment and its range.
 
-If the TF-slim release has a value for a field, it is the default. The fields of a network are in its own file, see models/.
+If the TF-slim release has a value for a field, it is the default. The fields of a network are in its own file, see models/;
+those of an optimiser and of a schedule are in optim.py.
 """
+
+from collections.abc import Mapping
 
 import ml_collections
 
 from mobilenet_jax.config.fields import TEXT, Field, duration, number, one_of, whole_numbers
+from mobilenet_jax.config.optim import CHOICES, OPTIMIZERS, SCHEDULES
 
 MIN_SIZE, MAX_SIZE = 32, 4096  # of images: five strides of two, and a limit beyond which no memory is large enough
 _WEIGHT = number(at_least=0)
@@ -88,30 +92,38 @@ SCHEMA = {
     'label_smoothing': Field(0.0, 'share of the target that all classes divide equally', _DECAY),
     'ema_decay': Field(0.0, 'of the averaged weights; 0 is off; 0.9999 in the release', _DECAY),
     'nonfinite_loss': Field('stop', 'or skip: go back to the last checkpoint and leave out that batch', one_of('stop', 'skip')),
-    'optim': {
+    'optim': {  # and the fields of the optimiser and of the schedule, see optim.py
+        'name': Field('rmsprop', "the optimiser: rmsprop, as in the paper, sgd or adamw; its own fields follow",
+                      one_of(*OPTIMIZERS)),
         'learning_rate': Field(0.045, 'after the warm-up', number(at_least=0)),
         'warmup': Field('0 steps', 'over which the learning rate rises from 0; 0 steps is off', duration()),
-        'decay_rate': Field(0.94, 'factor on the learning rate at each decay', _FRACTION),
-        'decay_every': Field('2 epochs', 'between two decays, a staircase; 0 steps is off', duration()),
-        'rms_decay': Field(0.9, 'of the running mean of squared gradients', _DECAY),
-        'momentum': Field(0.9, '0 is off', _DECAY),
-        'epsilon': Field(1.0, 'added to that mean', number(above=0)),
-        'weight_decay': Field(4e-5, 'L2 on convolution and classifier weights', _WEIGHT),
-        'depthwise_weight_decay': Field(0.0, '"very little or no weight decay" (section 3.2)', _WEIGHT),
+        'schedule': Field('staircase', 'of the learning rate: staircase, cosine, linear or constant; its own fields follow',
+                          one_of(*SCHEDULES)),
+        'weight_decay': Field(4e-5, 'on convolution and classifier weights; L2 for rmsprop and sgd, decoupled for adamw',
+                              _WEIGHT),
+        'depthwise_weight_decay': Field(0.0, 'the same on depthwise weights: "very little or no weight decay" (section 3.2)',
+                                        _WEIGHT),
+        'clip_norm': Field(0.0, 'largest norm of the gradient of all trained weights; 0 is off', number(at_least=0)),
     },
 }
 
 
-def flat_schema() -> dict[str, Field]:
-  """Returns every field by its dotted name."""
+def flat_schema(optim: Mapping | None = None) -> dict[str, Field]:
+  """Returns every field by its dotted name. With `optim`, only those of the optimiser and the schedule that it names."""
   found = {}
   for name, entry in SCHEMA.items():
-    found.update({name: entry} if isinstance(entry, Field) else {f'{name}.{inner}': e for inner, e in entry.items()})
+    for inner, field in ({'': entry} if isinstance(entry, Field) else entry).items():
+      found['.'.join(filter(None, (name, inner)))] = field
+      if name == 'optim' and inner in CHOICES:
+        options = CHOICES[inner]
+        for own in options.values() if optim is None else [options.get(optim.get(inner), {})]:
+          for other, content in own.items():
+            found.setdefault(f'optim.{other}', content)
   return found
 
 
 def base() -> ml_collections.ConfigDict:
-  """Returns a config with every field at its default."""
+  """Returns a config with every field at its default, but without those of a network, an optimiser and a schedule."""
   return ml_collections.ConfigDict({
       name: entry.default if isinstance(entry, Field) else {inner: e.default for inner, e in entry.items()}
       for name, entry in SCHEMA.items()})

@@ -191,7 +191,8 @@ class Claim(NamedTuple):
 def examine(folder: Path, config: ml_collections.ConfigDict, model_fields: dict, in_use: bool = False) -> Claim:
   """Checks that a run folder is new or belongs to a config. Nothing is written.
 
-  Another config may be replaced as long as nothing has come of it, and train_for may grow: the run then goes on.
+  Another config may be replaced as long as nothing has come of it, and train_for may grow, unless the schedule of the learning
+  rate depends on it: the run then goes on.
 
   Args:
     folder: the run's folder, which need not exist.
@@ -224,12 +225,17 @@ def examine(folder: Path, config: ml_collections.ConfigDict, model_fields: dict,
     raise UserError(f'{folder}: a job trains it with another config (- of the job, + given: {difference}); end it first, as '
                     'with mobilenet_jax sweep cancel, or give another --workdir')
   other_length = config_lib.to_json(config_lib.changed(before, {'train_for': config.train_for})) == config_lib.to_json(config)
-  if other_length and checkpoint_steps(folder) and _is_longer(before.train_for, config.train_for):
+  over_the_run = config.optim.schedule in config_lib.OVER_THE_RUN
+  if other_length and not over_the_run and checkpoint_steps(folder) and _is_longer(before.train_for, config.train_for):
     return Claim(True, f'train_for grows from {before.train_for!r} to {config.train_for!r}')
   gone = [name for name in config_lib.flat(claimed) if name not in given]
-  earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone)
+  known = config_lib.all_fields(model_fields)
+  earlier = any(claimed.model.name == config.model.name or not name.startswith('model.') for name in gone if name not in known)
   version = ', which an earlier version of this code wrote' if earlier else ''
   advice = 'train_for may only grow, in the same unit; ' if other_length else ''
+  if other_length and over_the_run:
+    advice = (f'with optim.schedule={config.optim.schedule}, train_for cannot change, as the learning rate of every step '
+              'depends on it; ')
   raise UserError(f'{folder} belongs to another config{version} (- in the folder, + given: {difference}); {advice}'
                   'give another --workdir, or the config that is in the folder')
 

@@ -60,6 +60,9 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   names = naming.names(members, naming.existing(workdir, results.runs_so_far(workdir)))
   given = {name: config_lib.changed(config, change) for name, change in zip(names, changes)}
   grouping_lib.check(given, grouping)
+  if launcher != 'here' or devices.is_first_host():
+    for remark in dict.fromkeys(remark for change in changes for remark in config_lib.left_out(config, change)):
+      print(remark, flush=True)
   runs = _completed(given, workdir, launcher)
   if launcher == 'here':
     failed = _train_here(runs, workdir, grouping)

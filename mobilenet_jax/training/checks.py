@@ -15,7 +15,8 @@ FREEZE = 'freeze_batch_stats'  # the field of a network
 
 
 def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Checks a complete config. Returns a copy in which `model` has every field of its network and split_by is the task's.
+  """Checks a complete config. Returns a copy in which `model` has every field of its network, `optim` every
+  field of its optimiser and its schedule, and split_by is the task's.
 
   In it, init.freeze_body freezes the statistics of batch norm, too; see check_freezes for networks that cannot.
 
@@ -35,6 +36,7 @@ def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
                       'init.freeze_body=True')
     config.model[FREEZE] = True
   config.model = models.complete(config.model)
+  config.optim = config_lib.complete_optim(config.optim)
   return config
 
 

@@ -49,9 +49,13 @@ def too_short_for(config: ml_collections.ConfigDict, steps_per_epoch: int) -> li
   """
   model, total = config.model, Durations.of(config, steps_per_epoch).total
   said, length = [], counted(total, 'step')
-  if config_lib.steps(config.optim.warmup, 'optim.warmup', steps_per_epoch, config.batch_size) > total:
+  warmup = config_lib.steps(config.optim.warmup, 'optim.warmup', steps_per_epoch, config.batch_size)
+  if warmup > total:
     said.append(f'optim.warmup={config.optim.warmup!r}: longer than the run of {length}, so the learning rate does not reach '
                 f'{config.optim.learning_rate:g}')
+  elif warmup == total and config.optim.schedule in config_lib.OVER_THE_RUN:
+    said.append(f'optim.warmup={config.optim.warmup!r}: as long as the run of {length}, which leaves none for '
+                f'optim.schedule={config.optim.schedule}')
   decay = 0.0 if model.get('freeze_batch_stats') or config.init.model else model.get('batch_norm_decay', 0.0)
   if decay**total >= MOST_OF_FIRST:
     enough = min(math.floor(100 * LEAST_OF_FIRST ** (1 / total)) / 100, 0.99)

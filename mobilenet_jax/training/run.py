@@ -92,14 +92,13 @@ class Run:
     num_outputs, self._labels = task.outputs(train_source)
     self._measured_against = task.measured_against(eval_source)
     per_epoch = steps_per_epoch(train_source, config.batch_size)
-    steps = lambda field: config_lib.steps(config.optim[field], f'optim.{field}', per_epoch, config.batch_size)
     self.durations, self._eval_examples = Durations.of(config, per_epoch), len(eval_source)
 
     model = self._model = models.create(config.model, num_outputs, devices.AXIS)
     teacher = self._choose_outputs(teacher, num_outputs, eval_source)
     for remark in too_short_for(config, per_epoch):
       self.folder.say(remark)
-    self._schedule = optimizer.learning_rate(config.optim, steps('warmup'), steps('decay_every'))
+    self._schedule = optimizer.learning_rate(config, per_epoch)
     tx = optimizer.create(config.optim, self._schedule, config.init.freeze_body)
     state = devices.run_once(lambda rng: init_state(rng, model, tx, config, teacher), jax.random.key(config.seed))
     check_freezes(config, state.batch_stats)

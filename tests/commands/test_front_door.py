@@ -29,7 +29,7 @@ def test_help_describes_a_command_with_an_example(name, capsys):
   text = help_of(capsys, name, '--help')
   assert f'\n    mobilenet_jax {name}' in text and text == help_of(capsys, name, '-h')
   assert all(f'{field}=' in text and content.comment in text for field, content in config_lib.all_fields(
-      models.fields('mobilenet')).items()) == (name in WITH_RECIPES)
+      models.fields('mobilenet'), config_lib.base().optim).items()) == (name in WITH_RECIPES)
   if name == 'sweep':
     for command in ('status', 'logs', 'cancel'):
       own = help_of(capsys, name, command, '--help')
@@ -95,10 +95,10 @@ BASE = 'from mobilenet_jax import config as c\n'
     ('def get_config(a, b):\n  pass', 'TypeError: get_config() missing 2 required positional arguments'),
     ('import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({"seed": 1})', 'task: missing'),
     (BASE + 'def get_config():\n  x = c.base()\n  x.batch_size = "many"\n  return x', 'line 4: TypeError'),
-    (BASE + 'def get_config():\n  x = c.base()\n  x.optim.name = "sgd"\n  return x', "optim has no field 'name'; it has"),
+    (BASE + 'def get_config():\n  x = c.base()\n  x.optim.nam = "sgd"\n  return x', "optim has no field 'nam'; did you mean optim.name?"),
     (BASE + 'def get_config():\n  x = c.base()\n  x.optim.lr\n  return x', 'line 4: AttributeError'),
     (BASE + 'def get_config():\n  x = c.base()\n  x.optm = dict(a=1)\n  return x', 'a config has no part optm'),
-    (BASE + 'def get_config():\n  x = c.base()\n  del x.optim\n  return x', 'optim.learning_rate: missing')))
+    (BASE + 'def get_config():\n  x = c.base()\n  del x.optim\n  return x', 'optim.name: missing')))
 def test_a_recipe_that_is_none_is_one_line(content, message, tmp_path):
   (tmp_path / 'recipe.py').write_text(content)
   for command in ('train', 'sweep', 'complexity'):

@@ -57,7 +57,9 @@ def test_values_are_separated_by_commas_outside_of_brackets_and_quotes(text, exp
     (['seed=0,1'], 0, {'seed': '3'}, '--sweep seed: is given twice, also as --config.seed'),
     (['model.name=resnet'], 0, {}, "model.name='resnet': expected one of mobilenet"),
     ([], 0, {'model.width_multiplier': '0.3'}, '--config.model.width_multiplier has no effect, as the sweep of'),
-    ([], 0, {'data.stream_size': '(64, 64)'}, 'expected --sweep data.stream_size=...')))
+    ([], 0, {'data.stream_size': '(64, 64)'}, 'expected --sweep data.stream_size=...'),
+    (['optim.name=sgd,adamw'], 0, {'optim.rms_decay': '0.5'}, '--config.optim.rms_decay has no effect, as no run of the'),
+    (['optim.name=sgd,adamw', 'optim.nesterov=False,True'], 0, {}, 'optim.nesterov=False: optim.name=adamw has no such field')))
 def test_contradictions_and_wrong_values_are_refused(given, seeds, fields, message):
   with pytest.raises(UserError) as error:
     changes(given, seeds, **fields)
@@ -67,6 +69,22 @@ def test_contradictions_and_wrong_values_are_refused(given, seeds, fields, messa
 def test_a_field_that_one_of_the_networks_has_may_be_varied():
   found, _ = changes(['model.name=mobilenet,conv_mobilenet', 'model.dropout_rate=0.1'], recipe='configs/fabrics.py')
   assert len(found) == 2
+
+
+def test_what_an_optimiser_leaves_out_of_the_recipe_is_said(tmp_path):
+  recipe, workdir = '--config=configs/small_images.py:data=folder:/nowhere', f'--workdir={tmp_path}/run'
+  done = command('sweep', recipe, workdir, '--sweep=optim.name=rmsprop,sgd', '--config.optim.schedule=cosine', '--seeds=2',
+                 '--launcher=here')
+  assert done.stdout.splitlines()[:3] == [
+      'optim.schedule=cosine in place of staircase, whose decay_every=1 epoch is left out',
+      'optim.name=sgd in place of rmsprop, whose epsilon=1e-06 is left out', 'reading folder:/nowhere for 4 runs']
+  done = command('train', recipe, workdir, '--config.optim.name=adamw')
+  assert done.stdout.startswith('optim.name=adamw in place of rmsprop, whose epsilon=1e-06 is left out\n')
+  done = command('train', recipe, '--config.optim.name=adamw', '--help')
+  assert "optim.epsilon=1e-08" in done.stdout and 'optim.b2=0.999' in done.stdout and 'optim.momentum' not in done.stdout
+  assert done.stdout.endswith('whose epsilon=1e-06 is left out\n')
+  assert_one_line(command('train', recipe, workdir, '--config.optim.name=sgd', '--config.optim.epsilon=1e-3'),
+                  'optim.epsilon=1e-3: optim.name=sgd has no such field; it has momentum, nesterov')
 
 
 def test_the_command_takes_several_fields(tmp_path):

@@ -32,6 +32,24 @@ def test_a_config_without_the_newest_fields_has_their_defaults(tmp_path):
     claim(tmp_path, config_lib.changed(config, {'embedding.size': 64}))
 
 
+def test_a_run_from_before_optimisers_had_names_continues_and_is_no_run_of_another_one(tmp_path):
+  config = checked(tiny_config())
+  old = json.loads(config_lib.to_json(config))
+  for field in ('name', 'schedule', 'clip_norm'):
+    del old['optim'][field]
+  assert set(old['optim']) == {'learning_rate', 'warmup', 'decay_rate', 'decay_every', 'rms_decay', 'momentum', 'epsilon',
+                               'weight_decay', 'depthwise_weight_decay'}
+  write_config(tmp_path, old)
+  assert config_lib.to_json(run_files.read_config(tmp_path)) == config_lib.to_json(config)
+  claim(tmp_path, config)
+  with pytest.raises(UserError, match=r'belongs to another config \(- in the folder.* \+ "name": "sgd"'):
+    claim(tmp_path, checked(config_lib.changed(config, {'optim.name': 'sgd'})))
+  (tmp_path / 'sgd').mkdir()
+  write_config(tmp_path / 'sgd', json.loads(config_lib.to_json(checked(config_lib.changed(config, {'optim.name': 'sgd'})))))
+  with pytest.raises(UserError, match=r'belongs to another config \(- in the folder.* \+ "name": "rmsprop"'):
+    claim(tmp_path / 'sgd', config)
+
+
 def test_a_run_from_before_there_was_one_road_for_data_is_not_continued(tmp_path):
   config = checked(tiny_config())
   old = json.loads(config_lib.to_json(config))

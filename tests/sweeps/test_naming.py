@@ -33,6 +33,9 @@ def names(changes, existing=None, config=None):
     ([{'data.stream_size': (64, 48)}, {'data.stream_size': (40, 40)}], ['_stream_size64x48', '_stream_size40x40']),
     ([{'train_for': '5 epochs'}, {'train_for': '8 steps'}], ['_train_for-5epochs', '_train_for-8steps']),
     ([{'model.dropout_rate': 0.5}, {'model.dropout_rate': 0.0}], ['_dropout_rate0.5', '_dropout_rate0']),
+    ([{'optim.name': 'rmsprop', 'optim.momentum': 0.5}, {'optim.name': 'rmsprop'}, {'optim.name': 'adamw'}],
+     ['_optim-rmsprop_momentum0.5', '_optim-rmsprop_momentum0.9', '_optim-adamw']),
+    ([{'optim.schedule': 'cosine'}, {'optim.schedule': 'constant'}], ['_schedule-cosine', '_schedule-constant']),
     ([{'data.seed': 3}, {'data.seed': 4}], ['_data-seed3', '_data-seed4']),
     ([{'data.name': 'cifar10'}, {'data.name': 'fabrics'}], ['_data-cifar10', '_data-fabrics'])))
 def test_a_run_is_named_after_what_differs(changes, expected):

@@ -11,6 +11,7 @@ import optax
 import pytest
 from conftest import FLAGS, ROOT, images_of, random_images, tiny_config
 
+from mobilenet_jax import config as config_lib
 from mobilenet_jax import models, tasks
 from mobilenet_jax.data import from_images, train_batches
 from mobilenet_jax.errors import UserError
@@ -92,6 +93,23 @@ def test_accumulated_parts_equal_the_whole_batch():
     assert sums['count'] == 8
     states.append(state.params)
   assert_trees_close(*states, rtol=1e-4, atol=1e-6)
+
+
+def test_the_mean_gradient_is_clipped_not_those_of_devices_or_parts():
+  """On two devices, and in two parts on each, a step of SGD equals the one without clipping, scaled by its norm."""
+  config = tiny_config(batch_size=16, accumulate_steps=2)
+  config = config_lib.changed(config, {'optim.name': 'sgd', 'optim.clip_norm': 0.5, 'optim.weight_decay': 0.0})
+  plain = config_lib.changed(config, {'optim.clip_norm': 0.0})
+  batch = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batches(config, 1)[0])
+  moved = {}
+  for name, config in (('clipped', config), ('plain', plain)):
+    _, _, state, step = make(config)
+    step = jax.vmap(step, (None, 0, None, None), None, axis_name=devices.AXIS)  # stands in for pmap on several devices
+    after, _ = devices.run_once(step, state, batch, jax.random.key(1), {})
+    moved[name] = jax.tree.map(lambda new, old: np.asarray(new - old, np.float64), after.params, state.params)
+  norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved['plain']))) / config.optim.learning_rate
+  assert norm > 0.6
+  assert_trees_close(moved['clipped'], jax.tree.map(lambda x: x * 0.5 / norm, moved['plain']), rtol=1e-3, atol=1e-7)
 
 
 def test_frozen_statistics_stay_the_same_to_the_bit():
