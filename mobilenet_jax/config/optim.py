@@ -11,7 +11,7 @@ from mobilenet_jax.config.fields import Field, duration, number
 
 _DECAY = number(at_least=0, below=1)
 _MOMENTUM = Field(0.9, '0 is off', _DECAY)
-_FINAL_FRACTION = Field(0.0, 'of the learning rate, that is left at the end of train_for', number(at_least=0, at_most=1))
+_FINAL_FRACTION = Field(0.0, 'of the learning rate that is left at the end of train_for', number(at_least=0, at_most=1))
 
 OPTIMIZERS = {
     'rmsprop': {
@@ -26,7 +26,7 @@ OPTIMIZERS = {
     'adamw': {
         'b1': Field(0.9, 'of the running mean of gradients', _DECAY),
         'b2': Field(0.999, 'of the running mean of squared gradients', _DECAY),
-        'epsilon': Field(1e-8, 'added to the root of the latter', number(above=0)),
+        'epsilon': Field(1e-8, 'added to the root of that mean', number(above=0)),
     },
 }
 SCHEDULES = {
