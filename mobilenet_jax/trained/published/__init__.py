@@ -67,5 +67,5 @@ def _import(path: Path, origin: str, averaged: bool, image_size: tuple[int, int]
   config.model.width_multiplier = width_multiplier
   config.model.batch_norm_epsilon = round(content.epsilon, 9)  # the value as written, without float32's rounding
   config.model.padding = 'keras' if content.family == 'keras' else 'same'
-  config.model = models.complete(config.model)
+  config.model, config.optim = models.complete(config.model), config_lib.complete_optim(config.optim)
   return TrainedModel(config, variables, imagenet_labels(num_classes), origin)
