@@ -93,7 +93,7 @@ def test_grid_scales_the_resolutions_of_the_paper():
   grid = importlib.import_module('configs.grid')
   sizes = lambda arg: sorted({change['data.image_size'][0] for change in grid.sweep(grid.get_config(arg))})
   assert sizes('data=imagenet2012') == [128, 160, 192, 224]
-  assert sizes('data=fabrics') == [32, 40, 48, 56]
+  assert sizes('data=fabrics') == [36, 45, 54, 63]
   with pytest.raises(UserError, match='res=40'):
     sizes('data=cifar10,res=40')
 

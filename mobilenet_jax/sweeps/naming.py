@@ -17,8 +17,6 @@ IN_MODEL_NAME = ('model.name', 'model.width_multiplier', 'data.image_size')  # s
 SEEDS = ('data.seed', 'seed')
 SHORT = {'optim.learning_rate': 'lr', 'seed': 's'}
 MAX_VALUE, MAX_NAME = 40, 200  # characters of a value in a name, and of a name
-# Fields that training.completed may fill in from an origin or a teacher.
-_FILLED_IN = {'init.model': models.fields_of_weights, 'distill.model': lambda model: ['data.stream_size']}
 
 
 def names(runs: Sequence[tuple[dict, ml_collections.ConfigDict]], existing: dict[str, ml_collections.ConfigDict]) -> list[str]:
@@ -37,15 +35,13 @@ def names(runs: Sequence[tuple[dict, ml_collections.ConfigDict]], existing: dict
   flat = [config_lib.flat(config) for _, config in runs]
   others = {name: config_lib.flat(config) for name, config in existing.items()}
   changed = dict.fromkeys(field for change, _ in runs for field in change)
-  differing = varied([*flat, *others.values()])
-  fields = [field for field in differing if field in changed]
+  fields = [field for field in varied([*flat, *others.values()]) if field in changed]
+  own = {_key(other, fields): name for name, other in others.items()}
   found = []
   for values, (_, config) in zip(flat, runs):
-    known = _key(values, fields)
-    own = [name for name, other in others.items() if _key({**other, **_left_open(values, fields, other)}, fields) == known]
     parts = [_part(field, values[field]) for field in fields if field in values and field not in IN_MODEL_NAME]
     name = '_'.join([config_lib.model_name(config), *parts])
-    found.append(own[0] if own else name if len(name) <= MAX_NAME else _shortened(name, name, MAX_NAME))
+    found.append(own.get(_key(values, fields)) or (name if len(name) <= MAX_NAME else _shortened(name, name, MAX_NAME)))
   for i, name in enumerate(found):
     if name in found[:i]:
       raise UserError(f'two runs of the sweep are the same: {name}; expected each combination of values once')
@@ -105,13 +101,11 @@ def _shortened(safe, whole, length) -> str:
 
 
 def _key(values, fields) -> str:
-  """Returns what makes a run the same run: its values but for those that may change when it is started again."""
-  free = {*WITHOUT_TRACE, 'train_for'} - set(fields)
+  """Returns what makes a run the same run: its values but for those that may change when it is started again.
+
+  Those that training.completed may have filled in from an origin or a teacher are not compared unless the sweep varies them.
+  """
+  filled_in = [*(f'model.{field}' for field in models.fields_of_weights(values['model.name']) if values['init.model']),
+               *(['data.stream_size'] if values['distill.model'] else [])]
+  free = {*WITHOUT_TRACE, 'train_for', *filled_in} - set(fields)
   return json.dumps({field: value for field, value in values.items() if field not in free}, sort_keys=True, allow_nan=False)
-
-
-def _left_open(values, fields, other) -> dict:
-  """Returns the values of fields that may have been filled in from another model when the `other` run was begun."""
-  found = [f'model.{field}' if '.' not in field else field
-           for section, fill in _FILLED_IN.items() if values.get(section) for field in fill(values['model.name'])]
-  return {field: values[field] for field in found if field not in fields and field in values and field in other}

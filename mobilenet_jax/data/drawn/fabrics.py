@@ -18,6 +18,7 @@ NUM_CLASSES = 24
 NUM_EXAMPLES = {'train': 5000, 'test': 2000}
 
 SEED = 0  # of the images
+COLOR_SPREAD = 24  # the standard deviation of a colour within a class, of 255; that between classes is 38
 _DESIGN_SEED = 5  # of the classes
 _TINT = np.float32([1, 0.9, 0.8])  # of the weaves' light
 _Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) + np.float32(0.5)
@@ -67,10 +68,13 @@ def _distance(motif: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return far - 0.75  # square
 
 
-def _weave(angle: float, period: float, phase: float) -> np.ndarray:
-  """Returns a wave in [-1, 1] over the image, float32 (SIZE, SIZE)."""
-  wave = 2 * np.pi / period
-  return np.sin(_X * np.float32(wave * np.cos(angle)) + _Y * np.float32(wave * np.sin(angle)) + np.float32(phase))
+def _weave(angle: float, period: float, rng: np.random.Generator) -> np.ndarray:
+  """Returns the light and shade of a weave whose attributes are near the given ones, float32 (SIZE, SIZE)."""
+  angle, period = angle + rng.normal(0, 0.12), period * np.exp(rng.normal(0, 0.12))
+  wave, height = 2 * np.pi / period, 28 * np.exp(rng.normal(0, 0.3))
+  phase = rng.uniform(0, 2 * np.pi)
+  return np.float32(height) * np.sin(
+      _X * np.float32(wave * np.cos(angle)) + _Y * np.float32(wave * np.sin(angle)) + np.float32(phase))
 
 
 def _covered(motif: str, radius: float, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -97,11 +101,8 @@ def _covered(motif: str, radius: float, count: int, rng: np.random.Generator) ->
 def draw(label: int, rng: np.random.Generator) -> np.ndarray:
   """Draws one example of class `label`: uint8 RGB, (SIZE, SIZE, 3)."""
   cloth = CLOTHS[label]
-  color, contrast = cloth.color + rng.normal(0, 30, 3), cloth.contrast + rng.normal(0, 30, 3)
-  weave = sum(
-      np.float32(28 * np.exp(rng.normal(0, 0.3)))
-      * _weave(angle + rng.normal(0, 0.12), period * np.exp(rng.normal(0, 0.12)), rng.uniform(0, 2 * np.pi))
-      for angle, period in zip(cloth.angles, cloth.periods))
+  color, contrast = cloth.color + rng.normal(0, COLOR_SPREAD, 3), cloth.contrast + rng.normal(0, COLOR_SPREAD, 3)
+  weave = sum(_weave(angle, period, rng) for angle, period in zip(cloth.angles, cloth.periods))
   area = cloth.cover * np.exp(rng.normal(0, 0.25)) * SIZE**2
   count = int(np.clip(area / (np.pi * cloth.radius**2), 1, 60))
   covered = _covered(cloth.motif, cloth.radius, count, rng)[..., None]
