@@ -64,7 +64,7 @@ def _sweep(config, changes, workdir, grouping, jobs):
   from mobilenet_jax.sweeps.sweep import sweep
   config = ml_collections.ConfigDict(config)
   start = time.perf_counter()
-  seconds = [row['seconds'] for row in sweep(config, changes, workdir, jobs, {'all': (), 'alone': None}, grouping)]
+  seconds = [row['seconds'] for row in sweep(config, changes, workdir, jobs, grouping)]
   wall_s = time.perf_counter() - start
   at_once = min(jobs or devices.cpu_cores(), len(changes))
   train_s = max(seconds) if grouping == 'all' else sum(seconds) / at_once

@@ -7,8 +7,6 @@ A sweep may still be running: the page shows what there is, and the same command
 a single run.
 """
 
-from pathlib import Path
-
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.runtime import command_line
 from mobilenet_jax.storage.files import expanded

@@ -33,18 +33,21 @@ def changes(recipe: Recipe, given: list[str], seeds: int) -> tuple[list[dict], l
     values['seed'] = [recipe.config.seed + i for i in range(seeds)]
   if recipe_lib.has_sweep(recipe):
     own = recipe_lib.changes(recipe)
+    for change in own:
+      config_lib.changed(recipe.config, change)  # raises UserError
   elif values:
     own = [{}]
   else:
     raise UserError(f'{recipe.path} has no sweep(config); expected what to vary, such as {EXAMPLE} or --seeds=3; '
                     'mobilenet_jax train trains a single run')
-  if 'seed' in values and seeds and any('seed' in change for change in own):
+  if seeds and any('seed' in change for change in own):
     raise UserError(f'--seeds={seeds}: the sweep of {recipe.path} has seeds of its own; expected --sweep seed=0,1,... to '
                     'replace them')
   remarks = [f'{field}: {_words(values[field])} in place of the {_words(before)} of {recipe.path.name}' for field in values
              if (before := list(dict.fromkeys(_frozen(change[field]) for change in own if field in change)))]
   kept = [{field: value for field, value in change.items() if field not in values} for change in own]
-  kept = [change for i, change in enumerate(kept) if change not in kept[:i]]
+  if any(field in change for change in own for field in values):  # what differed in a field that is replaced is the same now
+    kept = [change for i, change in enumerate(kept) if change not in kept[:i]]
   found = [{**change, **dict(zip(values, combination))}
            for change in kept for combination in itertools.product(*values.values())]
   of_runs = [config_lib.flat(config_lib.changed(recipe.config, change)) for change in found]

@@ -98,6 +98,8 @@ def read(table: str) -> list[dict]:
 def _means(path, rows) -> list[dict]:
   """Returns one row for the runs that differ only in their seed, so that no seed is chosen for its luck."""
   by_name = {row['name']: row for row in rows}
+  if len(by_name) < len(rows):  # it cannot be told which rows are meant
+    return rows
   points, _ = tables.over_seeds(tables.read(path, 'top1').rows)
   for point in points:
     if len(point.names) > 1 and set(point.names) <= set(by_name):

@@ -140,9 +140,10 @@ def choose(runs: dict[str, ml_collections.ConfigDict], names: list[str], jobs: i
   while grouping == AUTO:
     fits = estimate(groups, jobs, machine, needs) <= MEMORY_SHARE * machine.memory
     even = _longest(groups, jobs, costs) <= UNEVEN * sum(costs.values()) / jobs
-    largest = max(groups, key=len if not fits else lambda members: sum(map(costs.get, members)))
-    if fits and even or len(largest) == 1:
+    several = [members for members in groups if len(members) > 1]
+    if fits and even or not several:
       break
+    largest = max(several, key=len if not fits else lambda members: sum(map(costs.get, members)))
     groups.remove(largest)
     groups += _dealt(largest, 2, costs)
   return _cheapest_first(groups, costs)
@@ -193,7 +194,7 @@ def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], grouping
   Args:
     runs: the configs by name.
     names: the names of the runs to group.
-    grouping: 'alone' for each run alone, or fields, separated by commas, in which the runs of a group agree.
+    grouping: 'alone' for each run alone, 'all', or fields, separated by commas, in which the runs of a group agree.
   """
   groups = {}
   for name in names:
@@ -210,15 +211,16 @@ def described(runs: dict[str, ml_collections.ConfigDict], groups: list[list[str]
   names = [name for members in groups for name in members]
   text = f', in {counted(len(groups), "group")} of up to {max(map(len, groups))} that share each batch'
   if len(groups) == len(names):
-    text = f', each alone'
+    text = ', each alone'
   if len(groups) == 1:
     return text
   batches = [config_lib.flat(ml_collections.ConfigDict(json.loads(training.stream(runs[name])))) for name in names]
   reasons = []
   if differing := [field for field in batches[0] if len({str(batch.get(field)) for batch in batches}) > 1]:
-    advice = {'data.seed': 'with data.seed=0 seeds of the weights share them',
+    advice = {'data.seed': 'with data.seed=0 seeds of the weights share them' if all(
+        runs[name].data.seed < 0 for name in names) else '',
               'data.image_size': 'with data.stream_size as large as the largest, sizes share them'}
-    reasons.append(f'the batches differ in {few(differing)}' + ''.join(f'; {advice[f]}' for f in differing if f in advice))
+    reasons.append(f'the batches differ in {few(differing)}' + ''.join(f'; {advice[f]}' for f in differing if advice.get(f)))
   if len(groups) > len(group(runs, names, ALL)):
     reasons.append('to fit into memory and keep all jobs busy' if grouping == AUTO else f'--group={grouping}')
   return f'{text} ({", ".join(reasons)})'

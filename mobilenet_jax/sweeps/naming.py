@@ -36,12 +36,14 @@ def names(runs: Sequence[tuple[dict, ml_collections.ConfigDict]], existing: dict
   others = {name: config_lib.flat(config) for name, config in existing.items()}
   changed = dict.fromkeys(field for change, _ in runs for field in change)
   fields = [field for field in varied([*flat, *others.values()]) if field in changed]
-  own = {_key(other, fields): name for name, other in others.items()}
+  exact = {_key(other, [*fields, 'train_for']): name for name, other in others.items()}
+  own = {_key(other, fields): name for name, other in others.items()}  # a run may become longer
   found = []
   for values, (_, config) in zip(flat, runs):
     parts = [_part(field, values[field]) for field in fields if field in values and field not in IN_MODEL_NAME]
     name = '_'.join([config_lib.model_name(config), *parts])
-    found.append(own.get(_key(values, fields)) or (name if len(name) <= MAX_NAME else _shortened(name, name, MAX_NAME)))
+    same = exact.get(_key(values, [*fields, 'train_for'])) or own.get(_key(values, fields))
+    found.append(same or (name if len(name) <= MAX_NAME else _shortened(name, name, MAX_NAME)))
   for i, name in enumerate(found):
     if name in found[:i]:
       raise UserError(f'two runs of the sweep are the same: {name}; expected each combination of values once')

@@ -59,7 +59,7 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
   members = [(change, checked(config_lib.changed(config, change))) for change in changes]
   names = naming.names(members, naming.existing(workdir, results.runs_so_far(workdir)))
   given = {name: config_lib.changed(config, change) for name, change in zip(names, changes)}
-  grouping_lib.check(given, grouping)
+  grouping_lib.check({name: member for name, (_, member) in zip(names, members)}, grouping)
   if launcher != 'here' or devices.is_first_host():
     for remark in dict.fromkeys(remark for change in changes for remark in config_lib.left_out(config, change)):
       print(remark, flush=True)

@@ -107,6 +107,14 @@ def test_a_sweep_grows_in_its_folder(tmp_path):
   assert finish(tmp_path, config, grown[::-1]) == finish(tmp_path, config, grown)[::-1]
 
 
+def test_runs_that_differ_in_their_length_alone_are_told_apart(tmp_path):
+  lengths = [{'train_for': '20 epochs'}, {'train_for': '10 epochs'}]
+  longer, shorter = finish(tmp_path, tiny_config(), lengths)
+  existing = naming.existing(tmp_path, results.runs_so_far(tmp_path))
+  for length, name in (('20 epochs', longer), ('10 epochs', shorter)):
+    assert names([{'seed': 0}, {'seed': 1}], existing, tiny_config(train_for=length))[0] == name
+
+
 def test_a_run_that_takes_values_from_its_origin_or_teacher_keeps_its_name(tmp_path):
   """The folder's config has what training.completed filled in, which the given one leaves open."""
   config = tiny_config(**{'init.model': 'runs/origin', 'distill.model': 'runs/teacher'})

@@ -177,4 +177,4 @@ def _table(found, measure, varied, several, seeds) -> Table:
 def field_cell(name: str, value) -> Cell:
   """Returns the cell of a field of a config."""
   first = value[0] if isinstance(value, tuple | list) and value else value
-  return Cell(shown(name, value), first if isinstance(first, int | float) else None)
+  return Cell(shown(name, value), first if is_number(first) else None)

@@ -88,7 +88,7 @@ def _with_config(run) -> dict:
 
 
 def _point(point, numbers, runs, measure) -> Point:
-  names = {re.sub(r'(_data-seed\d+)?(_s\d+)?$', '', name) if len(numbers) > 1 else name for name in point.names}  # see naming.py
+  names = {re.sub(r'(_data-seed-?\d+)?(_s\d+)?$', '', name) if len(numbers) > 1 else name for name in point.names}  # see naming.py
   first = runs[numbers[0]]
   return Point(names.pop() if len(names) == 1 else few(point.names), first.sweep, numbers, first.config, first.row['mult_adds'],
                first.row['params'], point.means[measure.name], point.deviations.get(measure.name), point.means.get('seconds'))
