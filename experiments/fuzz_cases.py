@@ -226,7 +226,7 @@ def _images(rng, folder):
   """Puts odd or damaged images among the others, in one of the places from which images are read."""
   argv = list(rng.choice((TRAIN, ['evaluate', 'run'], ['evaluate', 'run', '--data=folder:photos'], [*PREDICT, 'photos/test'],
                           ['report', 'sweep', 'run', '--out=new.html'],
-    ['record', 'run', '--data=folder:photos', '--out=new.npz'], [*PREDICT, 'photos', '--annotate=new'],
+                          ['record', 'run', '--data=folder:photos', '--out=new.npz'], [*PREDICT, 'photos', '--annotate=new'],
                           [*PREDICT, 'photos', '--annotate=photos/test/a'],
                           ['export', 'run', 'stablehlo', '--out=new', '--images=photos'])))
   for i in range(rng.choice((1, 1, 3))):
@@ -287,7 +287,7 @@ def _run_folder(rng, folder):
       ['train', '--config=recipe.py', '--workdir=run'], ['evaluate', 'run'], [*PREDICT, 'photos/test'],
       ['train', '--config=recipe.py', '--workdir=run', "--config.train_for=2 steps"], [*TRAIN, '--config.init.model=run'],
       ['report', 'sweep', 'run', '--out=new.html'],
-    ['record', 'run', '--data=folder:photos', '--out=new.npz'], ['export', 'run', 'stablehlo', '--out=new'],
+      ['record', 'run', '--data=folder:photos', '--out=new.npz'], ['export', 'run', 'stablehlo', '--out=new'],
       ['sweep', '--config=recipe.py', '--workdir=sweep', '--launcher=here'], ['sweep', 'status', '--workdir=sweep'],
       ['sweep', 'logs', '--workdir=sweep'], ['sweep', 'cancel', '--workdir=sweep'],
       [*TRAIN, '--config.distill.model=run', '--config.distill.softmax_weight=1'])))

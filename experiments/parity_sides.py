@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_jax.data.drawn import fabrics
+
 STEPS = (1, 2, 5, 10, 20, 50)  # after which the two are compared
 DECAY = float(np.float32(0.9))  # what TensorFlow's optimiser makes of 0.9, whatever the dtype of the variables
-CLASSES, EXAMPLES, BATCH = 24, 5000, 16  # of the embedded dataset
+CLASSES, EXAMPLES, BATCH = fabrics.NUM_CLASSES, fabrics.NUM_EXAMPLES['train'], 16
 OURS, TENSORFLOW, INPUTS = 'ours', 'tensorflow', 'inputs.npz'
 
 

@@ -12,9 +12,9 @@ from mobilenet_jax import config as config_lib
 from mobilenet_jax import models
 from mobilenet_jax.errors import UserError
 from mobilenet_jax.storage.run_files import WITHOUT_TRACE, read_config
+from mobilenet_jax.sweeps.tables import SEEDS
 
 IN_MODEL_NAME = ('model.name', 'model.width_multiplier', 'data.image_size')  # see config.model_name
-SEEDS = ('data.seed', 'seed')
 SHORT = {'optim.learning_rate': 'lr', 'seed': 's'}
 MAX_VALUE, MAX_NAME = 40, 200  # characters of a value in a name, and of a name
 

@@ -56,14 +56,14 @@ def sweep(config: ml_collections.ConfigDict, changes: list[dict], workdir: str |
     Interrupted: on Ctrl-C or SIGTERM. Local jobs have ended, each with a checkpoint; Slurm jobs go on.
   """
   workdir = Path(workdir)
-  members = [(change, checked(config_lib.changed(config, change))) for change in changes]
-  names = naming.names(members, naming.existing(workdir, results.runs_so_far(workdir)))
-  given = {name: config_lib.changed(config, change) for name, change in zip(names, changes)}
-  grouping_lib.check({name: member for name, (_, member) in zip(names, members)}, grouping)
+  given = [config_lib.changed(config, change) for change in changes]
+  members = [checked(member) for member in given]
+  names = naming.names(list(zip(changes, members)), naming.existing(workdir, results.runs_so_far(workdir)))
+  grouping_lib.check(dict(zip(names, members)), grouping)
   if launcher != 'here' or devices.is_first_host():
     for remark in dict.fromkeys(remark for change in changes for remark in config_lib.left_out(config, change)):
       print(remark, flush=True)
-  runs = _completed(given, workdir, launcher)
+  runs = _completed(dict(zip(names, given)), workdir, launcher)
   if launcher == 'here':
     failed = _train_here(runs, workdir, grouping)
   else:

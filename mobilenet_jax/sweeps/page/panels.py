@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 from mobilenet_jax.errors import counted
-from mobilenet_jax.sweeps.naming import SEEDS
 from mobilenet_jax.sweeps.page import charts, points
 from mobilenet_jax.sweeps.page.contents import MISSING, TITLES, Differences, Run, is_number, order, round_to, shown, unclear
+from mobilenet_jax.sweeps.tables import SEEDS
 
 FEW = 12  # values of a field for which each has its own place on an axis of the parallel coordinates
 INPUT, WIDTH, SWEEP = 'data.image_size', 'model.width_multiplier', 'sweep'
