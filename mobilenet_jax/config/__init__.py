@@ -17,7 +17,7 @@ import ml_collections
 
 from mobilenet_jax.config import optim as optim_lib
 from mobilenet_jax.config import schema
-from mobilenet_jax.config.fields import UNITS, Field, number, one_of, parse_duration
+from mobilenet_jax.config.fields import UNITS, Field, number, one_of, parse_duration, text
 from mobilenet_jax.config.optim import OVER_THE_RUN
 from mobilenet_jax.config.optim import complete as complete_optim
 from mobilenet_jax.config.schema import MIN_SIZE, base
@@ -282,5 +282,5 @@ def model_name(config: ml_collections.ConfigDict) -> str:
   parts = [config.model.name, f'{height}' if height == width else f'{height}x{width}']
   if 'width_multiplier' in config.model:
     alpha = config.model.width_multiplier
-    parts.insert(1, '1.0' if alpha == 1 else f'{alpha:g}')
+    parts.insert(1, '1.0' if alpha == 1 else text(float(alpha)))
   return '_'.join(parts)

@@ -103,6 +103,14 @@ def _as_on_a_device(value):
     return float(np.float32(value)) if isinstance(value, float) else value
 
 
+def text(value) -> str:
+  """Returns a value of a field as short text, such as 0.002, 64x48 or cifar10; numbers read back as what they were."""
+  if isinstance(value, tuple | list):
+    return 'x'.join(map(text, value))
+  short = f'{value:g}' if isinstance(value, float) else str(value)
+  return repr(value) if isinstance(value, float) and float(short) != value else short
+
+
 def one_of(*choices: str) -> Range:
   """Returns the range of the given texts. '' is a choice that needs no mention."""
   return Range(lambda value: value in choices, 'one of ' + ', '.join(filter(None, choices)))

@@ -204,8 +204,14 @@ def group(runs: dict[str, ml_collections.ConfigDict], names: list[str], grouping
   return _cheapest_first(list(groups.values()), {name: cost(runs[name]) for name in names})
 
 
-def described(runs: dict[str, ml_collections.ConfigDict], groups: list[list[str]], grouping: str) -> str:
-  """Returns which runs share a pass over the data, and what keeps others from it, in words."""
+def described(runs: dict[str, ml_collections.ConfigDict], groups: list[list[str]], why: str) -> str:
+  """Returns which runs share a pass over the data, and what keeps others from it, in words.
+
+  Args:
+    runs: the configs, by name.
+    groups: the names of the runs of each group.
+    why: why runs whose batches are the same are in several groups, if they are.
+  """
   if len(groups) == sum(map(len, groups)) == 1:
     return ''
   names = [name for members in groups for name in members]
@@ -222,8 +228,15 @@ def described(runs: dict[str, ml_collections.ConfigDict], groups: list[list[str]
               'data.image_size': 'with data.stream_size as large as the largest, sizes share them'}
     reasons.append(f'the batches differ in {few(differing)}' + ''.join(f'; {advice[f]}' for f in differing if advice.get(f)))
   if len(groups) > len(group(runs, names, ALL)):
-    reasons.append('to fit into memory and keep all jobs busy' if grouping == AUTO else f'--group={grouping}')
+    reasons.append(why)
   return f'{text} ({", ".join(reasons)})'
+
+
+def reason(grouping: str, memory_known: bool = True) -> str:
+  """Returns why `grouping` keeps runs apart whose batches are the same."""
+  if grouping != AUTO:
+    return f'--group={grouping}'
+  return 'to fit into memory and keep all jobs busy' if memory_known else 'as the memory of the nodes is not known'
 
 
 def cost(config: ml_collections.ConfigDict) -> float:

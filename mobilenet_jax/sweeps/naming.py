@@ -78,12 +78,13 @@ def varied(runs: Iterable[dict]) -> list[str]:
   return sorted((field for field, found in values.items() if len(found) > 1 and field not in WITHOUT_TRACE), key=place)
 
 
-def text(value) -> str:
-  """Returns a value as text, such as 0.002, 64x48 or cifar10; numbers read back as what they were."""
-  if isinstance(value, tuple | list):
-    return 'x'.join(map(text, value))
-  short = f'{value:g}' if isinstance(value, float) else str(value)
-  return repr(value) if isinstance(value, float) and float(short) != value else short
+def between(others: Iterable[dict], runs: Iterable[dict]) -> list[str]:
+  """Returns in what all of some runs differ from all of the others, such as 'batch_size=64, here 32'; see varied."""
+  values = lambda field, configs: {config_lib.text(config[field]) for config in configs if field in config}
+  others, runs = list(others), list(runs)
+  found = [(field, values(field, others), values(field, runs)) for field in varied([*others, *runs])]
+  return [f'{field}={there.pop()}, here {here.pop()}' for field, there, here in found
+          if len(there) == 1 and len(here) == 1 and there != here]
 
 
 def _part(field, value) -> str:
@@ -91,7 +92,7 @@ def _part(field, value) -> str:
   section, _, last = field.rpartition('.')
   alike = [other for other in config_lib.all_fields({}) if other.rpartition('.')[2] == last]
   word = SHORT.get(field) or (section if last == 'name' else field.replace('.', '-') if len(alike) > 1 else last)
-  written = text(value)
+  written = config_lib.text(value)
   plain = written.replace(' ', '') if isinstance(value, str) and config_lib.parse_duration(value) else written
   if not re.fullmatch(rf'[\w.+-]{{1,{MAX_VALUE}}}', plain, re.ASCII):  # two texts may look the same without what is unsafe
     plain = _shortened(re.sub(r'[^\w.+-]+', '-', written, flags=re.ASCII).strip('-'), written, MAX_VALUE)

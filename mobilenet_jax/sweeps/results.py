@@ -65,7 +65,7 @@ def rows(workdir: Path, names: list[str]) -> list[dict]:
   for name in names:
     if row := read_row(workdir / name):
       config = configs.get(name, {})
-      values = {field: naming.text(config[field]) if isinstance(config[field], tuple) else config[field]
+      values = {field: config_lib.text(config[field]) if isinstance(config[field], tuple) else config[field]
                 for field in fields if field in config}
       found.append({'name': name, **values, **{column: value for column, value in row.items() if column != 'name'}})
   return found

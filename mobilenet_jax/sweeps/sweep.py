@@ -105,11 +105,20 @@ def _examine(runs, workdir, alone) -> tuple[dict[str, run_files.Claim], dict[lau
   if refused:
     (_, text), *others = refused.items()
     raise UserError(text + (f'. Also refused: {", ".join(name for name, _ in others)}' if others else ''))
-  others = results.add_runs(workdir, list(runs))
-  kept = f'{workdir} also has {counted(len(others), "run")} of other sweeps, which stay in {results.CSV_FILE}' if others else ''
+  kept = _kept(runs, workdir, results.add_runs(workdir, list(runs)))
   for text in filter(None, (kept, results.collect(workdir))):
     print(text, flush=True)
   return {name: claim for name, claim in found.items() if claim.longer or not read_row(workdir / name)}, running
+
+
+def _kept(runs, workdir, others) -> str:
+  """Returns what is to be said of the runs of other sweeps in the folder."""
+  if not others:
+    return ''
+  flat = lambda configs: map(config_lib.flat, configs.values())
+  differences = naming.between(flat(naming.existing(workdir, others)), flat(runs))
+  return (f'{workdir} also has {counted(len(others), "run")} of other sweeps, which stay in {results.CSV_FILE}'
+          + (f'; all of them differ from these in: {few(differences)}' if differences else ''))
 
 
 def _running(workdir, runs) -> dict[launch.Job, list[str]]:
@@ -152,7 +161,7 @@ def _train_here(runs, workdir, grouping) -> dict[str, str]:
     machine, needs = devices.on_first_host(lambda: _prepared(grouping_lib.prepare, runs, workdir, waiting))
     devices.on_first_host(lambda: _claim(runs, workdir, waiting))
     groups = grouping_lib.choose(runs, list(waiting), 1, machine, needs, grouping)
-    say(_intention(runs, waiting, workdir, groups, grouping, 1, f'on {devices.device_name()}',
+    say(_intention(runs, waiting, workdir, groups, grouping_lib.reason(grouping), 1, f'on {devices.device_name()}',
                    _estimate(groups, 1, machine, needs)))
     for names in reversed(groups):
       outcomes = job.train([runs[name] for name in names], [str(workdir / name) for name in names])
@@ -178,8 +187,7 @@ def _train_in_jobs(runs, workdir, jobs, grouping, launcher, slurm, retries) -> d
     machine, needs = _prepared(prepare, runs, workdir, waiting)
     _claim(runs, workdir, waiting)
     if launcher == 'slurm':  # nothing is known of the nodes' memory when a sweep is launched
-      grouping = ALONE if grouping == AUTO else grouping
-      groups = grouping_lib.group(runs, list(waiting), grouping)
+      groups = grouping_lib.group(runs, list(waiting), ALONE if grouping == AUTO else grouping)
       at_once, where, estimate = jobs or len(runs), 'under Slurm', ''
       shares = [((), None)] * at_once
     else:
@@ -190,7 +198,8 @@ def _train_in_jobs(runs, workdir, jobs, grouping, launcher, slurm, retries) -> d
       at_once = min(new + len(running), most)
       where, estimate = f'on {machine.backend}', _estimate(groups, new, machine, needs)
       shares = [grouping_lib.share(machine, i, at_once) for i in range(at_once)]
-    print(_intention(runs, waiting, workdir, groups, grouping, min(at_once, len(groups)), where, estimate), flush=True)
+    why = grouping_lib.reason(grouping, memory_known=launcher != 'slurm')
+    print(_intention(runs, waiting, workdir, groups, why, min(at_once, len(groups)), where, estimate), flush=True)
     return watch.Jobs(runs, workdir, launcher, submit, retries).run(groups, shares, running, alone.close)
 
 
@@ -216,10 +225,10 @@ def _reading(runs, waiting) -> str:
   return f'reading {few(list(names))} for {counted(len(waiting), "run")}'
 
 
-def _intention(runs, waiting, workdir, groups, grouping, at_once, where, estimate='') -> str:
+def _intention(runs, waiting, workdir, groups, why, at_once, where, estimate='') -> str:
   finished = sum(bool(read_row(workdir / name)) for name in runs)
   running = len(runs) - finished - len(waiting)
-  in_groups = grouping_lib.described(runs, groups, grouping) + f'; {at_once} at once{estimate}' if groups else ''
+  in_groups = grouping_lib.described(runs, groups, why) + f'; {at_once} at once{estimate}' if groups else ''
   return (f'{counted(len(runs), "run")} in {workdir}: {finished} finished, ' + (f'{running} running, ' if running else '') +
           f'{len(waiting)} to do {where}{in_groups}')
 

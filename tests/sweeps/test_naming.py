@@ -46,6 +46,8 @@ def test_width_size_and_model_have_their_places():
   found = names([{'model.width_multiplier': 0.5, 'data.image_size': (40, 32)},
                  {'model.name': 'conv_mobilenet', 'optim.learning_rate': 1.0}])
   assert found == ['mobilenet_0.5_40x32_lr0.01', 'conv_mobilenet_0.25_32_lr1']
+  alike = names([{'model.width_multiplier': width} for width in (0.1234567, 0.12345671, 2, 2.0000001, 1, 1.0000001)])
+  assert alike == [f'mobilenet_{width}_32' for width in ('0.1234567', '0.12345671', '2', '2.0000001', '1.0', '1.0000001')]
 
 
 @pytest.mark.parametrize('field', [field for field, content in config_lib.all_fields(models.fields('mobilenet')).items()
@@ -158,3 +160,15 @@ def test_folders_without_a_readable_config_are_no_runs_to_compare_with(tmp_path)
   (tmp_path / 'mobilenet_0.25_32_lr0.003' / 'config.json').write_text(json.dumps(other))
   assert not naming.existing(tmp_path, results.runs_so_far(tmp_path))
   assert not results.collect(tmp_path) and len(table(tmp_path)) == 2
+
+
+def test_what_a_changed_recipe_leaves_apart_is_said(tmp_path):
+  """New seeds of another recipe collide with no run, but their results do not compare with those that are there."""
+  finish(tmp_path, tiny_config(), RATES)
+  existing = [config_lib.flat(config) for config in naming.existing(tmp_path, results.runs_so_far(tmp_path)).values()]
+  of = lambda changes, **fields: [config_lib.flat(checked(config_lib.changed(tiny_config(**fields), change)))
+                                  for change in changes]
+  seeds = [{'seed': 3}, {'seed': 4}]
+  assert naming.between(existing, of(seeds, **RATES[0])) == []  # a sweep that grows
+  assert naming.between(existing, of(seeds, batch_size=4, **{'data.crop_min_area': 0.5})) == [
+      'data.crop_min_area=0.9, here 0.5', 'batch_size=8, here 4']

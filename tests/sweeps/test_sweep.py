@@ -240,6 +240,7 @@ def test_groups_agree_in_fields_that_there_are():
   runs = {str(width): tiny_config(**{'model.width_multiplier': width}) for width in (0.25, 0.5)}
   assert len(grouping.group(runs, list(runs), 'model.width_multiplier')) == 2
   assert len(grouping.group(runs, list(runs), 'all')) == 1
+  assert len(grouping.group(runs, list(runs), 'data.folder,seed')) == 1 == len(grouping.group(runs, list(runs), 'init.model'))
   with pytest.raises(UserError, match="data.imagesize: data has no field 'imagesize'; did you mean data.image_size?"):
     grouping.check(runs, 'data.imagesize')
 

@@ -176,10 +176,13 @@ def test_jobs_are_busy_evenly_unless_one_run_takes_longer(jobs, seed):
 def test_what_keeps_runs_from_sharing_is_said():
   runs = lambda **fields: {str(value): tiny_config(**{field: value, **also}) for field, values, also in fields.values()
                            for value in values}
-  said = lambda runs, name: grouping.described(runs, grouping.group(runs, list(runs), name), name)
+  said = lambda runs, name: grouping.described(runs, grouping.group(runs, list(runs), name), grouping.reason(name))
   rates = runs(rates=('optim.learning_rate', (0.1, 0.2), {}))
   assert said(rates, 'all') == ', in 1 group of up to 2 that share each batch'
   assert said(rates, 'alone') == ', each alone (--group=alone)'
+  alone = grouping.group(rates, list(rates), 'alone')
+  assert grouping.described(rates, alone, grouping.reason('auto', memory_known=False)) == (
+      ', each alone (as the memory of the nodes is not known)')
   assert 'the batches differ in data.seed; with data.seed=0 seeds' in said(runs(seeds=('seed', (0, 1), {})), 'all')
   assert 'in 1 group of up to 2' in said(runs(seeds=('seed', (0, 1), {'data.seed': 7})), 'all')
   sizes = runs(sizes=('data.image_size', ((32, 32), (40, 40)), {}))
