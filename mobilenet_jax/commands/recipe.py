@@ -23,9 +23,18 @@ _LEFT = 40  # columns of a field and its value in the help; longer ones have a l
 
 
 class Recipe(NamedTuple):
-  """A recipe, its config for this command line, the fields that the command line sets in it, and what that leaves out of it."""
+  """A recipe.
+
+  Attributes:
+    path, namespace: its file, and what that defines.
+    own: the config that it returns.
+    config: the same for this command line.
+    given: the fields that the command line sets.
+    left_out: remarks on what that leaves out of `own`.
+  """
   path: Path
   namespace: dict
+  own: ml_collections.ConfigDict
   config: ml_collections.ConfigDict
   given: tuple[str, ...]
   left_out: list[str]
@@ -145,7 +154,7 @@ def read(given: str, fields: dict[str, str]) -> Recipe:
                     'mobilenet_jax.config.base()')
   config = config_lib.validated(config)
   network = models.fields(fields.get('model.name', config.model.name))
-  return Recipe(path, namespace, config_lib.overridden(config, fields, network), tuple(fields),
+  return Recipe(path, namespace, config, config_lib.overridden(config, fields, network), tuple(fields),
                 config_lib.left_out(config, fields))
 
 

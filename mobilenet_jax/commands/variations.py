@@ -54,10 +54,24 @@ def changes(recipe: Recipe, given: list[str], seeds: int) -> tuple[list[dict], l
   for field in recipe.given:
     if not any(field in values for values in of_runs):
       raise UserError(f'--config.{field} has no effect, as no run of the sweep has the field; remove it')
-    if all(field in change and change[field] != config_lib.flat(recipe.config)[field] for change in found):
+    if all(field in change for change in found) and not _depends(recipe, field, own):
       raise UserError(f'--config.{field} has no effect, as the sweep of {recipe.path} sets it to '
                       f'{_words(list(dict.fromkeys(_frozen(change[field]) for change in found)))}; expected --sweep {field}=...')
   return found, remarks
+
+
+def _depends(recipe, field, changes) -> bool:
+  """Returns whether the changes that a recipe lists depend on the value that the command line gives a field.
+
+  If it gives the recipe's own value, they may.
+  """
+  own, given = (_frozen(config_lib.flat(config).get(field)) for config in (recipe.own, recipe.config))
+  if own is None or own == given:
+    return own == given
+  try:
+    return changes != recipe_lib.changes(recipe._replace(config=config_lib.changed(recipe.config, {field: own})))
+  except UserError:
+    return True
 
 
 def _values(recipe, given) -> dict[str, list]:

@@ -66,6 +66,22 @@ def test_contradictions_and_wrong_values_are_refused(given, seeds, fields, messa
   assert message in str(error.value)
 
 
+def test_a_value_that_the_sweep_is_made_of_has_an_effect(tmp_path):
+  """Whether the sweep sets the field to what is given says nothing: it may compute with it, or set it by chance."""
+  (tmp_path / 'recipe.py').write_text(
+      'from configs.fabrics import get_config\n'
+      'def sweep(config):\n'
+      "  return [{'optim.learning_rate': k * config.optim.learning_rate, 'model.width_multiplier': 0.5} for k in (2, 4)]\n")
+  recipe = str(tmp_path / 'recipe.py')
+  found, _ = changes(recipe=recipe, **{'optim.learning_rate': '0.25'})
+  assert [change['optim.learning_rate'] for change in found] == [0.5, 1.0]
+  with pytest.raises(UserError, match='model.width_multiplier has no effect, as the sweep of .* sets it to 0.5; expected'):
+    changes(recipe=recipe, **{'model.width_multiplier': '0.5'})
+  with pytest.raises(UserError, match='model.width_multiplier has no effect, as the sweep of .* sets it to 1.0, 0.75, 0.5'):
+    changes(**{'model.width_multiplier': '0.5'})
+  assert changes(**{'data.image_size': '(63, 63)'}) == changes()  # the recipe's own value
+
+
 def test_a_field_that_one_of_the_networks_has_may_be_varied():
   found, _ = changes(['model.name=mobilenet,conv_mobilenet', 'model.dropout_rate=0.1'], recipe='configs/fabrics.py')
   assert len(found) == 2
