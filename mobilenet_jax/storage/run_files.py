@@ -12,6 +12,7 @@
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -64,12 +65,19 @@ def read_progress(folder: Path) -> dict:
 def read_row(folder: Path) -> dict | None:
   """Returns the row of a finished run; None if the run has not finished, or the file is damaged."""
   try:
-    row = dict(json.loads((folder / RESULT_FILE).read_bytes()))
+    row = dict(json.loads((folder / RESULT_FILE).read_bytes(), parse_int=_whole_number))
   except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
     return None
   kinds = {name: str if name in TEXT_COLUMNS else int | float for name in row}
   whole = {*MODEL_COLUMNS, *RUN_COLUMNS} <= set(row) and all(isinstance(row[name], kind) for name, kind in kinds.items())
   return row if whole else None
+
+
+def _whole_number(text: str) -> int:
+  """Returns an integer that arithmetic with floats can take; a damaged file may have hundreds of digits."""
+  if math.isinf(float(text)):
+    raise ValueError(f'{text[:20]}...: too large a number')
+  return int(text)
 
 
 def write_inputs(folder: Path, inputs: dict) -> None:

@@ -81,9 +81,20 @@ def create(config: ml_collections.ConfigDict, schedule: optax.Schedule,
       parts = [*decay, optax.sgd(schedule, momentum=optim.momentum, nesterov=optim.nesterov)]
     case 'adamw':
       parts = [optax.scale_by_adam(optim.b1, optim.b2, optim.epsilon), *decay, optax.scale_by_learning_rate(schedule)]
-  clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+  clip = [_clip_by_norm(optim.clip_norm)] if optim.clip_norm else []
   chain = optax.chain(*clip, *parts)  # as it was before there was a choice, so that checkpoints from then can be restored
   return optax.partition({False: chain, True: optax.set_to_zero()}, in_body) if freeze_body else chain
+
+
+def _clip_by_norm(largest: float) -> optax.GradientTransformation:
+  clip = optax.clip_by_global_norm(largest)
+
+  def update(updates, state, params=None):
+    overflow = 0 * optax.global_norm(updates)  # NaN if the norm is infinite; optax would return zeros, and nobody would know
+    clipped, state = clip.update(updates, state, params)
+    return jax.tree.map(lambda update: update + overflow, clipped), state
+
+  return optax.GradientTransformation(clip.init, update)
 
 
 def in_body(params):

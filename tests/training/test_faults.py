@@ -95,7 +95,8 @@ def test_a_row_of_another_form_is_none(change, tmp_path):
   assert run_files.read_row(tmp_path)['top1'] == 0.5
   run_files.write_row(tmp_path, {**row, **change})
   assert run_files.read_row(tmp_path) is None
-  for content in ('[]', '3', 'null', '"x"', '{}'):
+  long = json.dumps({**row, 'top1': 10**400})  # a float would overflow
+  for content in ('[]', '3', 'null', '"x"', '{}', long):
     (tmp_path / 'result.json').write_text(content)
     assert run_files.read_row(tmp_path) is None
 
