@@ -2,16 +2,16 @@
 
     mobilenet_jax sweep --config=configs/grid.py:data=cifar10,res=56 --workdir=runs/cifar10
 
-`data` is fabrics (embedded), imagenet2012, any other TFDS name, or folder:/path; it chooses the recipe. To train on ImageNet in
-a folder by its own recipe, add recipe=imagenet. `res` is the largest resolution (0: the recipe's own); the others are 6/7, 5/7
-and 4/7 of it, as 192, 160 and 128 are of 224.
+`data` is fabrics (embedded), imagenet2012, cifar10, any other TFDS name, or folder:/path; it chooses the recipe. For a folder
+with the images of ImageNet or CIFAR-10, add recipe=imagenet or recipe=cifar10. `res` is the largest resolution (0: the
+recipe's own); the others are 6/7, 5/7 and 4/7 of it, as 192, 160 and 128 are of 224.
 The images of all 16 models are cropped at the largest resolution and resized on the device, no matter which models train
 together. Grouping therefore changes the time that a sweep takes, but not its results.
 As in the paper, "all models train with the same parameters" (section 3.2): a field that is set on the command line, such as
 --config.train_for='10 epochs', holds for all 16.
 """
 
-from configs import fabrics, imagenet, small_images
+from configs import cifar10, fabrics, imagenet, small_images
 from mobilenet_jax import config as config_lib
 from mobilenet_jax.errors import UserError
 
@@ -19,12 +19,13 @@ from mobilenet_jax.errors import UserError
 def get_config(arg=None):
   arg = config_lib.parse_arg(arg, data='fabrics', res=0, recipe='')
   size = f'res={arg.res}' if arg.res else ''
-  recipe = arg.recipe or {'fabrics': 'fabrics', 'imagenet2012': 'imagenet'}.get(arg.data, 'small_images')
-  if recipe not in ('fabrics', 'imagenet', 'small_images') or recipe == 'fabrics' and arg.data != 'fabrics':
-    raise UserError(f'recipe={recipe}: expected imagenet or small_images, with data={arg.data}')
-  if recipe == 'fabrics':
+  recipe = arg.recipe or {'fabrics': 'fabrics', 'imagenet2012': 'imagenet', 'cifar10': 'cifar10'}.get(arg.data, 'small_images')
+  if recipe == 'fabrics' == arg.data:
     return fabrics.get_config(size)
-  return {'imagenet': imagenet, 'small_images': small_images}[recipe].get_config(f'data={arg.data},{size}')
+  recipes = {'imagenet': imagenet, 'cifar10': cifar10, 'small_images': small_images}
+  if recipe not in recipes:
+    raise UserError(f'recipe={recipe}: expected {", ".join(recipes)}, with data={arg.data}')
+  return recipes[recipe].get_config(f'data={arg.data},{size}')
 
 
 def sweep(config):

@@ -73,11 +73,7 @@ def series_of(found: Sequence[Table], labels: Sequence[str], apart: Sequence[str
   if len(series) > len(COLORS):
     raise UserError(f'{len(series)} series in {counted(len(found), "table")}; expected at most {len(COLORS)}; give fewer '
                     'tables, or choose rows with --where')
-  for column in ('dataset', 'measured_against', 'eval_examples'):
-    values = dict.fromkeys(str(row.get(column, 'not known')) for table in found for row in table.rows)
-    if len(values) > 1:
-      remarks.append(f'the runs differ in {column} ({few(list(values))}), so that their results may not compare')
-  return series, remarks
+  return series, [*remarks, *tables.incomparable([row for table in found for row in table.rows])]
 
 
 def _setting(column, value) -> str:

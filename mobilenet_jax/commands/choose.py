@@ -34,7 +34,9 @@ def main(argv: list[str]) -> None:
 def _choose(args):
   if args.out and not next(path for path in (args.out, *args.out.absolute().parents) if path.exists()).is_dir():
     raise UserError(f'--out={args.out}: expected a folder, new or existing')
-  rows = choice.read(args.table)
+  rows, remarks = choice.read(args.table)
+  for remark in remarks:
+    print(f'remark {remark}')
   given = {'mult_adds': args.max_mult_adds, 'params': args.max_params, 'latency_ms': args.max_latency_ms,
            'top1': args.min_accuracy}
   limits = {field: limit for field, limit in given.items() if limit is not None}

@@ -76,10 +76,11 @@ def explain(picked: dict, rows: list[dict], limits: dict[str, float]) -> str:
   return f'{reason}the nearest that is {rival}, {near["name"]} ({show(shown, near[shown])}), {_misses(near, limits)}'
 
 
-def read(table: str) -> list[dict]:
-  """Returns the models of a table: 'published' or 'paper' (ImageNet), or the path of a sweep's results.csv.
+def read(table: str) -> tuple[list[dict], list[str]]:
+  """Returns the models of a table: 'published' or 'paper' (ImageNet), or the path of a sweep's results.csv; and remarks.
 
-  Runs that differ only in their seed are one model, with the mean of their accuracies.
+  Runs that differ only in their seed are one model, with the mean of their accuracies. Where that cannot be told, a remark
+  says so.
 
   Raises:
     UserError: if there is no such table, if it is not a table of results, or if it contains no model.
@@ -92,21 +93,22 @@ def read(table: str) -> list[dict]:
           if table not in SOURCES or line['source'] == table]
   if not rows:
     raise UserError(f'--table={table}: no model in it; let a run of the sweep finish first')
-  return rows if table in SOURCES else _means(path, rows)
+  return (rows, []) if table in SOURCES else _means(path, rows)
 
 
-def _means(path, rows) -> list[dict]:
-  """Returns one row for the runs that differ only in their seed, so that no seed is chosen for its luck."""
+def _means(path, rows) -> tuple[list[dict], list[str]]:
+  """Returns one row for the runs that differ only in their seed, so that no seed is chosen for its luck, and remarks."""
   by_name = {row['name']: row for row in rows}
-  if len(by_name) < len(rows):  # it cannot be told which rows are meant
-    return rows
-  points, _ = tables.over_seeds(tables.read(path, 'top1').rows)
+  if len(by_name) < len(rows):
+    return rows, [f'{path}: several rows have one name, so no seeds are averaged']
+  found = tables.read(path, 'top1')
+  points, remarks = tables.over_seeds(found.rows)
   for point in points:
     if len(point.names) > 1 and set(point.names) <= set(by_name):
       members = [by_name.pop(name) for name in point.names]
-      name = f'{members[0]["name"]} (mean of {len(members)} seeds)'
+      name = f'{point.name} (mean of {len(members)} seeds)'
       by_name[name] = {**members[0], 'name': name, 'top1': point.means['top1']}
-  return list(by_name.values()) if len(by_name) < len(rows) else rows
+  return list(by_name.values()), [*found.remarks, *(f'{path}: {remark}' for remark in remarks)]
 
 
 def _row(line, where):

@@ -30,6 +30,7 @@ _APART = ('name', *SEEDS, 'seconds', 'commit', 'device', 'extended')  # what run
 _SETTINGS = {*MODEL_COLUMNS, *RUN_COLUMNS} - {*_APART}
 _FIELDS = set(config_lib.all_fields({}))
 _SECTIONS = {field.partition('.')[0] for field in _FIELDS if '.' in field}
+_SEED = re.compile(r'(_data-seed-?\d+)?(_s\d+)?$')
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf)', re.IGNORECASE | re.ASCII)
 
 
@@ -66,6 +67,12 @@ class Point(NamedTuple):
   settings: dict
   means: dict[str, float]
   deviations: dict[str, float]
+
+  @property
+  def name(self) -> str:
+    """The name that its runs have in common, without the seed that naming.py ends it with; that of a single run."""
+    shared = {_SEED.sub('', name) for name in self.names} if len(self.names) > 1 else set(self.names)
+    return shared.pop() if len(shared) == 1 else few(self.names)
 
 
 class Fit(NamedTuple):
@@ -249,6 +256,16 @@ def over_seeds(rows: Sequence[dict]) -> tuple[list[Point], list[str]]:
     else:
       points.append(_point(group))
   return points, remarks
+
+
+def incomparable(rows: Sequence[dict]) -> list[str]:
+  """Returns remarks on what makes it doubtful whether the results of rows compare."""
+  remarks = []
+  for column in ('dataset', 'measured_against', 'eval_examples'):
+    values = dict.fromkeys(str(row.get(column, 'not known')) for row in rows)
+    if len(values) > 1:
+      remarks.append(f'The runs differ in {column} ({few(list(values))}), so that their results may not compare')
+  return remarks
 
 
 def _point(rows) -> Point:

@@ -235,7 +235,7 @@ def test_names_of_tables(paths, given, expected):
 def test_runs_that_may_not_compare_are_said(write_table):
   found = [tables.read(write_table(name, [row(*GRID[0], dataset=name)])) for name in ('cifar10', 'fabrics')]
   assert figures.series_of(found, ['a', 'b'])[1] == [
-      'the runs differ in dataset (cifar10, fabrics), so that their results may not compare']
+      'The runs differ in dataset (cifar10, fabrics), so that their results may not compare']
 
 
 def test_too_many_series_say_how_to_choose(write_table):

@@ -69,12 +69,12 @@ def test_no_row_within_the_limits_is_better_than_the_chosen_one(seed):
     ({'mult_adds': 180e6}, 'mobilenet_0.75_160'),
     ({}, 'mobilenet_1.0_224')))
 def test_picks_of_the_published_models(limits, expected):
-  assert choice.choose(choice.read('published'), limits)['name'] == expected
+  assert choice.choose(choice.read('published')[0], limits)['name'] == expected
 
 
 def test_the_published_front_lacks_two_models():
   """0.5_192 (110.0 M, 61.7 %) is beaten by 0.75_128 (106.8 M, 62.1 %); 1.0_128 (186.4 M, 65.2 %) by 0.75_160."""
-  rows = choice.read('published')
+  rows, _ = choice.read('published')
   beaten = set(names(rows)) - set(names(choice.pareto_front(rows, 'mult_adds')))
   assert beaten == {'mobilenet_0.5_192', 'mobilenet_1.0_128'}
 
@@ -86,14 +86,25 @@ def test_no_seed_is_chosen_for_its_luck(tmp_path):
            for width, mult_adds, accuracies in ((0.5, 2000, (0.9, 0.2)), (0.25, 1000, (0.6, 0.7))) for seed, top1 in
            enumerate(accuracies)]
   (tmp_path / 'results.csv').write_text('\n'.join([header, *lines]))
-  rows = choice.read(str(tmp_path / 'results.csv'))
-  assert sorted((row['name'], round(row['top1'], 6)) for row in rows) == [
-      ('0.25_s0 (mean of 2 seeds)', 0.65), ('0.5_s0 (mean of 2 seeds)', 0.55)]
+  rows, remarks = choice.read(str(tmp_path / 'results.csv'))
+  assert not remarks and sorted((row['name'], round(row['top1'], 6)) for row in rows) == [
+      ('0.25 (mean of 2 seeds)', 0.65), ('0.5 (mean of 2 seeds)', 0.55)]
   assert choice.choose(rows, {})['width_multiplier'] == 0.25
 
 
+@pytest.mark.parametrize('name, remark', (
+    ('a', 'several rows have one name, so no seeds are averaged'),
+    ('b', '2 rows agree in everything, a seed included, and are not averaged: a, b')))
+def test_where_seeds_cannot_be_averaged_it_is_said(tmp_path, name, remark):
+  header = 'name,model,width_multiplier,height,width,mult_adds,params,top1,seed'
+  path = tmp_path / 'results.csv'
+  path.write_text(f'{header}\na,mobilenet,0.5,96,96,2000,1000,0.9,0\n{name},mobilenet,0.5,96,96,2000,1000,0.7,0\n')
+  rows, remarks = choice.read(str(path))
+  assert len(rows) == 2 and remarks == [f'{path}: {remark}']
+
+
 def test_what_is_missed_and_by_how_much():
-  rows = choice.read('published')
+  rows, _ = choice.read('published')
   with pytest.raises(UserError) as error:
     choice.choose(rows, {'mult_adds': 100e6, 'top1': 0.61})
   # 0.5_160 is 0.019 short. 0.75_128 is accurate enough, but over the budget by 0.068 of it.
@@ -153,7 +164,7 @@ def test_the_command_with_latency_and_figure(tiny_model, tmp_path):
 
 
 def test_the_figure_has_every_model_once_and_labels_apart():
-  rows = choice.read('published')
+  rows, _ = choice.read('published')
   for row in rows:
     row['latency_ms'] = row['mult_adds'] / 1e8
   limits = {'mult_adds': 200e6, 'latency_ms': 1.2, 'top1': 0.5}

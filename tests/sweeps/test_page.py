@@ -197,7 +197,7 @@ SPOILT = {
     'percent': (change_row(top1=56), f'{FIRST} is in no chart: top1 is 56, which is no fraction.', 3),
     'no_cost': (change_row(mult_adds=0), f'{FIRST} is in no chart: mult_adds is 0.', 3),
     'more_columns': (change_row(extra=3.5, another=1), '', 4),
-    'other_data': (change_row(dataset='cifar10'), 'These runs were evaluated on different data: ', 4),
+    'other_data': (change_row(dataset='cifar10'), 'The runs differ in dataset (', 4),
     'equal': (change_all(top1=0.5), 'undefined', 4),
     'one_cost': (change_all(mult_adds=10), 'one_cost: no fit: ', 4),
     'three_rows': (lambda folder: shutil.rmtree(folder / FIRST), 'three_rows: R² ', 3),
@@ -338,3 +338,31 @@ def test_what_is_no_sweep_is_one_line_and_nothing_is_written(args, message, tmp_
   done = command('report', *(f'--out={tmp_path}/{arg[6:]}' if arg.startswith('--out=') else tmp_path / arg for arg in args))
   assert_one_line(done, message)
   assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')}
+
+
+def test_a_line_is_fitted_to_the_points_that_differ_in_width_and_size_alone(tmp_path):
+  rates = (0.01, 0.1)
+  for rate in rates:
+    made_up.grid(tmp_path / f'{rate}', seeds=1, **{'optim.learning_rate': rate})
+    for name in results.read_sweep(tmp_path / f'{rate}'):
+      made_up.add(tmp_path / 'both', f'{name}_lr{rate}', run_files.read_config(tmp_path / f'{rate}' / name))
+  page, _ = parsed(tmp_path / 'both')
+  panel, = page.data['panels']
+  for rate in rates:
+    rows = [run_files.read_row(tmp_path / 'both' / name) for name in results.read_sweep(tmp_path / 'both')
+            if name.endswith(f'_lr{rate}')]
+    expected = stats.linregress(np.log10([row['mult_adds'] for row in rows]), [100 * row['top1'] for row in rows])
+    assert f'both, optim.learning_rate {rate}: R² {expected.rvalue**2:.3f} over 16 points' in page.words
+    ends = [end for end in panel['ends'] if end['fit'] == f'both, optim.learning_rate {rate}']
+    np.testing.assert_allclose([end['value'] for end in ends], [
+        expected.intercept + expected.slope * np.log10(1e6 * end['mult_adds']) for end in ends], rtol=1e-4)
+
+
+def test_single_runs_of_one_name_are_two_points(tmp_path):
+  for folder, alpha in (('a', 1.0), ('b', 0.5)):
+    made_up.add(tmp_path / folder, 'run', made_up.config(alpha))
+  done = command('report', tmp_path / 'a' / 'run', tmp_path / 'b' / 'run', '--out', tmp_path / 'page.html')
+  assert done.returncode == 0, done.stderr
+  page = Parsed((tmp_path / 'page.html').read_text())
+  for table in ('runs', 'points-classification'):
+    assert [line['name'] for line in page.table(table)] == [str(tmp_path / folder / 'run') for folder in 'ab']

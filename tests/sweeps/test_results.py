@@ -64,7 +64,7 @@ def test_rows_of_different_columns_are_one_table(tmp_path, config, capsys):
   said = capsys.readouterr().out
   assert 'top-1 60.00%, emulation 0.1000 in 0:01' in said and 'distance 0.3000' in said and '3 finished of 3 runs' in said
   assert [found['top1'] for found in tables.read(tmp_path / results.CSV_FILE).rows] == [0.5, 0.6, 0.7]
-  assert choice.choose(choice.read(str(tmp_path / results.CSV_FILE)), {})['name'] == NAMES[2]
+  assert choice.choose(choice.read(str(tmp_path / results.CSV_FILE))[0], {})['name'] == NAMES[2]
 
 
 def test_a_second_sweep_keeps_the_rows_of_the_first(tmp_path, config, capsys):

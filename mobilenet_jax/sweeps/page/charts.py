@@ -25,7 +25,7 @@ class Column(NamedTuple):
     title: what it is called.
     values: its distinct values in order, as texts.
     numbers: whether they are numbers.
-    of_fits: whether `ends` has the column, too.
+    of_fits: whether it sets fits apart, so that `ends` has the column, too.
   """
   field: str
   title: str

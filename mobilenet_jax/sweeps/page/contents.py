@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mobilenet_jax import config as config_lib
 from mobilenet_jax import tasks
-from mobilenet_jax.errors import UserError, counted, few
+from mobilenet_jax.errors import UserError, counted
 from mobilenet_jax.storage.run_files import CONFIG_FILE, read_config, read_metrics, read_row
 from mobilenet_jax.sweeps import naming, results, status, tables
 
@@ -78,7 +78,7 @@ def read(folders: list[Path]) -> tuple[list[Run], list[str]]:
     left = [name for name in names if name not in {run.name for run in gone}]
     for line in status.table(workdir, left) if left else []:
       run, problems = _read_run(label, workdir / line['run'], line)
-      runs.append(run)
+      runs.append(run if workdir == folder else run._replace(name=labels[folder]))
       remarks += problems
     runs += gone
     remarks += more
@@ -167,7 +167,7 @@ def shown(field: str, value) -> str:
   """Returns the value of a field of a config, as a person reads it; that of a field that a config lacks is None."""
   if field == 'data.image_size' and isinstance(value, tuple) and len(set(value)) == 1:
     return str(value[0])
-  return MISSING if value is None else repr(value) if value == '' else naming.text(value)
+  return MISSING if value is None else repr(value) if value == '' else config_lib.text(value)
 
 
 class Differences(NamedTuple):
@@ -198,14 +198,3 @@ def order(values) -> list:
   """Returns the distinct values of a field in order: numbers by size, then the others by their text."""
   found = {shown('', value): value for value in values}
   return sorted(found.values(), key=lambda value: (not is_number(value), value if is_number(value) else 0, str(value)))
-
-
-def unclear(runs: list[Run]) -> list[str]:
-  """Returns remarks on what makes the runs of one task hard to compare."""
-  remarks = []
-  for column, words in (('dataset', 'evaluated on different data'), ('measured_against', 'measured against different things'),
-                        ('eval_examples', 'evaluated on different numbers of examples')):
-    values = list(dict.fromkeys(str(run.row[column]) for run in runs if column in run.row))
-    if len(values) > 1:
-      remarks.append(f'These runs were {words}: {few(values)}.')
-  return remarks

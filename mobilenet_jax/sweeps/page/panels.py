@@ -1,11 +1,13 @@
 """A panel: the charts of the runs of one task, the data that they draw, and the same as a table."""
 
+import collections
 import math
 from typing import NamedTuple
 
 from mobilenet_jax.errors import counted
+from mobilenet_jax.sweeps import tables
 from mobilenet_jax.sweeps.page import charts, points
-from mobilenet_jax.sweeps.page.contents import MISSING, TITLES, Differences, Run, is_number, order, round_to, shown, unclear
+from mobilenet_jax.sweeps.page.contents import MISSING, TITLES, Differences, Run, is_number, order, round_to, shown
 from mobilenet_jax.sweeps.tables import SEEDS
 
 FEW = 12  # values of a field for which each has its own place on an axis of the parallel coordinates
@@ -67,11 +69,10 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   values = {name: of_points for name, of_points in values.items() if len({shown(name, value) for value in of_points}) > 1}
   varied = [name for name in differences.varied if name in values and name not in SEEDS]
   columns = {name: charts.Column(f'f{i}', title(name), [shown(name, value) for value in order(values[name])],
-                                  all(map(is_number, values[name])), name == SWEEP)
+                                  all(map(is_number, values[name])), name not in (INPUT, WIDTH))
              for i, name in enumerate(values) if name in varied or name == SWEEP}
-  of_sweeps = {point.sweep: [other for other in found if other.sweep == point.sweep] for point in found}
-  fits = {sweep: points.fit(members, measure) for sweep, members in of_sweeps.items()}
-  words = [_words(sweep, fit, len(of_sweeps[sweep])) for sweep, fit in fits.items()]
+  series = _series(found, [name for name in columns if columns[name].of_fits])
+  fits = {label: points.fit(members, measure) for label, members in series.items()}
   colours = sorted(columns, key=lambda name: ((SWEEP, INPUT, WIDTH).index(name) if name in (SWEEP, INPUT, WIDTH) else 9))
   shape = lambda colour: next((columns[name] for name in (INPUT, WIDTH, *columns) if name in columns and name != colour),
                               columns.get(colour))
@@ -83,12 +84,12 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
                 for name in colours or [None]],
       'curves': charts.curves(measure.title),
       'points': [_drawn(i, point, measure, columns) for i, point in enumerate(found)],
-      'ends': [end for sweep, fit in fits.items() for end in _ends(sweep, fit, of_sweeps[sweep], columns.get(SWEEP))]}
+      'ends': [end for label, fit in fits.items() for end in _ends(label, fit, series[label], columns)]}
   parallel = len(varied) > 2 and len(found) > 1
   if parallel:
     data |= _parallel(found, measure, {name: values[name] for name in varied})
-  remarks += unclear([run for run in runs if run.task == task])
-  return Panel(task, measure, data, [title(name) for name in colours], words,
+  remarks += [f'{remark}.' for remark in tables.incomparable([run.row for run in runs if run.task == task and run.row])]
+  return Panel(task, measure, data, [title(name) for name in colours], _words(fits, series),
                _table(found, measure, varied, SWEEP in columns, seeds > 1), seeds, parallel, remarks)
 
 
@@ -101,7 +102,7 @@ def _drawn(i, point, measure, columns) -> dict:
   """Returns a point as the charts take it."""
   value, deviation = measure.factor * point.value, measure.factor * (point.deviation or 0)
   text = f'{value_text(point, measure)}' + (f' ({len(point.runs)} seeds)' if len(point.runs) > 1 else '')
-  values = {name: point.sweep if name == SWEEP else point.config.get(name) for name in columns}
+  values = {name: _value(point, name) for name in columns}
   fields = {column.field: shown(name, values[name]) for name, column in columns.items()}
   fields |= {f'{column.field}n': values[name] for name, column in columns.items() if column.numbers}
   return {'id': i, 'name': point.name, 'sweep': point.sweep, 'runs': point.runs, **fields,
@@ -127,18 +128,42 @@ def millions(value: float) -> str:
   return f'{value / 1e6:.2f} M' if value >= 1e6 else f'{value / 1e6:.3g} M'
 
 
-def _ends(sweep, fit, found, column) -> list[dict]:
-  """Returns the ends of the line of a fit to the points of a sweep."""
+def _value(point, name):
+  return point.sweep if name == SWEEP else point.config.get(name)
+
+
+def _series(found, names) -> dict[str, list[points.Point]]:
+  """Returns the points that one line is fitted to, by what to call it: those that agree in all but width and input size.
+
+  Args:
+    found: the points.
+    names: the columns that set series apart.
+  """
+  series = {}
+  for point in found:
+    settings = [f'{title(name)} {shown(name, point.config.get(name))}' for name in names if name != SWEEP]
+    series.setdefault(', '.join([point.sweep, *settings]), []).append(point)
+  return series
+
+
+def _ends(label, fit, found, columns) -> list[dict]:
+  """Returns the ends of the line of a fit to the points of a series, with what these have in common."""
   if fit.problem:
     return []
   costs = [point.mult_adds for point in found]
-  return [{'fit': sweep, **({column.field: sweep} if column else {}), 'mult_adds': round_to(cost / 1e6),
+  shared = {column.field: shown(name, _value(found[0], name)) for name, column in columns.items() if column.of_fits}
+  shared |= {f'{column.field}n': _value(found[0], name) for name, column in columns.items() if column.of_fits and column.numbers}
+  return [{'fit': label, **shared, 'mult_adds': round_to(cost / 1e6),
            'value': round_to(fit.intercept + fit.slope * math.log10(cost), 6)} for cost in (min(costs), max(costs))]
 
 
-def _words(sweep, fit, count) -> str:
-  return f'{sweep}: {fit.problem}' if fit.problem else (
-      f'{sweep}: R² {fit.r_squared:.3f} over {counted(count, "point")}; ten times the Mult-Adds give {fit.slope:.3g} more')
+def _words(fits, series) -> list[str]:
+  """Returns what there is to say of the fits; of those that have none, their number where there are several."""
+  words = [f'{label}: R² {fit.r_squared:.3f} over {counted(len(series[label]), "point")}; ten times the Mult-Adds give '
+           f'{fit.slope:.3g} more' for label, fit in fits.items() if not fit.problem]
+  problems = collections.Counter(fit.problem for fit in fits.values() if fit.problem)
+  of = {fit.problem: label for label, fit in fits.items()}
+  return words + [f'{of[problem] if count == 1 else counted(count, "series")}: {problem}' for problem, count in problems.items()]
 
 
 def _parallel(found, measure, values) -> dict:

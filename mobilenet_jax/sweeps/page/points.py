@@ -1,10 +1,8 @@
 """The points of the charts: the runs of one task, with those that differ only in their seed taken together."""
 
-import re
 from typing import NamedTuple
 
 from mobilenet_jax import tasks
-from mobilenet_jax.errors import few
 from mobilenet_jax.storage.run_files import WITHOUT_TRACE
 from mobilenet_jax.sweeps import tables
 from mobilenet_jax.sweeps.page.contents import Run, is_number
@@ -88,10 +86,9 @@ def _with_config(run) -> dict:
 
 
 def _point(point, numbers, runs, measure) -> Point:
-  names = {re.sub(r'(_data-seed-?\d+)?(_s\d+)?$', '', name) if len(numbers) > 1 else name for name in point.names}  # see naming.py
   first = runs[numbers[0]]
-  return Point(names.pop() if len(names) == 1 else few(point.names), first.sweep, numbers, first.config, first.row['mult_adds'],
-               first.row['params'], point.means[measure.name], point.deviations.get(measure.name), point.means.get('seconds'))
+  return Point(point.name, first.sweep, numbers, first.config, first.row['mult_adds'], first.row['params'],
+               point.means[measure.name], point.deviations.get(measure.name), point.means.get('seconds'))
 
 
 def fit(points: list[Point], measure: Measure) -> tables.Fit:
