@@ -65,8 +65,8 @@ def draw(path: Path, series: dict[str, list[dict]], teachers: list[dict], measur
 
 
 def short_name(row: dict) -> str:
-  """Returns the short name of a student, such as '0.5 at 128'. Other rows keep their names."""
-  return ' at '.join(row['name'].removeprefix('mobilenet_').split('_'))
+  """Returns the short name of a student, such as '0.5 at 128', whatever else its name has. Other rows keep their names."""
+  return ' at '.join(row['name'].removeprefix('mobilenet_').split('_')[:2])
 
 
 def add_arguments(parser: argparse.ArgumentParser, widths: list[float]) -> None:
