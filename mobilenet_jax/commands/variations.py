@@ -63,13 +63,15 @@ def changes(recipe: Recipe, given: list[str], seeds: int) -> tuple[list[dict], l
 def _depends(recipe, field, changes) -> bool:
   """Returns whether the changes that a recipe lists depend on the value that the command line gives a field.
 
-  If it gives the recipe's own value, they may.
+  They are compared with those for the recipe's own value. If that is what the command line gives, they may depend on it.
   """
-  own, given = (_frozen(config_lib.flat(config).get(field)) for config in (recipe.own, recipe.config))
-  if own is None or own == given:
-    return own == given
+  own, given = (config_lib.flat(config) for config in (recipe.own, recipe.config))
+  if field not in own:
+    return False
+  if own[field] == given[field]:
+    return True
   try:
-    return changes != recipe_lib.changes(recipe._replace(config=config_lib.changed(recipe.config, {field: own})))
+    return changes != recipe_lib.changes(recipe._replace(config=config_lib.changed(recipe.config, {field: own[field]})))
   except UserError:
     return True
 
