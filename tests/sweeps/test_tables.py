@@ -61,7 +61,8 @@ def test_seeds_are_taken_together_and_nothing_else(tmp_path):
   rows = [row(alpha, 56, seed, top1=rng.uniform(), extended='5 epochs at step 10' if seed else '',
               **{'optim.learning_rate': rate, 'data.seed': seed % 2})
           for seed in range(3) for alpha in (1.0, 0.5) for rate in (1e-3, 2e-3)]
-  rows.append(row(1.0, 56, 3, top1=0.1, extended='', **{'optim.learning_rate': 1e-3, 'data.seed': 0, 'measured_against': 'given pairs'}))
+  rows.append(row(1.0, 56, 3, top1=0.1, extended='', measured_against='given pairs',
+                  **{'optim.learning_rate': 1e-3, 'data.seed': 0}))
   points, remarks = tables.over_seeds(read(tmp_path, rows).rows)
   assert len(points) == 5 and not remarks
   for point in points[:4]:

@@ -64,8 +64,7 @@ def panel(task: str, runs: list[Run], differences: Differences) -> Panel:
   """
   measure = points.measure_of(task)
   found, remarks = points.points_of(runs, task)
-  values = {name: [point.config.get(name) for point in found] for name in (*differences.varied, *differences.between)}
-  values[SWEEP] = [point.sweep for point in found]
+  values = {name: [_value(point, name) for point in found] for name in (*differences.varied, *differences.between, SWEEP)}
   values = {name: of_points for name, of_points in values.items() if len({shown(name, value) for value in of_points}) > 1}
   varied = [name for name in differences.varied if name in values and name not in SEEDS]
   columns = {name: charts.Column(f'f{i}', title(name), [shown(name, value) for value in order(values[name])],
@@ -151,8 +150,9 @@ def _ends(label, fit, found, columns) -> list[dict]:
   if fit.problem:
     return []
   costs = [point.mult_adds for point in found]
-  shared = {column.field: shown(name, _value(found[0], name)) for name, column in columns.items() if column.of_fits}
-  shared |= {f'{column.field}n': _value(found[0], name) for name, column in columns.items() if column.of_fits and column.numbers}
+  common = {name: (column, _value(found[0], name)) for name, column in columns.items() if column.of_fits}
+  shared = {column.field: shown(name, value) for name, (column, value) in common.items()}
+  shared |= {f'{column.field}n': value for column, value in common.values() if column.numbers}
   return [{'fit': label, **shared, 'mult_adds': round_to(cost / 1e6),
            'value': round_to(fit.intercept + fit.slope * math.log10(cost), 6)} for cost in (min(costs), max(costs))]
 
@@ -163,7 +163,7 @@ def _words(fits, series) -> list[str]:
            f'{fit.slope:.3g} more' for label, fit in fits.items() if not fit.problem]
   problems = collections.Counter(fit.problem for fit in fits.values() if fit.problem)
   of = {fit.problem: label for label, fit in fits.items()}
-  return words + [f'{of[problem] if count == 1 else counted(count, "series")}: {problem}' for problem, count in problems.items()]
+  return words + [f'{of[problem] if count == 1 else f"{count} series"}: {problem}' for problem, count in problems.items()]
 
 
 def _parallel(found, measure, values) -> dict:
