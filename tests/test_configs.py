@@ -271,9 +271,9 @@ def test_a_config_has_the_fields_of_its_optimiser_and_its_schedule_alone():
        ['optim.name=sgd in place of rmsprop, whose epsilon=1e-06 is left out']),
       ({'optim.name': 'adamw', 'optim.schedule': 'cosine'}, {'b1', 'b2', 'epsilon', 'final_fraction'},
        ['optim.name=adamw in place of rmsprop, whose epsilon=1e-06 is left out',
-        'optim.schedule=cosine in place of staircase, whose decay_rate=0.6, decay_every=200 steps are left out']),
+        'optim.schedule=cosine in place of staircase, whose decay_rate=0.6, decay_every=100 steps are left out']),
       ({'optim.schedule': 'constant', 'optim.momentum': 0.5}, {'rms_decay', 'momentum', 'epsilon'},
-       ['optim.schedule=constant in place of staircase, whose decay_rate=0.6, decay_every=200 steps are left out'])):
+       ['optim.schedule=constant in place of staircase, whose decay_rate=0.6, decay_every=100 steps are left out'])):
     config = checked(config_lib.changed(recipe, change))
     assert set(config.optim) == common | own and config_lib.left_out(recipe, change) == said
     assert config.optim.learning_rate == recipe.optim.learning_rate and config.optim.weight_decay == 0.0
